@@ -1,0 +1,189 @@
+"""The NTB API: what a client (the transport) may ask of the NTB device of its side.
+
+Plain methods answer at once.  Methods that may need the bus are generators (``Task``), used
+with ``yield from``; on the endpoint, whose registers are local memory, they never yield.
+Errors are KernelError with the kernel's errno.  Port numbers are 0/0 and there is one peer,
+index 0 (Linux drivers/ntb/core.c; topology NTB_TOPO_NONE).
+"""
+
+from __future__ import annotations
+
+import errno
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Protocol
+
+from ntbnet.devices.memory import Buffer, Window
+from ntbnet.devices.task import Task
+from ntbnet.errors import KernelError
+
+NO_REGISTER = 0xFFFFFFFF
+"""What a scratchpad read gives when there is no scratchpad or no device: all ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class MwAlign:
+    """Constraints of an inbound window: alignments and the largest size, bytes."""
+
+    addr_align: int
+    size_align: int
+    size_max: int
+
+
+class NtbClient(Protocol):
+    """Callbacks of the one client of a device; they run one at a time and must not block."""
+
+    def link_event(self) -> None:
+        """The link may have changed: query it."""
+
+    def db_event(self, vector: int) -> None:
+        """Doorbell interrupt ``vector`` (0-based) came in."""
+
+
+class NtbDevice(ABC):
+    """One side's ``ntb_dev``. ``widx`` counts memory windows, ``sidx`` scratchpads, ``pidx`` peers."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._client: NtbClient | None = None
+        self.dropped_events = 0
+
+    # client context (Linux ntb_set_ctx, ntb_clear_ctx, ntb_link_event, ntb_db_event)
+
+    def set_ctx(self, client: NtbClient) -> None:
+        """Bind the client. EINVAL when one is bound already."""
+        if self._client is not None:
+            raise KernelError(errno.EINVAL, f"{self.name} has a client already")
+        self._client = client
+
+    def clear_ctx(self) -> None:
+        """Unbind; no callback runs afterwards."""
+        self._client = None
+
+    def signal_link_event(self) -> None:
+        """Tell the client, or drop the event when there is none."""
+        if self._client is None:
+            self.dropped_events += 1
+        else:
+            self._client.link_event()
+
+    def signal_db_event(self, vector: int) -> None:
+        """Tell the client, or drop the event when there is none."""
+        if self._client is None:
+            self.dropped_events += 1
+        else:
+            self._client.db_event(vector)
+
+    # memory windows
+
+    @abstractmethod
+    def mw_count(self, pidx: int) -> int:
+        """Inbound windows for that peer. EINVAL for a peer other than 0."""
+
+    @abstractmethod
+    def peer_mw_count(self) -> int:
+        """Outbound windows."""
+
+    @abstractmethod
+    def mw_get_align(self, pidx: int, widx: int) -> Task[MwAlign]:
+        """Constraints of window ``widx``. ENOTCONN while the link is down, EINVAL for a bad index."""
+
+    @abstractmethod
+    def mw_set_trans(self, pidx: int, widx: int, addr: int, size: int) -> Task[None]:
+        """Expose ``size`` bytes of own memory at ``addr`` through window ``widx``."""
+
+    @abstractmethod
+    def mw_clear_trans(self, pidx: int, widx: int) -> Task[None]:
+        """Stop exposing window ``widx``."""
+
+    @abstractmethod
+    def peer_mw_get_addr(self, widx: int) -> tuple[int, int]:
+        """CPU address and size in bytes of outbound window ``widx``. EINVAL for a bad index."""
+
+    @abstractmethod
+    def peer_mw_write(self, widx: int, offset: int, data: Buffer) -> None:
+        """Posted store of ``data`` at ``offset`` of outbound window ``widx``.
+
+        Stores of one caller arrive in order. The buffer may be reused once the call returned.
+
+        Raises:
+            ValueError: the store leaves the window (a caller's bug: nothing is sent).
+        """
+
+    # memory a window may be pointed at
+
+    @abstractmethod
+    def alloc_coherent(self, size: int, alignment: int, name: str) -> Window | None:
+        """Zeroed own DRAM for a window, pages not used in the last epoch; None means ENOMEM."""
+
+    @abstractmethod
+    def free_coherent(self, window: Window) -> None:
+        """Give it back."""
+
+    # link
+
+    @abstractmethod
+    def link_is_up(self) -> Task[int]:
+        """Bit mask of peers whose link is up: 0 or 1."""
+
+    @abstractmethod
+    def link_enable(self) -> Task[None]:
+        """Ask for the link, speed and width AUTO. On the endpoint: success, no effect (NTB 53)."""
+
+    @abstractmethod
+    def link_disable(self) -> Task[None]:
+        """Drop the link. On the endpoint: success, no effect."""
+
+    # doorbells
+
+    @abstractmethod
+    def db_valid_mask(self) -> int:
+        """Usable doorbell bits."""
+
+    def db_vector_count(self) -> int:
+        """Doorbell vectors; 1 when the driver has no such operation."""
+        return 1
+
+    def db_vector_mask(self, vector: int) -> int:
+        """Bits that ``vector`` may stand for; every valid one when the driver does not say."""
+        return self.db_valid_mask()
+
+    @abstractmethod
+    def db_read(self) -> int:
+        """Own doorbell bits that are set."""
+
+    @abstractmethod
+    def db_clear(self, bits: int) -> None:
+        """Clear exactly ``bits`` of the own doorbell."""
+
+    def db_set_mask(self, bits: int) -> None:
+        """Accepted and without effect on this hardware (NTB 100)."""
+
+    def db_clear_mask(self, bits: int) -> None:
+        """Accepted and without effect on this hardware (NTB 100)."""
+
+    @abstractmethod
+    def peer_db_set(self, bits: int) -> None:
+        """Ring every bit of ``bits`` on the peer, behind all earlier stores. EINVAL for 0 or invalid bits."""
+
+    # scratchpads
+
+    @abstractmethod
+    def spad_count(self) -> int:
+        """Scratchpads of one bank."""
+
+    @abstractmethod
+    def spad_read(self, sidx: int) -> Task[int]:
+        """Own scratchpad; 0 when out of range (NTB 62)."""
+
+    @abstractmethod
+    def spad_write(self, sidx: int, value: int) -> Task[None]:
+        """Own scratchpad. EINVAL out of range."""
+
+    @abstractmethod
+    def peer_spad_read(self, pidx: int, sidx: int) -> Task[int]:
+        """Peer scratchpad; 0xFFFFFFEA (-EINVAL) when out of range (NTB 63)."""
+
+    @abstractmethod
+    def peer_spad_write(self, pidx: int, sidx: int, value: int) -> Task[None]:
+        """Peer scratchpad. EINVAL out of range."""

@@ -1,0 +1,214 @@
+"""The EP's own NTB device: the ``ntb_dev`` that pci-epf-vntb registers on its virtual PCI bus.
+
+Control block and scratchpads are memory of the own node, read and written in place; what needs
+the endpoint controller (translations, interrupts to the host) is asked of the ``epc`` process.
+Index checks are those of the RC's driver, which the kernel leaves out here (10.23).
+
+Source: Linux pci-epf-vntb.c, vntb_epf_ops.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections import Counter
+from collections.abc import Generator
+from typing import Any
+
+from ntbnet.devices.effects import Outbox
+from ntbnet.devices.memory import Allocator, Buffer, Window
+from ntbnet.devices.ntb import MwAlign, NtbDevice
+from ntbnet.devices.task import Call, Request, Task, Tasks
+from ntbnet.errors import KernelError, PeerError
+from ntbnet.regs.ntb_ctrl import FIRST_DB_SLOT, LAYOUTS, LINK_UP, MAX_DOORBELLS, MAX_MWS
+from ntbnet.wire import Irq, IrqSource, MemWrite
+
+CONTROLLER = "epc"
+ADDR_ALIGN, SIZE_ALIGN = 4096, 1
+_EINVAL_READ = 0xFFFFFFEA
+
+
+def _at_once() -> Generator[Request, Any, None]:
+    """An operation that needs no bus: a Task that ends without yielding."""
+    return
+    yield  # makes this a generator
+
+
+class NtbVntb(NtbDevice):
+    """The EP's NTB device. Made from the controller's answer to ``ntb_attach``.
+
+    Args:
+        attach: that answer.
+        dram: all of EP DRAM; the control block and the scratchpads lie in it.
+
+    Raises:
+        PeerError: the answer is impossible.
+    """
+
+    def __init__(
+        self, attach: dict[str, Any], *, outbox: Outbox, tasks: Tasks, allocator: Allocator, dram: Window
+    ) -> None:
+        super().__init__("pci-vntb")
+        self._outbox = outbox
+        self._tasks = tasks
+        self._allocator = allocator
+        self.counters: Counter[str] = Counter()
+        self._logged: set[str] = set()
+        self._db = 0
+        try:
+            self._block = LAYOUTS[attach["ctrl_layout"]]
+            self._spads = int(attach["spad_count"])
+            self._db_count = int(attach["db_count"])
+            self._mw_sizes = [int(size) for size in attach["mw_sizes"]]
+            self._outbound = [int(addr) for addr in attach["outbound"]]
+            spad_offset = int(attach["spad_offset"])
+            start = int(attach["ctrl_addr"]) - dram.span.base
+            self._ctrl = dram.sub(start, spad_offset + 8 * self._spads, "ctrl")
+            self._spad_offset = spad_offset
+        except (KeyError, TypeError, ValueError) as problem:
+            raise PeerError(f"the controller describes an impossible device: {problem}") from None
+        if not 1 <= len(self._mw_sizes) == len(self._outbound) <= MAX_MWS:
+            raise PeerError(f"the controller describes {len(self._mw_sizes)} windows")
+        if not 3 <= self._db_count <= MAX_DOORBELLS or self._spads < 0 or spad_offset < self._block.size:
+            raise PeerError("the controller describes an impossible control block")
+
+    def bound(self) -> None:
+        """Log what was found."""
+        bits = self._db_count - FIRST_DB_SLOT
+        mws = len(self._mw_sizes)
+        self._outbox.log("driver.bound", driver=self.name, mws=mws, spads=self._spads, db_bits=bits)
+
+    # interrupts
+
+    def on_doorbells(self, slots: int) -> None:
+        """The poll found these slots rung: slot s is bit s - 2 and vector s - 2 (NTB 88)."""
+        slots &= (1 << self._db_count) - 1 & ~((1 << FIRST_DB_SLOT) - 1)
+        bits = slots >> FIRST_DB_SLOT
+        self._db |= bits
+        while bits:
+            vector = (bits & -bits).bit_length() - 1
+            bits &= bits - 1
+            self.signal_db_event(vector)
+
+    # NTB operations
+
+    def _check_mw(self, widx: int) -> None:
+        if not 0 <= widx < len(self._mw_sizes):
+            raise KernelError(errno.EINVAL, f"window {widx}: there are {len(self._mw_sizes)}")
+
+    def mw_count(self, pidx: int) -> int:
+        """num_mws, whatever the peer index (NTB 67)."""
+        return len(self._mw_sizes)
+
+    def peer_mw_count(self) -> int:
+        """num_mws."""
+        return len(self._mw_sizes)
+
+    def mw_get_align(self, pidx: int, widx: int) -> Task[MwAlign]:
+        """4096, 1 and the configured size."""
+        self._check_mw(widx)
+        if not (yield from self.link_is_up()):
+            raise KernelError(errno.ENOTCONN, "link is down")
+        return MwAlign(ADDR_ALIGN, SIZE_ALIGN, self._mw_sizes[widx])
+
+    def mw_set_trans(self, pidx: int, widx: int, addr: int, size: int) -> Task[None]:
+        """Have the controller point the BAR's inbound window at ``addr``."""
+        self._check_mw(widx)
+        yield Call(CONTROLLER, "mw_set_trans", {"widx": widx, "addr": addr, "size": size})
+
+    def mw_clear_trans(self, pidx: int, widx: int) -> Task[None]:
+        """Have the window hit nothing (the kernel leaves it where it was, NTB 75)."""
+        self._check_mw(widx)
+        yield Call(CONTROLLER, "mw_clear_trans", {"widx": widx})
+
+    def peer_mw_get_addr(self, widx: int) -> tuple[int, int]:
+        """Outbound region and configured size."""
+        self._check_mw(widx)
+        return self._outbound[widx], self._mw_sizes[widx]
+
+    def peer_mw_write(self, widx: int, offset: int, data: Buffer) -> None:
+        """Posted store into the outbound region."""
+        if offset < 0 or offset + len(data) > self._mw_sizes[widx]:
+            size = self._mw_sizes[widx]
+            raise ValueError(f"store [{offset:#x}, +{len(data):#x}) outside window {widx} of {size:#x} bytes")
+        addr = self._outbound[widx] + offset
+        self._outbox.send(CONTROLLER, MemWrite(addr, bytes(data), self._tasks.epoch))
+
+    def alloc_coherent(self, size: int, alignment: int, name: str) -> Window | None:
+        """EP DRAM behind the function's own part."""
+        return self._allocator.allocate(size, alignment, name)
+
+    def free_coherent(self, window: Window) -> None:
+        """Give EP DRAM back."""
+        self._allocator.free(window)
+
+    def link_is_up(self) -> Task[int]:
+        """link_status, bit 0; exactly 1 when up (NTB 57)."""
+        yield from _at_once()
+        return self._ctrl.load_u16(self._block.offset("link_status")) & LINK_UP
+
+    def link_enable(self) -> Task[None]:
+        """Success without effect: only the RC controls the link (NTB 53)."""
+        return _at_once()
+
+    def link_disable(self) -> Task[None]:
+        """Success without effect."""
+        return _at_once()
+
+    def db_valid_mask(self) -> int:
+        """2^(db_count - 2) - 1 (NTB 97, repaired numbering)."""
+        return (1 << (self._db_count - FIRST_DB_SLOT)) - 1
+
+    def db_vector_count(self) -> int:
+        """One vector for each bit."""
+        return self._db_count - FIRST_DB_SLOT
+
+    def db_vector_mask(self, vector: int) -> int:
+        """The bit of that vector; 0 out of range."""
+        return 1 << vector if 0 <= vector < self._db_count - FIRST_DB_SLOT else 0
+
+    def db_read(self) -> int:
+        """Set bits."""
+        return self._db
+
+    def db_clear(self, bits: int) -> None:
+        """Clear ``bits``."""
+        self._db &= ~bits
+
+    def peer_db_set(self, bits: int) -> None:
+        """Have the controller raise an MSI for each bit."""
+        if bits == 0 or bits >> (MAX_DOORBELLS - FIRST_DB_SLOT):
+            raise KernelError(errno.EINVAL, f"doorbell bits {bits:#x}")
+        self._outbox.send(CONTROLLER, Irq(IrqSource.PEER_DOORBELL, bits, self._tasks.epoch))
+
+    def spad_count(self) -> int:
+        """Scratchpads of one bank."""
+        return self._spads
+
+    def _spad(self, bank: int, sidx: int) -> int:
+        if not 0 <= sidx < self._spads:
+            raise KernelError(errno.EINVAL, f"scratchpad {sidx}: there are {self._spads}")
+        return self._spad_offset + 4 * (bank * self._spads + sidx)
+
+    def spad_read(self, sidx: int) -> Task[int]:
+        """Bank B; 0 when out of range."""
+        yield from _at_once()
+        return self._ctrl.load_u32(self._spad(1, sidx)) if 0 <= sidx < self._spads else 0
+
+    def spad_write(self, sidx: int, value: int) -> Task[None]:
+        """Bank B."""
+        yield from _at_once()
+        self._ctrl.store_u32("spad", self._spad(1, sidx), value)
+
+    def peer_spad_read(self, pidx: int, sidx: int) -> Task[int]:
+        """Bank A; -EINVAL as the caller sees it when out of range."""
+        yield from _at_once()
+        if pidx != 0 or not 0 <= sidx < self._spads:
+            return _EINVAL_READ
+        return self._ctrl.load_u32(self._spad(0, sidx))
+
+    def peer_spad_write(self, pidx: int, sidx: int, value: int) -> Task[None]:
+        """Bank A."""
+        yield from _at_once()
+        if pidx != 0:
+            raise KernelError(errno.EINVAL, f"peer {pidx}")
+        self._ctrl.store_u32("peer_spad", self._spad(0, sidx), value)

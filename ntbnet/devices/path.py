@@ -1,0 +1,318 @@
+"""One end of the path between two processes: sessions, sequence numbers, liveness, Surprise Down.
+
+A path is a pair of FIFOs, one each way. What both ends agree on for a while is a *session*: a
+number the initiating end takes from a counter in the run folder, so it only ever grows. In a
+session every device message carries the next sequence number. A repeated one is discarded; a
+gap, damaged bytes, a changed incarnation or silence is **Surprise Down**: the session ends and
+nothing more of it is applied, so a lost write is never followed by the flag that says it
+arrived. A new session starts by itself.
+
+Set-up, initiator on the left (both ends say HELLO until the path is up)::
+
+    HELLO(incarnation)      <->   HELLO(incarnation)
+    OPEN(session, for that incarnation) ->
+                            <-    ACCEPT(session), then device messages may follow
+    CLOSE(session) either way ends it; BEAT keeps it alive and shows a lost last message.
+
+The session of the path between ``rc-host`` and ``epc`` is the **link epoch**.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from enum import Enum
+from typing import Any
+
+from ntbnet.errors import WireError
+from ntbnet.wire import (
+    SERVICE_BY_LABEL,
+    Header,
+    Kind,
+    Message,
+    decode_header,
+    decode_message,
+    encode,
+    encode_control,
+    unpack_body,
+)
+
+HELLO_INTERVAL_NS = 25_000_000
+"""How often an end that is not up says so; short, because recovery waits for it."""
+
+OPEN_PATIENCE_NS = 4 * HELLO_INTERVAL_NS
+"""How long the initiator repeats OPEN before it takes a new session: the old one may be spent at the peer."""
+
+Frames = tuple[bytes, "bytes | memoryview"]
+
+
+class PathState(Enum):
+    """Of one end; OPENING is the initiator's wait for ACCEPT."""
+
+    DOWN = "down"
+    OPENING = "opening"
+    UP = "up"
+
+
+class Path:
+    """Sans-IO state of one end.
+
+    Args:
+        me, peer: service labels.
+        initiator: this end chooses session numbers.
+        incarnation: start number of this process, above 0.
+        allocate_session: next session number, never one given before (initiator only).
+        heartbeat_ns: BEAT interval while up.
+        liveness_ns: silence that counts as Surprise Down.
+        identity: sent in HELLO; an end whose peer's identity differs refuses the path.
+
+    ``receive`` returns the device message to apply, or None; after each call the owner drains
+    ``outgoing`` (frames to send) and looks at ``changes`` (ups and downs, oldest first).
+    """
+
+    def __init__(
+        self,
+        me: str,
+        peer: str,
+        *,
+        initiator: bool,
+        incarnation: int,
+        allocate_session: Callable[[], int],
+        heartbeat_ns: int,
+        liveness_ns: int,
+        identity: dict[str, Any],
+    ) -> None:
+        self.me = me
+        self.peer = peer
+        self.is_initiator = initiator
+        self.incarnation = incarnation
+        self._src = SERVICE_BY_LABEL[me]
+        self._dst = SERVICE_BY_LABEL[peer]
+        self._allocate_session = allocate_session
+        self._heartbeat_ns = heartbeat_ns
+        self._liveness_ns = liveness_ns
+        self._identity = identity
+        self.state = PathState.DOWN
+        self.session = 0
+        self.last_session = 0
+        self.peer_incarnation = 0
+        self.refused: Counter[str] = Counter()
+        self.outgoing: list[Frames] = []
+        self.changes: list[tuple[bool, str]] = []
+        self._tx_sequence = 0
+        self._rx_sequence = 0
+        self._last_heard_ns = 0
+        self._next_beat_ns = 0
+        self._opened_ns = 0
+        self._mismatch = ""
+
+    @property
+    def is_up(self) -> bool:
+        """True while a session is established at this end."""
+        return self.state is PathState.UP
+
+    # sending
+
+    def send(self, message: Message, now_ns: int) -> Frames | None:
+        """Frames for ``message`` in the current session; None (counted) while there is none."""
+        if self.state is not PathState.UP:
+            self.refused["sent_while_down"] += 1
+            return None
+        sequence = self._tx_sequence
+        self._tx_sequence = sequence + 1
+        return encode(message, self._src, self._dst, self.incarnation, self.session, sequence, now_ns)
+
+    # receiving
+
+    def receive(
+        self, header_frame: bytes | memoryview, payload: bytes | memoryview, now_ns: int
+    ) -> Message | None:
+        """Check one message; the device message it carries when it is the next of this session."""
+        try:
+            header = decode_header(header_frame, payload)
+            if header.src != self._dst or header.dst != self._src:
+                raise WireError(f"src/dst: {header.src}/{header.dst} on the path from {self.peer}")
+            if header.kind < Kind.MEM_WRITE:
+                self._receive_control(header, payload, now_ns)
+                return None
+            if self.state is not PathState.UP or header.session != self.session:
+                self.refused["stale_session"] += 1
+                return None
+            if header.incarnation != self.peer_incarnation:
+                self.refused["stale_incarnation"] += 1
+                return None
+            if header.sequence != self._rx_sequence:
+                self._out_of_sequence(header.sequence, now_ns)
+                return None
+            message = decode_message(header, payload)
+        except WireError as problem:
+            self.refused["damaged"] += 1
+            self.surprise_down(f"damaged message: {problem}", now_ns)
+            return None
+        self._rx_sequence += 1
+        self._last_heard_ns = now_ns
+        return message
+
+    def _out_of_sequence(self, sequence: int, now_ns: int) -> None:
+        if sequence < self._rx_sequence:
+            self.refused["repeated"] += 1
+            return
+        self.refused["gap"] += 1
+        self.surprise_down(f"message {self._rx_sequence} lost, {sequence} came", now_ns)
+
+    def _receive_control(self, header: Header, payload: bytes | memoryview, now_ns: int) -> None:
+        if header.incarnation < self.peer_incarnation:
+            self.refused["stale_incarnation"] += 1
+            return
+        if header.kind == Kind.HELLO:
+            self._on_hello(header, payload, now_ns)
+        elif header.kind == Kind.OPEN:
+            self._on_open(header, now_ns)
+        elif header.kind == Kind.ACCEPT:
+            self._on_accept(header, now_ns)
+        elif header.kind == Kind.CLOSE:
+            if header.session == self.session and self.state is not PathState.DOWN:
+                self._down("closed by peer", now_ns)
+        elif header.kind == Kind.BEAT:
+            if self.state is PathState.UP and header.session == self.session:
+                if header.sequence > self._rx_sequence:
+                    self._out_of_sequence(header.sequence, now_ns)
+                else:
+                    self._last_heard_ns = now_ns
+        else:
+            raise WireError(f"kind: {header.kind} unknown")
+
+    def _on_hello(self, header: Header, payload: bytes | memoryview, now_ns: int) -> None:
+        if not self._same_identity(payload):
+            return
+        if self.state is PathState.UP:
+            reason = "peer restarted" if header.incarnation != self.peer_incarnation else "peer is down"
+            self._down(reason, now_ns)
+        if not self.is_initiator:
+            self.peer_incarnation = header.incarnation
+            return
+        same_peer = header.incarnation == self.peer_incarnation
+        if self.state is PathState.OPENING and same_peer and now_ns - self._opened_ns < OPEN_PATIENCE_NS:
+            return
+        self.peer_incarnation = header.incarnation
+        self.session = self.last_session = self._allocate_session()
+        self.state = PathState.OPENING
+        self._opened_ns = now_ns
+        self._next_beat_ns = now_ns + HELLO_INTERVAL_NS
+        self._control(Kind.OPEN, now_ns, arg=self.peer_incarnation)
+
+    def _same_identity(self, payload: bytes | memoryview) -> bool:
+        body = unpack_body(payload)
+        for key, mine in self._identity.items():
+            theirs = body.get(key)
+            if theirs != mine:
+                self.refused["identity"] += 1
+                mismatch = f"{key}: {self.peer} has {theirs!r}, {self.me} has {mine!r}"
+                if mismatch != self._mismatch:
+                    self._mismatch = mismatch
+                    self.changes.append((False, f"refused, {mismatch}"))
+                return False
+        return True
+
+    def _on_open(self, header: Header, now_ns: int) -> None:
+        if self.is_initiator or header.arg != self.incarnation or header.session < self.last_session:
+            self.refused["stale_session"] += 1
+            return
+        if header.session > self.last_session:
+            if self.state is PathState.UP:
+                self._down("peer opened a new session", now_ns)
+            self.peer_incarnation = header.incarnation
+            self.session = self.last_session = header.session
+            self._control(Kind.ACCEPT, now_ns, arg=self.peer_incarnation)
+            self._up(now_ns)
+        elif self.state is PathState.UP:
+            self._control(Kind.ACCEPT, now_ns, arg=self.peer_incarnation)
+        else:
+            self.refused["stale_session"] += 1
+
+    def _on_accept(self, header: Header, now_ns: int) -> None:
+        opening = self.state is PathState.OPENING
+        if opening and header.session == self.session and header.incarnation == self.peer_incarnation:
+            self._up(now_ns)
+        elif header.session != self.session:
+            self.refused["stale_session"] += 1
+
+    # state
+
+    def _up(self, now_ns: int) -> None:
+        self.state = PathState.UP
+        self._tx_sequence = self._rx_sequence = 0
+        self._last_heard_ns = now_ns
+        self._next_beat_ns = now_ns + self._heartbeat_ns
+        self._mismatch = ""
+        self.changes.append((True, "session agreed"))
+
+    def _down(self, reason: str, now_ns: int) -> None:
+        was_up = self.state is PathState.UP
+        self.state = PathState.DOWN
+        self.session = 0
+        self._next_beat_ns = now_ns
+        if was_up:
+            self.changes.append((False, reason))
+
+    def surprise_down(self, reason: str, now_ns: int) -> None:
+        """End the session from this end; nothing more of it is applied."""
+        if self.state is not PathState.DOWN:
+            self._control(Kind.CLOSE, now_ns)
+            self._down(reason, now_ns)
+
+    # time
+
+    def next_deadline(self) -> int:
+        """Monotonic ns of the next HELLO or BEAT; silence is judged then as well."""
+        if self.state is PathState.UP:
+            return min(self._next_beat_ns, self._last_heard_ns + self._liveness_ns)
+        return self._next_beat_ns
+
+    def on_deadline(self, now_ns: int) -> None:
+        """Say HELLO or BEAT when due; declare a silent peer lost."""
+        if self.state is PathState.UP and now_ns - self._last_heard_ns >= self._liveness_ns:
+            silent_ms = (now_ns - self._last_heard_ns) // 1_000_000
+            self.surprise_down(f"peer silent for {silent_ms} ms", now_ns)
+        if now_ns < self._next_beat_ns:
+            return
+        if self.state is PathState.UP:
+            self._control(Kind.BEAT, now_ns, sequence=self._tx_sequence)
+            self._next_beat_ns = now_ns + self._heartbeat_ns
+            return
+        if self.state is PathState.OPENING and now_ns - self._opened_ns < OPEN_PATIENCE_NS:
+            self._control(Kind.OPEN, now_ns, arg=self.peer_incarnation)
+        else:
+            if self.state is PathState.OPENING:
+                self._down("no answer to OPEN", now_ns)
+            self._control(Kind.HELLO, now_ns, body=self._identity)
+        self._next_beat_ns = now_ns + HELLO_INTERVAL_NS
+
+    def _control(
+        self, kind: Kind, now_ns: int, *, arg: int = 0, sequence: int = 0, body: dict[str, Any] | None = None
+    ) -> None:
+        self.outgoing.append(
+            encode_control(
+                kind,
+                self._src,
+                self._dst,
+                self.incarnation,
+                self.session,
+                arg=arg,
+                sequence=sequence,
+                timestamp_ns=now_ns,
+                body=body,
+            )
+        )
+
+    def snapshot(self) -> dict[str, Any]:
+        """State for ``status``: who, up or not, session, counted refusals."""
+        return {
+            "peer": self.peer,
+            "state": self.state.value,
+            "session": self.session,
+            "peer_incarnation": self.peer_incarnation,
+            "sent": self._tx_sequence,
+            "received": self._rx_sequence,
+            "refused": dict(self.refused),
+        }

@@ -1,0 +1,340 @@
+"""A peer process: the NTB driver of its node, the transport on it, and the network device on that.
+
+The RC's peer gets its device from the host's PCI core (``device_added`` and ``device_removed``),
+the EP's from the endpoint controller (``ntb_attach``). Both are told the link epoch; everything
+they send carries it, and what comes with another epoch is dropped.
+
+A transport that cannot go on (a frame with a wrong ``ver``) asks for a new link epoch, at most
+once an epoch and not before the epoch is a second old, so that a hostile peer cannot make it
+spin.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from ntbnet.config import Config
+from ntbnet.devices.effects import Effect, Outbox
+from ntbnet.devices.endpoint import FUNCTION_REGION_BYTES
+from ntbnet.devices.memory import Allocator, Window
+from ntbnet.devices.netdev import Netdev
+from ntbnet.devices.ntb import NtbDevice
+from ntbnet.devices.ntb_epf import BarMap, NtbEpf
+from ntbnet.devices.ntb_vntb import NtbVntb
+from ntbnet.devices.task import Call, Sleep, Task, Tasks
+from ntbnet.devices.tick import Tick
+from ntbnet.devices.transport import Transport
+from ntbnet.errors import KernelError, PeerError
+from ntbnet.regs.edma import edma_block
+from ntbnet.wire import Completion, Irq, IrqSource, MemWrite, Message, Notice, Reply
+
+MIN_EPOCH_NS = 1_000_000_000
+"""Least age of a link epoch before its peer may ask for another one."""
+RETRY_NS = 100_000_000
+
+
+def mac_of(node: str) -> bytes:
+    """The node's Ethernet address: locally administered, the same at each start (a stated deviation)."""
+    return bytes((0x02, 0x6E, 0x74, 0x62, 0x00, 0x01 if node == "rc" else 0x02))
+
+
+class Peer:
+    """What both peers have in common; sans-IO.
+
+    Args:
+        config: checked configuration.
+        dram: all DRAM of the node.
+        node: ``rc`` or ``ep``.
+        upstream: the service that hands out the device.
+        dram_offset: first byte of DRAM this process may allocate from.
+        seed: start number of the process; rotates where allocation starts.
+    """
+
+    def __init__(
+        self, config: Config, dram: Window, *, node: str, upstream: str, dram_offset: int, seed: int
+    ) -> None:
+        self._config = config
+        self._dram = dram
+        self._node = node
+        self._upstream = upstream
+        self._tick = Tick(config.profile.kernel.hz)
+        self._outbox = Outbox()
+        self._tasks = Tasks(self._outbox, upstream, config.timing.completion_timeout_ms * 1_000_000)
+        heap = dram.sub(dram_offset, dram.size - dram_offset, "heap")
+        self._allocator = Allocator(heap, first_offset=seed * (heap.size // 3) % heap.size)
+        self._upstream_up = False
+        self._epoch_since_ns = 0
+        self._idle_buffer = bytearray(65536)
+        self._device: NtbDevice | None = None
+        self._transport: Transport | None = None
+        self._netdev: Netdev | None = None
+        self.counters: Counter[str] = Counter()
+        self._logged: set[str] = set()
+
+    # the driver's side (of the process)
+
+    def handle(self, src: str, message: Message, now_ns: int) -> Sequence[Effect]:
+        """A checked message from a neighbour."""
+        self._tasks.now_ns = now_ns
+        if isinstance(message, Irq):
+            self._on_irq(message)
+        elif isinstance(message, (Completion, Reply)):
+            self._tasks.complete(message)
+        elif isinstance(message, Notice) and src == self._upstream:
+            self._on_notice(message)
+        else:
+            self.counters["unexpected"] += 1
+        return self._outbox.take()
+
+    def on_path(self, peer: str, up: bool, session: int, reason: str, now_ns: int) -> Sequence[Effect]:
+        """Without the upstream service there is no device."""
+        self._tasks.now_ns = now_ns
+        if peer == self._upstream:
+            self._upstream_up = up
+            if up:
+                self._on_upstream_up()
+            else:
+                self._set_epoch(0)
+                self._drop_device(f"{peer}: {reason}")
+        return self._outbox.take()
+
+    def next_deadline(self) -> int | None:
+        """Of the driver's waits and timeouts."""
+        return self._tasks.next_deadline()
+
+    def on_deadline(self, now_ns: int) -> Sequence[Effect]:
+        """Wake what is due."""
+        self._tasks.on_deadline(now_ns)
+        return self._outbox.take()
+
+    # packets
+
+    def receive_buffer(self) -> memoryview:
+        """Where the next packet of the node's stack is read into."""
+        if self._netdev is None:
+            return memoryview(self._idle_buffer)
+        return self._netdev.packet_buffer
+
+    def transmit(self, length: int, now_ns: int) -> Sequence[Effect]:
+        """Send the packet in ``receive_buffer``; without a device it is dropped."""
+        self._tasks.now_ns = now_ns
+        if self._netdev is None:
+            self.counters["tx_dropped_no_device"] += 1
+        else:
+            self._netdev.xmit_in_place(length)
+        return self._outbox.take()
+
+    def snapshot(self) -> dict[str, Any]:
+        """State and counters for ``status``."""
+        transport, netdev = self._transport, self._netdev
+        return {
+            "link": {
+                "epoch": self._tasks.epoch,
+                "up": transport is not None and transport.link_is_up,
+                "queues": [] if transport is None else transport.snapshot(),
+            },
+            "netdev": None if netdev is None else netdev.snapshot(),
+            "driver": None if self._device is None else self._device.name,
+            "counters": {
+                **self.counters,
+                "completion_timeouts": self._tasks.timeouts,
+                "late_completions": self._tasks.late_completions,
+            },
+        }
+
+    # device
+
+    @abstractmethod
+    def _on_upstream_up(self) -> None:
+        """The path to the upstream service came up."""
+
+    @abstractmethod
+    def _on_notice(self, message: Notice) -> None:
+        """The upstream service tells of a change."""
+
+    def _set_epoch(self, epoch: int) -> None:
+        self._tasks.epoch = epoch
+        self._epoch_since_ns = self._tasks.now_ns
+
+    def _bring_up(self, device: NtbDevice) -> Task[None]:
+        """Transport and network device on top of ``device``."""
+        config = self._config
+        self._device = device
+        transport = Transport(
+            device,
+            self._tasks,
+            self._outbox,
+            self._tick,
+            transport_mtu=config.transport.transport_mtu,
+            max_num_clients=config.transport.max_num_clients,
+            max_mw_size=config.transport.max_mw_size,
+            on_stuck=self._ask_for_new_epoch,
+        )
+        self._transport = transport
+        yield from transport.probe()
+        self._netdev = Netdev(
+            transport,
+            self._outbox,
+            self._tasks,
+            self._tick,
+            mtu=config.netdev.mtu,
+            local_mac=mac_of(self._node),
+            peer_mac=mac_of("ep" if self._node == "rc" else "rc"),
+        )
+        self._netdev.open()
+
+    def _drop_device(self, reason: str) -> None:
+        """The device is gone: no bus access, only our own state."""
+        self._tasks.cancel_all()
+        transport, self._transport = self._transport, None
+        self._netdev = None
+        if transport is not None:
+            transport.remove(graceful=False)
+        device, self._device = self._device, None
+        if device is not None:
+            self._outbox.log("driver.removed", driver=device.name, reason=reason)
+
+    def _ask_for_new_epoch(self, reason: str) -> None:
+        self._outbox.log("link.restarted", reason=reason)
+        self._tasks.spawn("restart_link", self._restart_link(reason))
+
+    def _restart_link(self, reason: str) -> Task[None]:
+        age_ns = self._tasks.now_ns - self._epoch_since_ns
+        if age_ns < MIN_EPOCH_NS:
+            yield Sleep(MIN_EPOCH_NS - age_ns)
+        yield Call(self._upstream, "restart_link", {"reason": reason})
+
+    # interrupts
+
+    def _on_irq(self, message: Irq) -> None:
+        if message.source is IrqSource.EDMA_LINE:
+            self._on_edma_line()
+        elif message.epoch != self._tasks.epoch or not message.epoch:
+            self.counters["stale_epoch"] += 1
+        else:
+            self._on_device_irq(message)
+
+    @abstractmethod
+    def _on_device_irq(self, message: Irq) -> None:
+        """An interrupt of this link epoch."""
+
+    def _on_edma_line(self) -> None:
+        self._spurious("edma", 1)
+
+    def _spurious(self, source: str, bits: int) -> None:
+        self.counters["irqs_spurious"] += 1
+        if source not in self._logged:
+            self._logged.add(source)
+            self._outbox.log("irq.spurious", source=source, bits=bits)
+
+
+class RcPeer(Peer):
+    """``peer-rc``: ntb_hw_epf on the function the host enumerated."""
+
+    def __init__(self, config: Config, dram: Window, seed: int) -> None:
+        super().__init__(config, dram, node="rc", upstream="rc-host", dram_offset=0, seed=seed)
+
+    def _on_upstream_up(self) -> None:
+        """The host tells of the device by itself."""
+
+    def _on_notice(self, message: Notice) -> None:
+        if message.name == "device_added":
+            self._drop_device("replaced")
+            self._set_epoch(message.epoch)
+            self._tasks.spawn("probe", self._probe(message.args))
+        elif message.name == "device_removed":
+            self._set_epoch(0)
+            self._drop_device(str(message.args.get("reason", ""))[:120])
+        else:
+            self.counters["unexpected"] += 1
+
+    def _probe(self, notice: dict[str, Any]) -> Task[None]:
+        config, bars = self._config, self._config.bars
+        device = NtbEpf(
+            notice,
+            outbox=self._outbox,
+            tasks=self._tasks,
+            allocator=self._allocator,
+            layout=config.ntb.ctrl_layout,
+            bar_map=BarMap(config=bars.ctrl, db=bars.db, mws=(bars.mw1,)),
+            command_timeout_ns=config.timing.command_timeout_ms * 1_000_000,
+        )
+        self._device = device
+        try:
+            yield from device.probe()
+            yield from self._bring_up(device)
+        except KernelError as failure:
+            # a device that did not answer in time may do so in a new epoch; a wrong one will not
+            self._outbox.log("driver.failed", task="probe", reason=str(failure))
+            self._ask_for_new_epoch(f"probe: {failure}")
+
+    def _on_device_irq(self, message: Irq) -> None:
+        device = self._device
+        if message.source is IrqSource.MSI_VECTOR and isinstance(device, NtbEpf):
+            device.on_vector(message.bits)
+        else:
+            self._spurious(message.source.name.lower(), message.bits)
+
+
+class EpPeer(Peer):
+    """``peer-ep``: the NTB device of the endpoint function on its virtual bus."""
+
+    def __init__(self, config: Config, dram: Window, seed: int) -> None:
+        super().__init__(
+            config, dram, node="ep", upstream="epc", dram_offset=FUNCTION_REGION_BYTES, seed=seed
+        )
+        endpoint = config.profile.endpoint
+        block = edma_block(endpoint.edma_write_channels, endpoint.edma_read_channels)
+        self._edma_clear = tuple(
+            endpoint.edma_base + block.offset(name) for name in ("WR_INT_CLEAR", "RD_INT_CLEAR")
+        )
+
+    def _on_upstream_up(self) -> None:
+        self._tasks.spawn("attach", self._attach())
+
+    def _attach(self) -> Task[None]:
+        while True:
+            try:
+                reply = yield Call(self._upstream, "ntb_attach")
+                epoch = reply.get("epoch")
+                if type(epoch) is not int:
+                    raise PeerError(f"epoch {epoch!r} is no number")
+                device = NtbVntb(
+                    reply, outbox=self._outbox, tasks=self._tasks, allocator=self._allocator, dram=self._dram
+                )
+                break
+            except KernelError as failure:
+                self._outbox.log("driver.failed", task="attach", reason=str(failure))
+                yield Sleep(RETRY_NS)
+        device.bound()
+        yield from self._bring_up(device)
+
+    def _on_notice(self, message: Notice) -> None:
+        if message.name == "epoch":
+            self._set_epoch(message.epoch)
+            if self._transport is not None:
+                self._transport.link_lost(f"link epoch {message.epoch}")
+        elif message.name == "link_event" and self._device is not None:
+            self._device.signal_link_event()
+        elif message.name != "link_event":
+            self.counters["unexpected"] += 1
+
+    def _on_device_irq(self, message: Irq) -> None:
+        device = self._device
+        if message.source is IrqSource.DOORBELL_SLOTS and isinstance(device, NtbVntb):
+            device.on_doorbells(message.bits)
+        else:
+            self._spurious(message.source.name.lower(), message.bits)
+
+    def _on_edma_line(self) -> None:
+        """Acknowledge, then treat it as a ring of every queue: it says nothing more."""
+        self.counters["edma_interrupts"] += 1
+        for addr in self._edma_clear:
+            self._outbox.send("edma", MemWrite(addr, b"\0\0\0\0"))
+        device = self._device
+        if device is not None:
+            for vector in range(device.db_vector_count()):
+                device.signal_db_event(vector)

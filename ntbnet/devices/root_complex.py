@@ -1,0 +1,322 @@
+"""The RC host: root complex, PCI core, MSI target, and the DMA filter of its DRAM.
+
+Initiates the link (its path to ``epc``; the session is the link epoch), enumerates what it
+finds, and tells the driver on its node. A driver's loads and stores to the PCI aperture go to
+the link unchanged (bus address = CPU address). What the endpoint writes is an MSI when it hits
+the MSI target, and lands in DRAM only inside ranges the driver mapped for DMA, as behind the
+board's IOMMU: anything else is a counted fault.
+
+The loss of the driver, a new driver, or a driver that asks for it, restarts the link: a new
+link epoch in which nothing of the old one is applied.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from ntbnet.address import BusAddr, Span, hex_address
+from ntbnet.config import Config
+from ntbnet.devices.effects import Effect, Outbox, Restart
+from ntbnet.devices.enumeration import PciFunction, disable_msi, enable_msi, enumerate_function
+from ntbnet.devices.memory import Window
+from ntbnet.devices.msi import MsiTarget
+from ntbnet.devices.task import Sleep, Task, Tasks
+from ntbnet.errors import KernelError, PeerError
+from ntbnet.wire import (
+    Call,
+    Completion,
+    Irq,
+    IrqSource,
+    MemRead,
+    MemWrite,
+    Message,
+    Notice,
+    Reply,
+    Status,
+)
+
+ENDPOINT, DRIVER = "epc", "peer-rc"
+ENUMERATION_RETRY_NS = 100_000_000
+MAX_DMA_MAPPINGS = 64
+MAX_FORWARDED_READS = 256
+
+
+class RootComplex:
+    """Sans-IO model of the ``rc-host`` process.
+
+    Args:
+        config: checked configuration.
+        dram: all of RC DRAM.
+    """
+
+    def __init__(self, config: Config, dram: Window) -> None:
+        rc = config.profile.rc
+        self._dram = dram
+        self._aperture = Span(rc.mmio_base, rc.mmio_bytes)
+        self._outbox = Outbox()
+        timeout_ns = config.timing.completion_timeout_ms * 1_000_000
+        self._tasks = Tasks(self._outbox, ENDPOINT, timeout_ns, first_tag=1 << 31)
+        self._msi = MsiTarget(BusAddr(rc.msi_target), 1 << (rc.msi_vectors.bit_length() - 1))
+        self._function: PciFunction | None = None
+        self.epoch = 0
+        self._driver_up = False
+        self._tag = 0
+        self._forwarded: dict[int, int] = {}
+        self._dma: list[Span] = []
+        self.counters: Counter[str] = Counter()
+        self._logged: set[tuple[str, str]] = set()
+
+    # the driver's side (of the process)
+
+    def handle(self, src: str, message: Message, now_ns: int) -> Sequence[Effect]:
+        """A checked message from a neighbour."""
+        self._tasks.now_ns = now_ns
+        if src == ENDPOINT:
+            self._from_endpoint(message)
+        else:
+            self._from_driver(message)
+        return self._outbox.take()
+
+    def on_path(self, peer: str, up: bool, session: int, reason: str, now_ns: int) -> Sequence[Effect]:
+        """The path to the endpoint is the link; the path to the driver is its life."""
+        self._tasks.now_ns = now_ns
+        if peer == ENDPOINT:
+            self._on_link(up, session, reason)
+        else:
+            self._driver_up = up
+            if not up and self.epoch:
+                self._outbox.add(Restart(ENDPOINT, f"{DRIVER}: {reason}"))
+            elif up and self._function is not None:
+                self._announce()
+        return self._outbox.take()
+
+    def next_deadline(self) -> int | None:
+        """Of requests in flight and enumeration retries."""
+        return self._tasks.next_deadline()
+
+    def on_deadline(self, now_ns: int) -> Sequence[Effect]:
+        """Time out or retry."""
+        self._tasks.on_deadline(now_ns)
+        return self._outbox.take()
+
+    def snapshot(self) -> dict[str, Any]:
+        """State and counters for ``status``."""
+        function = self._function
+        return {
+            "link": {"up": self.epoch != 0, "epoch": self.epoch, "enumerated": function is not None},
+            "bars": {} if function is None else {str(bar): str(span) for bar, span in function.bars.items()},
+            "counters": {**self.counters, "completion_timeouts": self._tasks.timeouts},
+        }
+
+    # link
+
+    def _on_link(self, up: bool, session: int, reason: str) -> None:
+        self._tasks.cancel_all()
+        self._forwarded.clear()
+        self._dma.clear()
+        self._msi.reset()
+        if self._function is not None:
+            self._function = None
+            self._notify("device_removed", {"reason": reason})
+        self.epoch = self._tasks.epoch = session if up else 0
+        self._outbox.log("link.changed", up=up, link_epoch=session, reason=reason)
+        if up:
+            self._tasks.spawn("enumerate", self._enumerate())
+
+    def _enumerate(self) -> Task[None]:
+        while True:
+            try:
+                function = yield from enumerate_function(self._aperture)
+                break
+            except PeerError as problem:
+                self._outbox.log("pci.failed", reason=str(problem))
+                yield Sleep(ENUMERATION_RETRY_NS)
+        self._function = function
+        bars = {f"BAR{bar}": str(span) for bar, span in function.bars.items()}
+        vendor, device = f"{function.vendor_id:#06x}", f"{function.device_id:#06x}"
+        self._outbox.log("pci.enumerated", vendor=vendor, device=device, bars=bars)
+        self._announce()
+
+    def _announce(self) -> None:
+        function = self._function
+        assert function is not None
+        args = {
+            "vendor_id": function.vendor_id,
+            "device_id": function.device_id,
+            "class_code": function.class_code,
+            "bars": [[bar, span.base, span.size] for bar, span in sorted(function.bars.items())],
+            "epoch": self.epoch,
+        }
+        self._notify("device_added", args)
+
+    def _notify(self, name: str, args: dict[str, Any]) -> None:
+        if self._driver_up:
+            self._outbox.send(DRIVER, Notice(name, args, self.epoch))
+
+    # from the link
+
+    def _from_endpoint(self, message: Message) -> None:
+        if isinstance(message, MemWrite):
+            self._endpoint_write(message)
+        elif isinstance(message, Completion):
+            tag = self._forwarded.pop(message.tag, None)
+            if tag is None:
+                self._tasks.complete(message)
+            else:
+                completion = Completion(tag, message.status, message.data, self.epoch)
+                self._outbox.send(DRIVER, completion)
+        elif isinstance(message, MemRead):
+            span = self._dma_span(message.addr, message.size)
+            if span is None:
+                self._fault("read", message.addr, message.size)
+                self._outbox.send(ENDPOINT, Completion(message.tag, Status.UR, b"", self.epoch))
+            else:
+                data = self._dram.load(message.addr - self._dram.span.base, message.size)
+                self._outbox.send(ENDPOINT, Completion(message.tag, Status.OK, data, self.epoch))
+        else:
+            self.counters["unexpected"] += 1
+
+    def _endpoint_write(self, message: MemWrite) -> None:
+        addr, data = message.addr, message.data
+        if self._dma_span(addr, len(data)) is not None:
+            self._dram.store("dma", addr - self._dram.span.base, data)
+            return
+        if addr == self._msi.address and len(data) == 4:
+            vector = self._msi.vector_of(addr, int.from_bytes(data, "little"))
+            if vector is not None:
+                self.counters["msis"] += 1
+                self._outbox.send(DRIVER, Irq(IrqSource.MSI_VECTOR, vector, self.epoch))
+                return
+            self.counters["msis_refused"] += 1
+            if ("msi", "vector") not in self._logged:
+                self._logged.add(("msi", "vector"))
+                vector_shown = int.from_bytes(data, "little")
+                self._outbox.log("msi.refused", cause="not granted", vector=vector_shown)
+            return
+        self._fault("write", addr, len(data))
+
+    def _dma_span(self, addr: int, length: int) -> Span | None:
+        for span in self._dma:
+            if span.base <= addr and addr + length <= span.base + span.size:
+                return span
+        return None
+
+    def _fault(self, what: str, addr: int, length: int) -> None:
+        self.counters[f"dma_{what}_faults"] += 1
+        if (what, "dma") not in self._logged:
+            self._logged.add((what, "dma"))
+            event = "write.dropped" if what == "write" else "read.refused"
+            self._outbox.log(event, cause="not mapped for DMA", addr=hex_address(addr), size_bytes=length)
+
+    # from the driver
+
+    def _from_driver(self, message: Message) -> None:
+        if isinstance(message, Call):
+            self._call(message)
+        elif message.epoch != self.epoch or not self.epoch:
+            self.counters["stale_epoch"] += 1
+            if isinstance(message, MemRead):
+                self._outbox.send(DRIVER, Completion(message.tag, Status.UR, b"", message.epoch))
+        elif isinstance(message, MemWrite):
+            if self._in_a_bar(message.addr, len(message.data)):
+                self._outbox.send(ENDPOINT, message)
+            else:
+                self.counters["writes_unclaimed"] += 1
+                if ("write", "bar") not in self._logged:
+                    self._logged.add(("write", "bar"))
+                    addr, size = hex_address(message.addr), len(message.data)
+                    self._outbox.log("write.dropped", cause="no BAR there", addr=addr, size_bytes=size)
+        elif isinstance(message, MemRead):
+            self._driver_read(message)
+        else:
+            self.counters["unexpected"] += 1
+
+    def _in_a_bar(self, addr: int, length: int) -> bool:
+        function = self._function
+        if function is None:
+            return False
+        return any(span.contains(addr, length) for span in function.bars.values())
+
+    def _driver_read(self, message: MemRead) -> None:
+        if not self._in_a_bar(message.addr, message.size):
+            self.counters["reads_unclaimed"] += 1
+            self._outbox.send(DRIVER, Completion(message.tag, Status.UR, b"", self.epoch))
+            return
+        if len(self._forwarded) >= MAX_FORWARDED_READS:
+            # nobody waits that long: the oldest request has timed out at its requester
+            self._forwarded.pop(next(iter(self._forwarded)))
+        # the upper half of the tags belongs to the host's own requests
+        self._tag = (self._tag + 1) & 0x7FFFFFFF
+        self._forwarded[self._tag] = message.tag
+        self._outbox.send(ENDPOINT, MemRead(message.addr, message.size, self._tag, self.epoch))
+
+    def _call(self, message: Call) -> None:
+        try:
+            if message.op == "restart_link":
+                self._restart_link(message)
+                body: dict[str, Any] = {}
+            elif message.epoch != self.epoch or not self.epoch:
+                raise KernelError(errno.ENODEV, "that link epoch is over")
+            elif message.op == "alloc_vectors":
+                self._alloc_vectors(message)
+                return
+            elif message.op == "free_vectors":
+                self._free_vectors()
+                body = {}
+            elif message.op == "dma_map":
+                self._dma_map(message)
+                body = {}
+            elif message.op == "dma_unmap":
+                self._dma = [span for span in self._dma if span.base != message.args.get("addr")]
+                body = {}
+            else:
+                raise KernelError(errno.EOPNOTSUPP, f"no operation {message.op[:32]!r}")
+        except KernelError as failure:
+            self._reply_failure(message, failure)
+            return
+        self._outbox.send(DRIVER, Reply(message.tag, 0, body, message.epoch))
+
+    def _reply_failure(self, message: Call, failure: KernelError) -> None:
+        self._outbox.log("call.refused", src=DRIVER, op=message.op[:32], reason=str(failure))
+        self._outbox.send(DRIVER, Reply(message.tag, failure.errno, {"reason": str(failure)}, message.epoch))
+
+    def _restart_link(self, message: Call) -> None:
+        reason = str(message.args.get("reason", ""))[:80]
+        self._outbox.log("link.restarted", reason=f"asked by {DRIVER}: {reason}")
+        if self.epoch:
+            self._outbox.add(Restart(ENDPOINT, f"{DRIVER}: {reason}"))
+
+    def _alloc_vectors(self, message: Call) -> None:
+        least, most = message.args.get("least"), message.args.get("most")
+        if type(least) is not int or type(most) is not int or not 1 <= least <= most <= 32:
+            raise KernelError(errno.EINVAL, f"vectors {least!r}..{most!r}: allowed 1..32")
+        if self._function is None:
+            raise KernelError(errno.ENODEV, "no function is enumerated")
+
+        def done(granted: int) -> None:
+            if granted:
+                address = hex_address(self._msi.address)
+                self._outbox.log("msi.granted", vectors=granted, address=address)
+                self._outbox.send(DRIVER, Reply(message.tag, 0, {"vectors": granted}, message.epoch))
+            else:
+                self._reply_failure(message, KernelError(errno.ENOSPC, f"fewer than {least} vectors"))
+
+        self._tasks.spawn("enable_msi", enable_msi(self._function, self._msi, least, most), done)
+
+    def _free_vectors(self) -> None:
+        self._msi.reset()
+        if self._function is not None:
+            self._tasks.spawn("disable_msi", disable_msi(self._function))
+
+    def _dma_map(self, message: Call) -> None:
+        addr, size = message.args.get("addr"), message.args.get("size")
+        if type(addr) is not int or type(size) is not int or size < 1 or addr < 0:
+            raise KernelError(errno.EINVAL, f"dma_map({addr!r}, {size!r})")
+        if not self._dram.span.contains(addr, size):
+            raise KernelError(errno.EINVAL, f"[{addr:#x}, {addr + size:#x}) is not RC DRAM")
+        if len(self._dma) >= MAX_DMA_MAPPINGS:
+            raise KernelError(errno.ENOSPC, f"{MAX_DMA_MAPPINGS} DMA mappings are in use")
+        self._dma.append(Span(addr, size))

@@ -1,0 +1,175 @@
+"""ZeroMQ sockets of one process: a PUSH and a PULL for each neighbour, and a REP for questions.
+
+Each ordered pair of processes has its own socket, so everything between them is one FIFO. The
+sockets' file descriptors are watched by the event loop and drained until EAGAIN; the descriptor
+is edge-triggered, so a drain that stops early is scheduled again.
+
+HWM is large enough for a whole ring in flight; LINGER 0 and IMMEDIATE 1 so that nothing is kept
+for a process that is gone. A message that ZeroMQ will not take waits here (receiving goes on);
+a backlog beyond ``MAX_BACKLOG`` is reported, and the owner takes the path down.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+import zmq
+
+HIGH_WATER_MARK = 4096
+MAX_BACKLOG = 16384
+"""Messages kept for a slow neighbour before its path is declared down."""
+DRAIN_BATCH = 128
+"""Messages taken from one neighbour before others get their turn."""
+RECONNECT_MS = 10
+
+Handler = Callable[[str, bytes, bytes], None]
+
+
+class ZmqBus:
+    """Whole messages to and from the neighbours of one process.
+
+    Args:
+        neighbours: label -> (endpoint to bind for what comes from it, endpoint to connect to).
+        on_message: called with (label, header frame, payload frame) for each message, in order.
+        on_batch: called after each drain with the label.
+    """
+
+    def __init__(
+        self,
+        neighbours: dict[str, tuple[str, str]],
+        on_message: Handler,
+        on_batch: Callable[[str], None],
+    ) -> None:
+        self._on_message = on_message
+        self._on_batch = on_batch
+        self._context = zmq.Context(io_threads=1)
+        self._in: dict[str, zmq.Socket[bytes]] = {}
+        self._out: dict[str, zmq.Socket[bytes]] = {}
+        self._backlog: dict[str, deque[tuple[bytes, bytes | memoryview]]] = {}
+        self._sockets: list[zmq.Socket[bytes]] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.malformed = 0
+        try:
+            for label, (bind, connect) in neighbours.items():
+                self._in[label] = self._socket(zmq.PULL)
+                self._in[label].bind(bind)
+                self._out[label] = self._socket(zmq.PUSH)
+                self._out[label].connect(connect)
+                self._backlog[label] = deque()
+        except zmq.ZMQError:
+            self.close()
+            raise
+
+    def _socket(self, kind: int) -> zmq.Socket[bytes]:
+        socket = self._context.socket(kind)
+        socket.set_hwm(HIGH_WATER_MARK)
+        socket.setsockopt(zmq.LINGER, 0)
+        socket.setsockopt(zmq.IMMEDIATE, 1)
+        socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
+        self._sockets.append(socket)
+        return socket
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Watch the sockets from now on."""
+        self._loop = loop
+        for label, socket in self._in.items():
+            loop.add_reader(socket.fileno(), self._drain, label)
+            loop.call_soon(self._drain, label)
+        for label, socket in self._out.items():
+            loop.add_reader(socket.fileno(), self._flush, label)
+
+    def serve(self, endpoint: str, answer: Callable[[bytes], bytes]) -> None:
+        """Answer questions (status and the like) on a REP socket at ``endpoint``."""
+        assert self._loop is not None
+        socket = self._socket(zmq.REP)
+        socket.bind(endpoint)
+        self._loop.add_reader(socket.fileno(), self._answer, socket, answer)
+        self._loop.call_soon(self._answer, socket, answer)
+
+    @staticmethod
+    def _answer(socket: zmq.Socket[bytes], answer: Callable[[bytes], bytes]) -> None:
+        while not socket.closed and socket.getsockopt(zmq.EVENTS) & zmq.POLLIN:
+            question = socket.recv_multipart(zmq.NOBLOCK)
+            socket.send(answer(question[0]), zmq.NOBLOCK)
+
+    def _drain(self, label: str) -> None:
+        socket = self._in[label]
+        if socket.closed:
+            return
+        for _ in range(DRAIN_BATCH):
+            try:
+                header = socket.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                break
+            payload = b""
+            if socket.getsockopt(zmq.RCVMORE):
+                payload = socket.recv(zmq.NOBLOCK)
+                if socket.getsockopt(zmq.RCVMORE):
+                    self._skip_rest(socket)
+            self._on_message(label, header, payload)
+        else:
+            assert self._loop is not None
+            self._loop.call_soon(self._drain, label)
+        self._on_batch(label)
+
+    def _skip_rest(self, socket: zmq.Socket[bytes]) -> None:
+        self.malformed += 1
+        while socket.getsockopt(zmq.RCVMORE):
+            socket.recv(zmq.NOBLOCK)
+
+    def send(self, label: str, header: bytes, payload: bytes | memoryview) -> bool:
+        """Send one message behind all earlier ones; False when the backlog is full."""
+        backlog = self._backlog[label]
+        if backlog:
+            backlog.append((header, payload))
+            self._flush(label)
+            return len(backlog) <= MAX_BACKLOG
+        if not self._push(self._out[label], header, payload):
+            backlog.append((header, payload))
+            self._flush(label)
+        return True
+
+    def send_now(self, label: str, header: bytes, payload: bytes | memoryview) -> bool:
+        """Send a message of the path itself, or drop it when nobody is connected."""
+        return not self._backlog[label] and self._push(self._out[label], header, payload)
+
+    def forget(self, label: str) -> None:
+        """Drop what waits for a neighbour: its session ended."""
+        self._backlog[label].clear()
+
+    @staticmethod
+    def _push(socket: zmq.Socket[bytes], header: bytes, payload: bytes | memoryview) -> bool:
+        try:
+            if len(payload) == 0:
+                socket.send(header, zmq.NOBLOCK)
+            else:
+                socket.send(header, zmq.NOBLOCK | zmq.SNDMORE)
+                socket.send(payload, zmq.NOBLOCK)
+        except zmq.Again:
+            return False
+        return True
+
+    def _flush(self, label: str) -> None:
+        socket, backlog = self._out[label], self._backlog[label]
+        if socket.closed:
+            return
+        # reading EVENTS re-arms the edge-triggered descriptor
+        while socket.getsockopt(zmq.EVENTS) & zmq.POLLOUT and backlog:
+            header, payload = backlog[0]
+            if not self._push(socket, header, payload):
+                return
+            backlog.popleft()
+
+    def backlog(self, label: str) -> int:
+        """Messages waiting here for ``label``."""
+        return len(self._backlog[label])
+
+    def close(self) -> None:
+        """Close every socket; nothing lingers."""
+        for socket in self._sockets:
+            if self._loop is not None and not socket.closed:
+                self._loop.remove_reader(socket.fileno())
+            socket.close(linger=0)
+        self._context.term()

@@ -1,0 +1,242 @@
+"""The one loop of a service: receive, let the device handle, perform its effects, arm the timer.
+
+A device is any object with the methods of ``Device``. This module owns everything a device may
+not touch: sockets, clocks, the TUN, the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import msgpack
+
+from ntbnet.devices.effects import Deliver, Effect, Log, Restart, Send, SetCarrier, StopQueue
+from ntbnet.devices.path import Path
+from ntbnet.edge.bus import ZmqBus
+from ntbnet.edge.clock import Timer, monotonic_ns
+from ntbnet.edge.tun import Tun
+from ntbnet.log import Logger
+from ntbnet.wire import Message
+
+TUN_BATCH = 64
+"""Packets taken from the TUN before sockets get their turn."""
+
+
+class Device(Protocol):
+    """What every composed device offers the driver."""
+
+    def handle(self, src: str, message: Message, now_ns: int) -> Sequence[Effect]:
+        """A checked message from the neighbour ``src``."""
+
+    def on_path(self, peer: str, up: bool, session: int, reason: str, now_ns: int) -> Sequence[Effect]:
+        """The path to ``peer`` came up in ``session``, or went down (session 0)."""
+
+    def next_deadline(self) -> int | None:
+        """Monotonic ns of the next thing to do unasked, or None."""
+
+    def on_deadline(self, now_ns: int) -> Sequence[Effect]:
+        """Do what is due at ``now_ns``."""
+
+    def snapshot(self) -> dict[str, Any]:
+        """State and counters for ``status``."""
+
+
+class PacketDevice(Device, Protocol):
+    """A device with a network interface."""
+
+    def receive_buffer(self) -> memoryview:
+        """Where the next packet from the node's stack is to be read into."""
+
+    def transmit(self, length: int, now_ns: int) -> Sequence[Effect]:
+        """The first ``length`` bytes of ``receive_buffer`` are a packet to send."""
+
+
+class Driver:
+    """Runs one device on an event loop.
+
+    Args:
+        device: the service's model.
+        paths: one for each neighbour, by its label.
+        neighbours: socket endpoints by label, as ``ZmqBus`` takes them.
+        log: where ``Log`` effects and path changes go.
+        tun: the node's interface, for a PacketDevice.
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        paths: dict[str, Path],
+        neighbours: dict[str, tuple[str, str]],
+        log: Logger,
+        tun: Tun | None = None,
+        clock: Callable[[], int] = monotonic_ns,
+    ) -> None:
+        self._device = device
+        self._paths = paths
+        self._log = log
+        self._tun = tun
+        self._clock = clock
+        self._timer = Timer()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopped_queue = False
+        self._logged_refusals: set[tuple[str, str]] = set()
+        self.tun_write_drops = 0
+        self.failure: BaseException | None = None
+        self._bus = ZmqBus(neighbours, self._on_message, self._on_batch)
+
+    def start(
+        self, loop: asyncio.AbstractEventLoop, question_endpoint: str, status: Callable[[], dict[str, Any]]
+    ) -> None:
+        """Begin: greet the neighbours, answer questions at ``question_endpoint``."""
+        self._loop = loop
+        self._bus.start(loop)
+        self._bus.serve(question_endpoint, lambda question: self._answer(question, status))
+        loop.add_reader(self._timer.fd, self._on_timer)
+        if self._tun is not None:
+            loop.add_reader(self._tun.fileno(), self._on_tun)
+        self._on_timer()
+
+    def close(self) -> None:
+        """Stop watching, close sockets and timer; the TUN stays its owner's."""
+        if self._loop is not None:
+            self._loop.remove_reader(self._timer.fd)
+            if self._tun is not None:
+                self._loop.remove_reader(self._tun.fileno())
+        self._bus.close()
+        self._timer.close()
+
+    # messages
+
+    def _on_message(self, label: str, header: bytes, payload: bytes) -> None:
+        path = self._paths[label]
+        now_ns = self._clock()
+        message = path.receive(header, payload, now_ns)
+        if message is not None:
+            self._perform(self._device.handle(label, message, now_ns), now_ns)
+        if path.outgoing or path.changes:
+            self._settle(path, now_ns)
+
+    def _on_batch(self, label: str) -> None:
+        path = self._paths[label]
+        if path.refused:
+            self._log_refusals(path)
+        self._arm()
+
+    def _log_refusals(self, path: Path) -> None:
+        for cause, count in path.refused.items():
+            key = (path.peer, cause)
+            if key not in self._logged_refusals:
+                self._logged_refusals.add(key)
+                self._log.emit("path.refused", peer=path.peer, cause=cause, count=count)
+
+    def _settle(self, path: Path, now_ns: int) -> None:
+        """Send what the path itself has to say; tell log and device of its ups and downs."""
+        outgoing, path.outgoing = path.outgoing, []
+        changes, path.changes = path.changes, []
+        for header, payload in outgoing:
+            self._bus.send_now(path.peer, header, payload)
+        for up, reason in changes:
+            session = path.session if up else 0
+            self._log.emit("path.changed", peer=path.peer, up=up, session=session, reason=reason)
+            if reason.startswith("refused"):
+                continue
+            if not up:
+                self._bus.forget(path.peer)
+            self._perform(self._device.on_path(path.peer, up, session, reason, now_ns), now_ns)
+
+    # effects
+
+    def _perform(self, effects: Sequence[Effect], now_ns: int) -> None:
+        for effect in effects:
+            if isinstance(effect, Send):
+                path = self._paths[effect.dst]
+                frames = path.send(effect.message, now_ns)
+                if frames is not None and not self._bus.send(effect.dst, *frames):
+                    path.surprise_down("neighbour takes no more messages", now_ns)
+                    self._settle(path, now_ns)
+            elif isinstance(effect, Deliver):
+                if self._tun is not None and not self._tun.write(effect.packet):
+                    self.tun_write_drops += 1
+            elif isinstance(effect, Log):
+                self._log.emit(effect.event, **effect.keys)
+            elif isinstance(effect, SetCarrier):
+                if self._tun is not None:
+                    self._tun.set_carrier(up=effect.up)
+            elif isinstance(effect, StopQueue):
+                self._stop_queue(effect.stopped)
+            elif isinstance(effect, Restart):
+                path = self._paths[effect.dst]
+                path.surprise_down(effect.reason, now_ns)
+                self._settle(path, now_ns)
+
+    def _stop_queue(self, stopped: bool) -> None:
+        if self._tun is None or self._loop is None or stopped == self._stopped_queue:
+            return
+        self._stopped_queue = stopped
+        if stopped:
+            self._loop.remove_reader(self._tun.fileno())
+        else:
+            self._loop.add_reader(self._tun.fileno(), self._on_tun)
+
+    # packets
+
+    def _on_tun(self) -> None:
+        device: PacketDevice = self._device  # type: ignore[assignment]  # only packet devices get a TUN
+        tun = self._tun
+        assert tun is not None
+        now_ns = self._clock()
+        for _ in range(TUN_BATCH):
+            if self._stopped_queue:
+                break
+            length = tun.readinto(device.receive_buffer())
+            if not length:
+                break
+            self._perform(device.transmit(length, now_ns), now_ns)
+        self._arm()
+
+    # time
+
+    def _on_timer(self) -> None:
+        self._timer.acknowledge()
+        now_ns = self._clock()
+        for path in self._paths.values():
+            if path.next_deadline() <= now_ns:
+                path.on_deadline(now_ns)
+            if path.outgoing or path.changes:
+                self._settle(path, now_ns)
+        due = self._device.next_deadline()
+        if due is not None and due <= now_ns:
+            self._perform(self._device.on_deadline(now_ns), now_ns)
+        self._arm()
+
+    def _arm(self) -> None:
+        deadline = min(path.next_deadline() for path in self._paths.values())
+        due = self._device.next_deadline()
+        if due is not None and due < deadline:
+            deadline = due
+        armed = self._timer.armed_ns
+        if not armed or deadline < armed:
+            self._timer.arm(deadline)
+
+    # questions
+
+    @staticmethod
+    def _answer(question: bytes, status: Callable[[], dict[str, Any]]) -> bytes:
+        if question == b"status":
+            answer: dict[str, Any] = status()
+        else:
+            answer = {"error": "unknown question"}
+        packed: bytes = msgpack.packb(answer)
+        return packed
+
+    def snapshot(self) -> dict[str, Any]:
+        """State of the device and of every path."""
+        return {
+            **self._device.snapshot(),
+            "paths": [path.snapshot() for path in self._paths.values()],
+            "tun_write_drops": self.tun_write_drops,
+        }
+
+

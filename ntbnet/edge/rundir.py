@@ -1,0 +1,356 @@
+"""The run folder of one bridge: sockets, logs, process records, and numbers that only go up.
+
+``<root>/<bridge>/`` is 0700 and owned by whoever runs the bridge.  Files are replaced whole
+(written aside, then renamed), so a killed writer leaves the old content.  What is read back is
+checked like anything else from outside: unusable content counts as absent.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import stat
+import time
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ntbnet.edge.process import ProcessRecord, own_record, process_record_from
+from ntbnet.edge.run_record import RunRecord, run_record_from
+from ntbnet.errors import ConfigError, SetupError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+DEFAULT_ROOT = Path("/run/ntbnet")
+MAX_SOCKET_PATH_BYTES = 107
+"""sun_path holds 108 bytes, the last one zero (unix(7))."""
+EPOCH_END = 1 << 32
+"""First number that is no epoch: they travel as 32 bits."""
+RESTARTED_EPOCHS = 1 << 30
+"""A counter whose content was lost goes on from here or the wall clock's seconds, whichever is higher."""
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,14}")
+_ENTRY = re.compile(r"[a-z0-9][a-z0-9.-]{0,31}")
+_CREATE_TRIES = 100
+"""A bridge being removed at the same moment takes folders away between our steps."""
+_FOLDERS = ("sockets", "wakes", "logs", "epochs", "pids", "nodes")
+
+
+def check_name(what: str, name: str) -> None:
+    """Refuse what cannot be part of an interface, namespace and file name.
+
+    Raises:
+        ConfigError: not 1..15 of a-z, 0-9 and ``-``, or starts with ``-``.
+    """
+    if not _NAME.fullmatch(name):
+        raise ConfigError(f"{what} {name!r}: allowed are 1..15 of a-z, 0-9 and -, not starting with -")
+
+
+def was_restarted(epoch: int) -> bool:
+    """True when the counter behind this epoch once lost its content and went on from the floor."""
+    return epoch >= RESTARTED_EPOCHS
+
+
+class RunDir:
+    """Paths and small persisted facts of one bridge.
+
+    Args:
+        root: folder of all bridges' run folders.
+        name: bridge name, 1..15 of a-z, 0-9 and ``-``.
+
+    Raises:
+        ConfigError: the name is malformed.
+    """
+
+    def __init__(self, root: str | os.PathLike[str] = DEFAULT_ROOT, name: str = "ntbnet") -> None:
+        check_name("bridge name", name)
+        self.name = name
+        self.root = Path(root).absolute()
+        self.path = self.root / name
+
+    def create(self) -> None:
+        """Make the folder and its subfolders, 0700; an existing one is kept when it is safe.
+
+        Raises:
+            SetupError: no permission, or something of another user's (or open to others) is in the way.
+        """
+        self._create_folders(_FOLDERS)
+
+    def exists(self) -> bool:
+        """True when the folder is there."""
+        return self.path.is_dir()
+
+    def remove(self) -> None:
+        """Remove the folder with all in it, and the root when nothing else is there.  Idempotent.
+
+        Raises:
+            SetupError: something cannot be removed.
+        """
+        if self.path.is_symlink():
+            raise SetupError(f"run folder {self.path} is a symbolic link; remove it by hand")
+        try:
+            for _, folders, files, fd in os.fwalk(self.path, topdown=False):
+                for name in files:
+                    _gone_ok(os.unlink, name, fd)
+                for name in folders:
+                    is_link = stat.S_ISLNK(os.lstat(name, dir_fd=fd).st_mode)
+                    _gone_ok(os.unlink if is_link else os.rmdir, name, fd)
+            self.path.rmdir()
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise SetupError(f"cannot remove run folder {self.path}: {error.strerror}") from None
+        try:
+            self.root.rmdir()
+        except OSError:
+            return  # another bridge's folder is there, or the root is not ours to remove
+
+    @contextmanager
+    def lock(self, *, wait: bool = True) -> Iterator[None]:
+        """Be the only one who starts or stops this bridge; makes the folder when absent.
+
+        Advisory, released by the kernel when its holder dies, not re-entrant.  A waiter whose folder
+        is removed meanwhile gets the lock of a new one.
+
+        Raises:
+            SetupError: ``wait`` is false and somebody has it; or as ``create``.
+        """
+        while True:
+            self._create_folders(())
+            try:
+                fd = _lock(self.path, wait=wait)
+            except BlockingIOError:
+                reason = "is being started or stopped by another process"
+                raise SetupError(f"bridge {self.name} {reason}") from None
+            if fd is not None:
+                break
+        try:
+            self.create()
+            yield
+        finally:
+            _unlock(fd)
+
+    @contextmanager
+    def lock_nodes(self) -> Iterator[None]:
+        """Be the only one who makes or removes this bridge's nodes; may be taken inside ``lock``.
+
+        Raises:
+            SetupError: the run folder is not there.
+        """
+        with self._locked("nodes"):
+            yield
+
+    def socket_path(self, name: str) -> Path:
+        """Where the socket of that name is bound.
+
+        Raises:
+            ConfigError: longer than a socket path may be: the run folder lies too deep.
+        """
+        path = self._entry("sockets", name + ".sock")
+        length = len(os.fsencode(path))
+        if length > MAX_SOCKET_PATH_BYTES:
+            allowed = f"allowed are {MAX_SOCKET_PATH_BYTES}; choose a shorter run folder than {self.root}"
+            raise ConfigError(f"socket path {path} has {length} bytes, {allowed}")
+        return path
+
+    def wake_path(self, name: str) -> Path:
+        """Where the named FIFO of that name is."""
+        return self._entry("wakes", name + ".fifo")
+
+    def log_path(self, service: str) -> Path:
+        """Where the JSON lines of that service go."""
+        return self._entry("logs", service + ".jsonl")
+
+    def node_path(self, node: str) -> Path:
+        """Where it is noted that we made that node."""
+        return self._entry("nodes", node)
+
+    def raise_epoch(self, counter: str) -> int:
+        """Raise a persisted counter by one and return it: 1..2^32-1, never the same twice.
+
+        Atomic among processes.  Unusable content does not stop anybody: the counter goes on above
+        every number it can have had, which ``was_restarted`` tells from the number.
+
+        Raises:
+            SetupError: the run folder is not there or cannot be written.
+        """
+        path = self._entry("epochs", counter)
+        with self._locked("epochs"):
+            epoch = self.epoch(counter)
+            if epoch is None or epoch + 1 >= EPOCH_END:
+                epoch = min(max(RESTARTED_EPOCHS, int(time.time())), EPOCH_END - 2)
+            _replace(path, b"%d\n" % (epoch + 1))
+        return epoch + 1
+
+    def epoch(self, counter: str) -> int | None:
+        """The counter as it is: 0 before the first raise, None when its content is unusable."""
+        try:
+            with self._entry("epochs", counter).open("rb") as file:
+                content = file.read(32)
+        except FileNotFoundError:
+            return 0
+        except OSError:
+            return None
+        if not re.fullmatch(rb"[1-9][0-9]{0,9}\n", content):
+            return None
+        return int(content) if int(content) < EPOCH_END else None
+
+    def record_process(self, service: str, record: ProcessRecord | None = None) -> ProcessRecord:
+        """Note which process is that service; this one unless told."""
+        record = record or own_record()
+        _replace(self._entry("pids", service), json.dumps(asdict(record)).encode())
+        return record
+
+    def process(self, service: str) -> ProcessRecord | None:
+        """The process noted as that service; None when none is, or the note is unusable."""
+        return process_record_from(_load(self._entry("pids", service)))
+
+    def processes(self) -> dict[str, ProcessRecord]:
+        """All noted processes by service, living or not."""
+        try:
+            names = sorted(entry.name for entry in (self.path / "pids").iterdir())
+        except OSError:
+            return {}
+        found = {name: self.process(name) for name in names if _ENTRY.fullmatch(name)}
+        return {name: record for name, record in found.items() if record is not None}
+
+    def forget_process(self, service: str) -> None:
+        """Drop the note; nothing happens when there is none."""
+        self._entry("pids", service).unlink(missing_ok=True)
+
+    def write_run(self, record: RunRecord) -> None:
+        """Note what runs here.
+
+        Raises:
+            ValueError: the record is another bridge's.
+        """
+        if record.name != self.name:
+            raise ValueError(f"record of {record.name!r} for bridge {self.name!r}")
+        _replace(self.path / "run.json", json.dumps(asdict(record)).encode())
+
+    def read_run(self) -> RunRecord | None:
+        """What runs (or ran) here; None without a note, or when it is unusable or another bridge's."""
+        record = run_record_from(_load(self.path / "run.json"))
+        return record if record is not None and record.name == self.name else None
+
+    def write_node(self, node: str, note: Mapping[str, Any]) -> None:
+        """Note, before it is made, that the node is ours."""
+        _replace(self.node_path(node), json.dumps(note).encode())
+
+    def read_node(self, node: str) -> Mapping[str, Any] | None:
+        """The note about the node; None when we made none, empty when it is unusable."""
+        path = self.node_path(node)
+        return _load(path) if os.path.lexists(path) else None
+
+    def forget_node(self, node: str) -> None:
+        """Drop the note about the node; nothing happens when there is none."""
+        self.node_path(node).unlink(missing_ok=True)
+
+    def _create_folders(self, subfolders: tuple[str, ...]) -> None:
+        try:
+            for _ in range(_CREATE_TRIES):
+                try:
+                    self.root.mkdir(mode=0o755, parents=True, exist_ok=True)
+                    for folder in (self.path, *(self.path / sub for sub in subfolders)):
+                        _make_own_folder(folder)
+                except FileNotFoundError:
+                    continue
+                return
+            raise SetupError(f"run folder {self.path} is removed again and again; stop who does it")
+        except OSError as error:
+            raise SetupError(f"cannot make run folder {self.path}: {error.strerror}; run as root") from None
+
+    def _entry(self, folder: str, name: str) -> Path:
+        if not _ENTRY.fullmatch(name):
+            raise ValueError(f"no entry of a run folder: {name!r}")
+        return self.path / folder / name
+
+    @contextmanager
+    def _locked(self, subfolder: str) -> Iterator[None]:
+        fd = _lock(self.path / subfolder, wait=True)
+        if fd is None:
+            raise SetupError(f"run folder {self.path} is not there; start the bridge first")
+        try:
+            yield
+        finally:
+            _unlock(fd)
+
+
+def _lock(folder: Path, *, wait: bool) -> int | None:
+    """Lock a folder itself; None when it is not there, or was removed while we waited.
+
+    Raises:
+        BlockingIOError: ``wait`` is false and another process has the lock.
+    """
+    try:
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if _is_at(fd, folder):
+            return fd
+    except BaseException:
+        os.close(fd)
+        raise
+    os.close(fd)
+    return None
+
+
+def _unlock(fd: int) -> None:
+    fcntl.flock(fd, fcntl.LOCK_UN)  # a child forked meanwhile would keep the lock otherwise
+    os.close(fd)
+
+
+def _make_own_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(0o700)
+    except FileExistsError:
+        _check_own_folder(folder)
+
+
+def _check_own_folder(folder: Path) -> None:
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+        raise SetupError(f"{folder} is not a folder of this user's with mode 0700; remove it")
+
+
+def _is_at(fd: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), path.lstat())
+    except FileNotFoundError:
+        return False
+
+
+def _gone_ok(remove: Callable[..., None], name: str, folder: int) -> None:
+    try:
+        remove(name, dir_fd=folder)
+    except FileNotFoundError:
+        return
+
+
+def _replace(path: Path, content: bytes) -> None:
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(fd, content)
+        finally:
+            os.close(fd)
+        aside.rename(path)
+    except OSError as error:
+        raise SetupError(f"cannot write {path}: {error.strerror}") from None
+
+
+def _load(path: Path) -> dict[str, Any]:
+    """A small JSON object; empty when there is none or it is unusable."""
+    try:
+        with path.open("rb") as file:
+            data = json.loads(file.read(65536))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return data if isinstance(data, dict) else {}

@@ -1,0 +1,263 @@
+"""From a command line to a running service: arguments, configuration, log, signals, exit codes.
+
+A service started by the supervisor gets ``--notify-fd``, one end of a socket pair: it says READY
+there, and the end of that socket is the end of the supervisor, on which the service ends too. A
+service started without it (by honcho, or by hand) looks after node and DRAM itself; see
+``standalone``.
+
+Exit codes: 0 stopped, 1 failed, 2 bad configuration or usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import uvloop
+import zmq
+
+from ntbnet import topology
+from ntbnet.config import Config, load_text
+from ntbnet.devices.memory import Window
+from ntbnet.devices.path import Path as MessagePath
+from ntbnet.edge import standalone
+from ntbnet.edge.clock import monotonic_ns
+from ntbnet.edge.driver import Device, Driver
+from ntbnet.edge.rundir import RunDir
+from ntbnet.edge.shm import Dram
+from ntbnet.edge.tun import Tun
+from ntbnet.errors import ConfigError, NtbnetError, SetupError
+from ntbnet.log import Logger
+from ntbnet.wire import SCHEMA_VERSION
+
+READY = b"READY\n"
+DEFAULT_NAME = "ntbnet"
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a service builds its device from."""
+
+    config: Config
+    dram: Window | None
+    """All DRAM of the service's node; None when it needs none."""
+    incarnation: int
+    now_ns: int
+
+    @property
+    def memory(self) -> Window:
+        """The DRAM, for a service that has it."""
+        assert self.dram is not None
+        return self.dram
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What a service needs and how its device is made."""
+
+    service: str
+    about: str
+    build: Callable[[Parts], Device]
+    needs_dram: bool = True
+    needs_tun: bool = False
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options every service has."""
+    parser.add_argument("--config", metavar="FILE", help="configuration (TOML); defaults run without it")
+    parser.add_argument(
+        "--name", default=DEFAULT_NAME, help="name of the bridge this service belongs to (default: %(default)s)"
+    )
+    parser.add_argument("--run-id", default="", help=argparse.SUPPRESS)
+    parser.add_argument("--notify-fd", type=int, default=-1, help=argparse.SUPPRESS)
+
+
+def load_config(path: str | None) -> Config:
+    """The configuration in ``path``, or the defaults.
+
+    Raises:
+        ConfigError: the file cannot be read, or is wrong.
+    """
+
+    def read(name: str) -> str:
+        return Path(name).read_text(encoding="utf-8")
+
+    if path is None:
+        return load_text("", "defaults")
+    try:
+        text = read(path)
+    except (OSError, UnicodeError) as problem:
+        raise ConfigError(f"{path}: cannot be read: {problem}") from None
+    return load_text(text, path, read)
+
+
+def main(recipe: Recipe, arguments: argparse.Namespace) -> int:
+    """Run a service until it is told to stop; the whole of a service's ``main``."""
+    try:
+        config = load_config(arguments.config)
+        run = RunDir(config.run.dir, arguments.name)
+        with standalone.hold(run, config, recipe.service, supervised=arguments.notify_fd >= 0):
+            return _run(recipe, config, run, arguments)
+    except NtbnetError as problem:
+        print(f"{recipe.service}: {problem}", file=sys.stderr)
+        return 2 if isinstance(problem, ConfigError) else 1
+
+
+def _run(recipe: Recipe, config: Config, run: RunDir, arguments: argparse.Namespace) -> int:
+    service, node = recipe.service, topology.NODE_OF[recipe.service]
+    incarnation = run.raise_epoch(service)
+    record = run.read_run()
+    run_id = arguments.run_id or (record.run_id if record else "none")
+    log = Logger(
+        sys.stdout,
+        config.log.level,
+        {"run_id": run_id, "node": node, "service": service, "epoch": incarnation},
+    )
+    dram = tun = None
+    try:
+        window = None
+        if recipe.needs_dram:
+            side = config.node.rc if node == "rc" else config.node.ep
+            base = config.profile.rc.dram_base if node == "rc" else config.profile.endpoint.dram_base
+            dram = Dram.attach(run.name, node, side.dram_bytes)
+            window = Window(dram.view, base, f"{node}-dram")
+        if recipe.needs_tun:
+            tun = Tun(f"{run.name}-{node}", config.netdev.tun)
+        device = recipe.build(Parts(config, window, incarnation, monotonic_ns()))
+        paths = {peer: _path(service, peer, config, run, incarnation) for peer in topology.neighbours(service)}
+        driver = _driver(device, paths, service, config, run, log, tun)
+        about = {"service": service, "node": node, "pid": os.getpid(), "epoch": incarnation, "run_id": run_id}
+        about |= {"fabric": config.bridge.fabric, "profile": config.bridge.profile}
+        question_endpoint = f"ipc://{run.socket_path(f'ask.{service}')}"
+        return uvloop.run(_serve(driver, log, about, question_endpoint, arguments.notify_fd))
+    finally:
+        if tun is not None:
+            tun.close()
+        if dram is not None:
+            dram.close()
+
+
+def _path(service: str, peer: str, config: Config, run: RunDir, incarnation: int) -> MessagePath:
+    initiator = topology.neighbours(service)[peer]
+    counter = topology.session_counter(*((service, peer) if initiator else (peer, service)))
+    return MessagePath(
+        service,
+        peer,
+        initiator=initiator,
+        incarnation=incarnation,
+        allocate_session=lambda: run.raise_epoch(counter),
+        heartbeat_ns=config.timing.heartbeat_ms * 1_000_000,
+        liveness_ns=config.timing.liveness_ms * 1_000_000,
+        identity={
+            "bridge": run.name,
+            "schema": SCHEMA_VERSION,
+            "profile": config.profile.name,
+            "ctrl_layout": config.ntb.ctrl_layout,
+        },
+    )
+
+
+def _driver(
+    device: Device,
+    paths: dict[str, MessagePath],
+    service: str,
+    config: Config,
+    run: RunDir,
+    log: Logger,
+    tun: Tun | None,
+) -> Driver:
+    bridge = config.bridge
+
+    def where(src: str, dst: str) -> str:
+        return topology.endpoint(src, dst, bridge.transport, bridge.tcp_base_port, run.socket_path)
+
+    neighbours = {peer: (where(peer, service), where(service, peer)) for peer in paths}
+    try:
+        return Driver(device, paths, neighbours, log, tun)
+    except zmq.ZMQError as problem:
+        how = "another bridge uses them; change bridge.tcp_base_port" if bridge.transport == "tcp" else "see above"
+        raise SetupError(f"cannot bind its sockets ({problem.strerror}): {how}") from None
+
+
+async def _serve(
+    driver: Driver, log: Logger, about: dict[str, Any], question_endpoint: str, notify_fd: int
+) -> int:
+    loop = asyncio.get_running_loop()
+    stop: asyncio.Future[str] = loop.create_future()
+    failures: list[BaseException] = []
+
+    def request_stop(reason: str) -> None:
+        if not stop.done():
+            stop.set_result(reason)
+
+    def on_exception(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        failures.append(context.get("exception") or RuntimeError(str(context.get("message"))))
+        request_stop("failed")
+
+    loop.set_exception_handler(on_exception)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, request_stop, number.name)
+    started_ns = time.monotonic_ns()
+
+    def status() -> dict[str, Any]:
+        uptime_s = (time.monotonic_ns() - started_ns) / 1e9
+        return {**about, "state": "up", "uptime_s": round(uptime_s, 3), **driver.snapshot()}
+
+    driver.start(loop, question_endpoint, status)
+    lifeline = _announce(loop, notify_fd, request_stop)
+    log.emit("service.started", incarnation=about["epoch"])
+    gc.collect()
+    gc.freeze()
+    reason = await stop
+    driver.close()
+    if lifeline is not None:
+        loop.remove_reader(lifeline.fileno())
+        lifeline.close()
+    if not failures:
+        log.emit("service.stopped", reason=reason)
+        return 0
+    failure = failures[0]
+    log.emit("service.failed", reason=f"{type(failure).__name__}: {failure}")
+    if not isinstance(failure, NtbnetError):
+        raise failure
+    print(f"{about['service']}: {failure}", file=sys.stderr)
+    return 1
+
+
+def _announce(
+    loop: asyncio.AbstractEventLoop, notify_fd: int, request_stop: Callable[[str], None]
+) -> socket.socket | None:
+    """Tell the supervisor that we are ready, and end when it ends."""
+    if notify_fd < 0:
+        return None
+    lifeline = socket.socket(fileno=notify_fd)
+    lifeline.setblocking(False)
+
+    def on_readable() -> None:
+        if not lifeline.recv(64):
+            request_stop("supervisor is gone")
+
+    loop.add_reader(lifeline.fileno(), on_readable)
+    lifeline.send(READY)
+    return lifeline
+
+
+def service_main(
+    recipe_of: Callable[[argparse.Namespace], Recipe],
+    parser: argparse.ArgumentParser,
+    argv: Sequence[str] | None,
+) -> int:
+    """Parse ``argv`` and run; what every ``services/*.py`` calls."""
+    add_arguments(parser)
+    arguments = parser.parse_args(argv)
+    return main(recipe_of(arguments), arguments)

@@ -1,0 +1,127 @@
+"""Structured logs: one JSON object a line, and EVENTS, the one table of what can be logged.
+
+Each line has ``event``, ``level``, ``wall`` (RFC 3339, UTC), ``mono_ns``, ``run_id``, ``node``,
+``service``, ``pid`` and ``epoch`` (the start number of the process), and the keys of its event.
+Levels: debug, each message; info, a state changed; warning, somebody else did wrong and we
+coped; error, an invariant broke. Nothing is logged for each packet at info or above.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any, TextIO
+
+# structlog imports rich, when installed, for console tracebacks no service prints; that costs more
+# start-up time than everything else a service imports. A None entry makes the import fail quietly.
+_hide_rich = "rich" not in sys.modules
+if _hide_rich:
+    sys.modules["rich"] = None  # type: ignore[assignment]  # documented import-system use of None
+import structlog  # noqa: E402  # must come after the line above
+
+if _hide_rich:
+    del sys.modules["rich"]
+
+LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+COMMON_KEYS = ("event", "level", "wall", "mono_ns", "run_id", "node", "service", "pid", "epoch")
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One row: its level, its keys, and what it tells."""
+
+    level: str
+    keys: tuple[str, ...]
+    meaning: str
+
+
+EVENTS: dict[str, Event] = {
+    "service.started": Event("info", ("incarnation",), "process is up, sockets bound"),
+    "service.stopped": Event("info", ("reason",), "process ends by itself"),
+    "service.failed": Event("error", ("reason",), "process ends because of an error"),
+    "path.changed": Event("info", ("peer", "up", "session", "reason"), "session with a neighbour begins or ends"),
+    "path.refused": Event(
+        "warning", ("peer", "cause", "count"), "messages of a neighbour are not applied; logged once a cause"
+    ),
+    "link.changed": Event("info", ("up", "link_epoch", "reason"), "PCIe link between the two hosts, as this side sees it"),
+    "link.status_changed": Event("info", ("up", "reason"), "link bit of the NTB control block"),
+    "link.restarted": Event("warning", ("reason",), "this side asked for a new link epoch"),
+    "pci.enumerated": Event("info", ("vendor", "device", "bars"), "host found the function and placed its BARs"),
+    "pci.failed": Event("warning", ("reason",), "host could not enumerate the function"),
+    "msi.granted": Event("info", ("vectors", "address"), "host enabled MSI"),
+    "msi.refused": Event("warning", ("cause", "vector"), "an MSI was not raised or not accepted; logged once a cause"),
+    "write.dropped": Event(
+        "warning", ("cause", "addr", "size_bytes"), "a posted write hit nothing it may hit; logged once a cause"
+    ),
+    "read.refused": Event("warning", ("cause", "addr", "size_bytes"), "a read ended in UR; logged once a cause"),
+    "call.refused": Event("warning", ("src", "op", "reason"), "a neighbour's request was refused"),
+    "iatu.region_enabled": Event("info", ("direction", "index", "base", "target", "size_bytes"), "a window translates"),
+    "iatu.region_disabled": Event("info", ("direction", "index"), "a window translates no more"),
+    "mw.configured": Event("info", ("widx", "addr", "size_bytes"), "inbound window of this side points at memory"),
+    "mw.cleared": Event("info", ("widx",), "inbound window of this side points nowhere"),
+    "command.executed": Event("debug", ("command", "argument", "status"), "command worker served the RC"),
+    "command.unknown": Event("warning", ("command", "argument"), "RC sent an unknown command; it gets no answer"),
+    "command.failed": Event("warning", ("command", "reason"), "a command of ours failed"),
+    "doorbell.unheard": Event("warning", ("bits",), "rung bits have no slot at the peer; logged once"),
+    "irq.spurious": Event("warning", ("source", "bits"), "an interrupt nobody waits for; logged once a source"),
+    "edma.line_raised": Event("debug", ("line", "register"), "interrupt line of the eDMA engine is high"),
+    "edma.line_lowered": Event("debug", ("line",), "interrupt line of the eDMA engine is low"),
+    "edma.write_ignored": Event("warning", ("cause", "addr"), "a register write had no effect; logged once a cause"),
+    "driver.bound": Event("info", ("driver", "mws", "spads", "db_bits"), "NTB driver of this side has its device"),
+    "driver.removed": Event("info", ("driver", "reason"), "NTB driver of this side lost its device"),
+    "driver.failed": Event("warning", ("task", "reason"), "a driver routine ended with an error"),
+    "transport.link_changed": Event("info", ("up", "reason"), "both transports agreed, or the link went"),
+    "transport.queue_changed": Event("info", ("queue", "up"), "queue link"),
+    "transport.handshake_waiting": Event("info", ("reason",), "what the handshake waits for; logged once a reason"),
+    "transport.refused": Event("warning", ("cause", "value"), "a value of the peer is impossible; logged once a cause"),
+    "transport.queue_stuck": Event("warning", ("queue", "reason"), "a queue cannot go on; a new link epoch is asked for"),
+    "netdev.carrier_changed": Event("info", ("up",), "carrier of the node's interface"),
+    "supervisor.started": Event("info", ("services",), "bridge is being started"),
+    "supervisor.ready": Event("info", ("seconds",), "all services are up"),
+    "supervisor.service_started": Event("info", ("name", "child_pid", "restarts"), "a service process was started"),
+    "supervisor.service_died": Event("warning", ("name", "child_pid", "status"), "a service process ended unasked"),
+    "supervisor.service_hung": Event("warning", ("name", "child_pid"), "a service gave no sign of life and is killed"),
+    "supervisor.cleaned": Event("warning", ("what",), "left over by a run that was killed"),
+    "supervisor.stopped": Event("info", ("reason",), "bridge is down"),
+}
+"""Event name -> row. A name outside this table, or a key outside its row, is a bug (tests check)."""
+
+
+class Logger:
+    """Writes the events of one process.
+
+    Args:
+        stream: where the JSON lines go (stdout of a service).
+        level: least level written.
+        bound: values of run_id, node, service, epoch.
+    """
+
+    def __init__(self, stream: TextIO, level: str, bound: dict[str, Any]) -> None:
+        self._least = LEVELS[level]
+        self._log = structlog.wrap_logger(
+            structlog.PrintLogger(stream),
+            processors=[structlog.processors.JSONRenderer(serializer=_to_json)],
+            wrapper_class=structlog.BoundLogger,
+            cache_logger_on_first_use=True,
+        ).bind(**bound, pid=os.getpid())
+
+    def emit(self, event: str, **keys: Any) -> None:
+        """Write one event; KeyError for a name outside EVENTS."""
+        row = EVENTS[event]
+        if LEVELS[row.level] >= self._least:
+            self._log.msg(event, level=row.level, wall=_wall(), mono_ns=time.monotonic_ns(), **keys)
+
+
+def _wall() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def _to_json(value: dict[str, Any], default: Callable[[Any], Any], **_: Any) -> str:
+    ordered = {key: value.pop(key) for key in COMMON_KEYS if key in value}
+    return json.dumps({**ordered, **value}, default=default, separators=(",", ":"))
+

@@ -1,0 +1,203 @@
+"""The configuration's sections: every key, its rule and its default, here and nowhere else.
+
+Rules that join keys (addresses in one subnet, an MTU that fits a frame) are in ``config.py``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from ntbnet.schema import Choice, Integer, Text
+
+MIB = 1 << 20
+
+FRAME_HEADER_BYTES = 12
+"""ntb_transport's frame header. Source: Linux ntb_transport.c, struct ntb_payload_header."""
+
+ETHERNET_HEADER_BYTES = 14
+
+MIN_MTU = 1280
+"""Bytes; the least IPv6 allows on a link. Source: RFC 8200, section 5."""
+
+MAX_TRANSPORT_MTU = 65536
+"""Bytes; the kernel's own default. A TUN packet is at most 65535 bytes, so more carries nothing."""
+
+HEADERS_BYTES = FRAME_HEADER_BYTES + ETHERNET_HEADER_BYTES
+
+_LINE = r"[^\x00-\x1f\x7f]{1,255}"
+_ADDRESS = r"[0-9A-Fa-f:.]{2,39}/[0-9]{1,3}"
+_PATH = r"/(?!(?:.*/)?\.\.(?:/|$))[A-Za-z0-9._/+-]{1,%d}"
+
+
+@dataclass(frozen=True, slots=True)
+class Bridge:
+    """Section [bridge]: what is emulated and how its parts are joined."""
+
+    profile: Annotated[str, Text(_LINE, "a profile's name, or the path of a .toml file")] = "r-car-s4"
+    """Platform: the name of a shipped profile, or a path (it has a '/' or ends in .toml)."""
+
+    fabric: Annotated[str, Choice(("message",), {"local": "not available in this version"})] = "message"
+    """How a store reaches its target; message: every one is a message between processes."""
+
+    transport: Annotated[str, Choice(("ipc", "tcp"))] = "ipc"
+    """What carries the messages: ipc (sockets in the run folder) or tcp (127.0.0.1 only)."""
+
+    tcp_base_port: Annotated[int, Integer(1024, 65000)] = 7400
+    """First TCP port, 1024..65000; used with transport = tcp only."""
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """Sections [node.rc] and [node.ep]: one host."""
+
+    ipv4: Annotated[str, Text(_ADDRESS, "an IPv4 address with prefix, such as 10.77.0.1/24")]
+    """Address and prefix length (8..30) of the TUN device."""
+
+    ipv6: Annotated[str, Text(_ADDRESS, "an IPv6 address with prefix, such as fd77::1/64")]
+    """Address and prefix length (16..126) of the TUN device."""
+
+    dram_bytes: Annotated[int, Integer(8 * MIB, 1024 * MIB, "bytes", multiple_of=MIB)] = 32 * MIB
+    """Memory of the host, bytes, 8388608..1073741824 (8 MiB..1 GiB), a multiple of 1 MiB."""
+
+
+@dataclass(frozen=True, slots=True)
+class Nodes:
+    """The two hosts."""
+
+    rc: Node = Node("10.77.0.1/24", "fd77::1/64")
+    ep: Node = Node("10.77.0.2/24", "fd77::2/64")
+
+
+@dataclass(frozen=True, slots=True)
+class Netdev:
+    """Section [netdev]: the network device of each node."""
+
+    tun: Annotated[
+        str,
+        Text(
+            r"(?!(?:lo|all|default)$)[A-Za-z][A-Za-z0-9_.-]{0,14}",
+            "an interface name: a letter, then letters, digits, _ . -, at most 15 characters, "
+            "and not lo, all or default",
+        ),
+    ] = "ntb0"
+    """Name of the TUN device inside each node, 1..15 characters."""
+
+    mtu: Annotated[int, Integer(MIN_MTU, MAX_TRANSPORT_MTU - HEADERS_BYTES, "bytes")] = 65510
+    """Largest IP packet, bytes, 1280..65510; a frame less its 12-byte header and 14-byte Ethernet header."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ntb:
+    """Section [ntb]: what configfs sets on the endpoint function.
+
+    Source: Linux pci-epf-vntb.c, its configfs attributes.
+    """
+
+    ctrl_layout: Annotated[str, Choice(("rfc1", "classic"))] = "rfc1"
+    """Layout of the control block, rfc1 or classic; both hosts use the same one."""
+
+    num_mws: Annotated[int, Integer(1, 1, "(more than one needs offsets, not in this version)")] = 1
+    """Number of memory windows, 1 in this version: more than one needs offsets in a BAR."""
+
+    mw1: Annotated[int, Integer(4096, 1024 * MIB, "bytes", multiple_of=4, hexadecimal=True)] = 0xF0000
+    """Size of the memory window, bytes, 0x1000..0x40000000, a multiple of 4; the profile may allow less."""
+
+    ctrl_bar: Annotated[int, Integer(-1, 5)] = 0
+    """BAR of control block and scratchpads, -1..5; -1 takes the next free one."""
+
+    mw1_bar: Annotated[int, Integer(-1, 5)] = 2
+    """BAR of the memory window, -1..5; -1 takes the next free one."""
+
+    db_bar: Annotated[int, Integer(-1, 5)] = 4
+    """BAR of the doorbells, -1..5; -1 takes the next free one."""
+
+    spad_count: Annotated[int, Integer(6, 1024, "32-bit words")] = 128
+    """Scratchpads of each side, 32-bit words, 6..1024; the transport needs 6."""
+
+    db_count: Annotated[int, Integer(3, 32, "doorbells")] = 16
+    """Doorbell slots, 3..32; slot 0 is the link event and slot 1 is never used, so 3 leave one doorbell."""
+
+    vbus_number: Annotated[int, Integer(0, 0xFF, hexadecimal=True)] = 0x10
+    """Number of the virtual PCI bus on the endpoint, 0..0xff."""
+
+    vendor_id: Annotated[int, Integer(0, 0xFFFE, hexadecimal=True)] = 0x1912
+    """Vendor id that the host enumerates, 0..0xfffe (0xffff means no device)."""
+
+    device_id: Annotated[int, Integer(0, 0xFFFF, hexadecimal=True)] = 0x0030
+    """Device id that the host enumerates, 0..0xffff."""
+
+    vntb_vid: Annotated[int, Integer(0, 0xFFFE, hexadecimal=True)] = 0x1912
+    """Vendor id on the endpoint's virtual bus, 0..0xfffe."""
+
+    vntb_pid: Annotated[int, Integer(0, 0xFFFF, hexadecimal=True)] = 0x0030
+    """Device id on the endpoint's virtual bus, 0..0xffff."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transport:
+    """Section [transport]: ntb_transport's module parameters, equal on both sides.
+
+    Source: Linux ntb_transport.c, its module parameters.
+    """
+
+    transport_mtu: Annotated[int, Integer(MIN_MTU + HEADERS_BYTES, MAX_TRANSPORT_MTU, "bytes")] = 65536
+    """Largest frame with all headers, bytes, 1306..65536: what the least MTU needs, the kernel's default."""
+
+    max_num_clients: Annotated[int, Integer(0, 32, "queues")] = 0
+    """Number of queues, 0..32; 0 lets the transport choose."""
+
+    max_mw_size: Annotated[int, Integer(0, 1024 * MIB, "bytes", multiple_of=4096, hexadecimal=True)] = 0
+    """Most of a memory window that is used, bytes, 0..0x40000000, a multiple of 0x1000; 0 is no limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Section [timing]: how long anybody waits."""
+
+    completion_timeout_ms: Annotated[int, Integer(1, 10000, "ms")] = 500
+    """How long a read across the link waits for its completion, ms, 1..10000."""
+
+    command_timeout_ms: Annotated[int, Integer(100, 60000, "ms")] = 1000
+    """How long the host waits for a command's status, ms, 100..60000; 1000 is what the driver does."""
+
+    heartbeat_ms: Annotated[int, Integer(20, 1000, "ms")] = 200
+    """Time between two signs of life of a process, ms, 20..1000."""
+
+    liveness_ms: Annotated[int, Integer(60, 10000, "ms")] = 1000
+    """Silence after which a process counts as gone, ms, 60..10000, at least three heartbeats."""
+
+
+@dataclass(frozen=True, slots=True)
+class Supervisor:
+    """Section [supervisor]: how processes are restarted and stopped."""
+
+    restart_backoff_ms: Annotated[int, Integer(0, 10000, "ms")] = 50
+    """Wait before the second restart in a row, ms, 0..10000; it doubles each time."""
+
+    restart_backoff_max_ms: Annotated[int, Integer(0, 60000, "ms")] = 2000
+    """Longest wait before a restart, ms, 0..60000, not below restart_backoff_ms."""
+
+    stop_timeout_ms: Annotated[int, Integer(100, 60000, "ms")] = 5000
+    """Time between SIGTERM and SIGKILL, ms, 100..60000."""
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """Section [log]: JSON lines, one file for each process."""
+
+    level: Annotated[str, Choice(("debug", "info", "warning", "error"))] = "info"
+    """Least level that is written: debug, info, warning or error."""
+
+    dir: Annotated[str, Text(rf"|{_PATH % 200}", 'an absolute path without "..", or empty')] = ""
+    """Folder of the logs, an absolute path; empty is inside the run folder, which `ntbnet down` removes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Section [run]: where a running bridge keeps its state."""
+
+    dir: Annotated[str, Text(_PATH % 63, 'an absolute path of at most 64 characters without ".."')] = (
+        "/run/ntbnet"
+    )
+    """Folder of the run folders, an absolute path of at most 64 characters: a socket's has at most 107."""

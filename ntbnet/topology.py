@@ -1,0 +1,63 @@
+"""Who talks to whom: the five services and the paths between them.
+
+::
+
+    peer-rc --- rc-host === PCIe link === epc --- peer-ep
+                                            \\      /
+                                              edma
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+SERVICES = ("rc-host", "epc", "edma", "peer-rc", "peer-ep")
+"""In dependency order."""
+
+NODE_OF = {"rc-host": "rc", "peer-rc": "rc", "epc": "ep", "edma": "ep", "peer-ep": "ep"}
+
+MODULES = {
+    "rc-host": ("services.rc_host",),
+    "epc": ("services.endpoint",),
+    "edma": ("services.edma",),
+    "peer-rc": ("services.peer", "--node", "rc"),
+    "peer-ep": ("services.peer", "--node", "ep"),
+}
+"""Python module of each service and the arguments that select it."""
+
+PATHS = (
+    ("rc-host", "epc"),
+    ("rc-host", "peer-rc"),
+    ("epc", "peer-ep"),
+    ("epc", "edma"),
+    ("edma", "peer-ep"),
+)
+"""(initiator, other end) of each path; the first one is the PCIe link."""
+
+LINK_PATH = PATHS[0]
+
+
+def neighbours(service: str) -> dict[str, bool]:
+    """Services that ``service`` has a path to; True where it is the initiator."""
+    found = {other: True for initiator, other in PATHS if initiator == service}
+    found.update({initiator: False for initiator, other in PATHS if other == service})
+    return found
+
+
+def session_counter(a: str, b: str) -> str:
+    """Name of the counter in the run folder that a path's sessions are taken from."""
+    return "link" if (a, b) == LINK_PATH else f"path-{a}-{b}"
+
+
+def endpoint(src: str, dst: str, transport: str, tcp_base_port: int, ipc_path: Callable[[str], str]) -> str:
+    """ZeroMQ endpoint of what goes from ``src`` to ``dst``; bound by ``dst``.
+
+    Args:
+        transport: ``ipc`` or ``tcp`` (loopback).
+        tcp_base_port: first of ten ports.
+        ipc_path: socket name -> path in the run folder.
+    """
+    if transport == "ipc":
+        return f"ipc://{ipc_path(f'{src}.{dst}')}"
+    ordered = [pair for a, b in PATHS for pair in ((a, b), (b, a))]
+    return f"tcp://127.0.0.1:{tcp_base_port + ordered.index((src, dst))}"

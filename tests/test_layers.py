@@ -1,0 +1,155 @@
+"""The direction of imports, and where IO is allowed at all."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+MAY_IMPORT: dict[str, set[str]] = {
+    "errors": set(),
+    "address": {"errors"},
+    "config": {"errors", "address"},
+    "wire": {"errors", "address"},
+    "log": {"errors"},
+    "regs": {"errors", "address"},
+    "devices": {"regs", "wire", "config", "address", "errors"},
+    "edge": {"errors", "address", "config", "wire", "log", "regs", "devices"},
+    "app": {"errors", "address", "config", "wire", "log", "regs", "devices", "edge"},
+    "services": {"edge", "devices", "config", "log", "errors", "wire", "address"},
+}
+
+CONFIG_MODULES = {"config", "sections", "schema", "profile"}
+"""The configuration is one area in four files."""
+
+LAZY = {("edge", "ntbnet.app.node"), ("services", "ntbnet.app.node")}
+"""Inside a function only: the first service makes the node when no supervisor did."""
+
+IO_MODULES = {
+    *("asyncio", "ctypes", "fcntl", "logging", "mmap", "os", "random", "socket"),
+    *("structlog", "threading", "time", "uvloop", "zmq"),
+}
+MAY_DO_IO = {"edge", "app", "services", "log"}
+
+
+@dataclass(frozen=True)
+class Import:
+    module: str
+    line: int
+    lazy: bool
+
+
+def module_exists(dotted: str) -> bool:
+    path = ROOT.joinpath(*dotted.split("."))
+    return path.is_dir() or path.with_suffix(".py").is_file()
+
+
+def imports_of(source: str, package: str) -> list[Import]:
+    """Every module that ``source``, a module of ``package``, imports, anywhere in it."""
+    found: list[Import] = []
+
+    def visit(node: ast.AST, lazy: bool) -> None:
+        if isinstance(node, ast.Import):
+            found.extend(Import(alias.name, node.lineno, lazy) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parts = package.split(".")
+                base = ".".join([*parts[: len(parts) - node.level + 1], *([base] if base else [])])
+            for alias in node.names:
+                whole = f"{base}.{alias.name}"
+                found.append(Import(whole if module_exists(whole) else base, node.lineno, lazy))
+        inside = lazy or isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+        for child in ast.iter_child_nodes(node):
+            visit(child, inside)
+
+    visit(ast.parse(source), lazy=False)
+    return found
+
+
+def area_of(module: str) -> str | None:
+    """The area that a module belongs to; None when it is not ours, "" for the package itself."""
+    parts = module.split(".")
+    if parts[0] == "services":
+        return "services"
+    if parts[0] != "ntbnet":
+        return None
+    if len(parts) == 1 or parts[1] == "__init__":
+        return ""
+    return "config" if parts[1] in CONFIG_MODULES else parts[1]
+
+
+def complaints(source: str, module: str) -> list[str]:
+    mine = area_of(module)
+    assert mine is not None
+    package = module.rpartition(".")[0]
+    found = []
+    for one in imports_of(source, package):
+        theirs = area_of(one.module)
+        where = f"{module}:{one.line}"
+        if theirs is None:
+            if one.module.split(".")[0] in IO_MODULES and mine not in MAY_DO_IO:
+                found.append(f"{where}: {mine or module} does no IO, but imports {one.module}")
+        else:
+            allowed = theirs in {"", mine} or theirs in MAY_IMPORT.get(mine, set())
+            if not allowed and not (one.lazy and (mine, one.module) in LAZY):
+                found.append(f"{where}: {mine or module} must not import {one.module}")
+    return found
+
+
+def our_modules() -> list[str]:
+    files = [*ROOT.glob("ntbnet/**/*.py"), *ROOT.glob("services/**/*.py")]
+    return sorted(".".join(f.relative_to(ROOT).with_suffix("").parts) for f in files)
+
+
+@pytest.mark.parametrize("module", our_modules())
+def test_module_imports_only_what_its_area_may(module: str) -> None:
+    source = ROOT.joinpath(*module.split(".")).with_suffix(".py").read_text(encoding="utf-8")
+
+    assert complaints(source, module) == []
+
+
+@pytest.mark.parametrize("module", our_modules())
+def test_module_belongs_to_a_known_area(module: str) -> None:
+    assert area_of(module) in {*MAY_IMPORT, ""}
+
+
+@pytest.mark.parametrize(
+    ("source", "module"),
+    [
+        ("import asyncio", "ntbnet.devices.link"),
+        ("from os import path", "ntbnet.regs.spec"),
+        ("import zmq.asyncio", "ntbnet.wire"),
+        ("from ntbnet import edge", "ntbnet.devices.link"),
+        ("from ntbnet.edge import bus", "ntbnet.devices.link"),
+        ("from ..edge import tun", "ntbnet.devices.link"),
+        ("import ntbnet.devices.effects", "ntbnet.regs.spec"),
+        ("from ntbnet.regs import spec", "services.peer"),
+        ("def f():\n    import time", "ntbnet.devices.link"),
+        ("from ntbnet.app import node", "ntbnet.edge.startup"),
+        ("def f():\n    from ntbnet.app import cli", "ntbnet.edge.startup"),
+        ("from ntbnet import log", "ntbnet.devices.link"),
+        ("from ntbnet import schema", "ntbnet.regs.spec"),
+    ],
+)
+def test_forbidden_import_is_found(source: str, module: str) -> None:
+    assert len(complaints(source, module)) == 1
+
+
+@pytest.mark.parametrize(
+    ("source", "module"),
+    [
+        ("def f():\n    from ntbnet.app import node", "ntbnet.edge.startup"),
+        ("from ntbnet.app.cli import main", "ntbnet.app.__main__"),
+        ("import logging, structlog", "ntbnet.log"),
+        ("from ntbnet import __version__", "ntbnet.devices.link"),
+        ("from ntbnet.sections import Ntb", "ntbnet.config"),
+        ("from .effects import Send", "ntbnet.devices.link"),
+    ],
+)
+def test_allowed_import_is_not_complained_about(source: str, module: str) -> None:
+    assert complaints(source, module) == []

@@ -1,0 +1,423 @@
+"""Every key's range, every rule that joins keys, and the one line that explains a refusal."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from typing import get_args, get_type_hints
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ntbnet.config import Config, Sections, load_text, to_dict, to_toml, warnings
+from ntbnet.errors import ConfigError
+from ntbnet.profile import shipped
+from ntbnet.schema import Integer, Key, keys
+
+KEYS = list(keys(Sections))
+INTEGERS = [(key.name, key.rule) for key in KEYS if isinstance(key.rule, Integer)]
+
+
+def toml(**values: str) -> str:
+    """A document of dotted keys (written with __ for the dot) and TOML values."""
+    return "\n".join(f"{name.replace('__', '.')} = {value}" for name, value in values.items())
+
+
+def refusal(text: str) -> str:
+    """The message of a refused document, without its source."""
+    with pytest.raises(ConfigError) as caught:
+        load_text(text, "file.toml")
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.startswith("file.toml: ")
+    return message.removeprefix("file.toml: ")
+
+
+@pytest.fixture
+def defaults() -> Config:
+    return load_text("", "nothing")
+
+
+def test_empty_text_gives_the_documented_defaults(defaults: Config) -> None:
+    assert defaults.bridge.profile == "r-car-s4"
+    assert defaults.bridge.fabric == "message"
+    assert defaults.bridge.transport == "ipc"
+    assert defaults.bridge.tcp_base_port == 7400
+    assert (defaults.node.rc.ipv4, defaults.node.rc.ipv6) == ("10.77.0.1/24", "fd77::1/64")
+    assert (defaults.node.ep.ipv4, defaults.node.ep.ipv6) == ("10.77.0.2/24", "fd77::2/64")
+    assert defaults.node.rc.dram_bytes == defaults.node.ep.dram_bytes == 33554432
+    assert (defaults.netdev.tun, defaults.netdev.mtu) == ("ntb0", 65510)
+    assert (defaults.ntb.ctrl_layout, defaults.ntb.num_mws, defaults.ntb.mw1) == ("rfc1", 1, 983040)
+    assert (defaults.ntb.spad_count, defaults.ntb.db_count, defaults.ntb.vbus_number) == (128, 16, 16)
+    assert (defaults.ntb.vendor_id, defaults.ntb.device_id) == (0x1912, 0x0030)
+    assert (defaults.ntb.vntb_vid, defaults.ntb.vntb_pid) == (0x1912, 0x0030)
+    assert dataclasses.astuple(defaults.transport) == (65536, 0, 0)
+    assert dataclasses.astuple(defaults.timing) == (500, 1000, 200, 1000)
+    assert dataclasses.astuple(defaults.supervisor) == (50, 2000, 5000)
+    assert (defaults.log.level, defaults.log.dir, defaults.run.dir) == ("info", "", "/run/ntbnet")
+
+
+def test_defaults_are_without_warnings(defaults: Config) -> None:
+    assert warnings(defaults) == []
+
+
+@pytest.mark.parametrize("key", KEYS, ids=lambda key: key.name)
+def test_default_lies_in_its_own_range(key: Key, defaults: Config) -> None:
+    value: object = defaults
+    for part in key.name.split("."):
+        value = getattr(value, part)
+
+    assert key.rule.accepts(value)
+
+
+@pytest.mark.parametrize(("name", "rule"), INTEGERS)
+@given(data=st.data())
+def test_integer_outside_its_range_is_refused_with_key_value_and_range(
+    name: str, rule: Integer, data: st.DataObject
+) -> None:
+    outside = st.integers(max_value=rule.low - 1) | st.integers(min_value=rule.high + 1)
+    value = data.draw(outside.filter(lambda v: -(1 << 63) <= v < 1 << 63))
+
+    assert refusal(f"{name} = {value}") == f"{name} = {rule.shown(value)}: must be {rule.allowed()}"
+
+
+@pytest.mark.parametrize("name", [name for name, rule in INTEGERS if rule.multiple_of > 1])
+def test_integer_between_the_multiples_is_refused(name: str) -> None:
+    assert "a multiple of" in refusal(f"{name} = 0x4000001")
+
+
+@pytest.mark.parametrize("name", [name for name, _ in INTEGERS])
+@pytest.mark.parametrize("value", ["true", "1.0", '"1"', "[]", "{}", "1979-05-27", "inf"])
+def test_integer_key_takes_no_other_type(name: str, value: str) -> None:
+    assert refusal(f"{name} = {value}").startswith(f"{name} = ")
+
+
+@pytest.mark.parametrize(
+    "key", [key for key in KEYS if not isinstance(key.rule, Integer)], ids=lambda k: k.name
+)
+@pytest.mark.parametrize(
+    "value", ["true", "1", "1.0", "[]", "{}", "1979-05-27", '"\\u0000"', '"a\\nb"', '"%s"']
+)
+def test_text_key_takes_no_other_type_and_no_odd_text(key: Key, value: str) -> None:
+    if value == '"%s"' and key.name == "bridge.profile":
+        value = '"/\\t"'
+
+    assert refusal(f"{key.name} = {value}").startswith(f"{key.name} = ")
+
+
+@pytest.mark.parametrize(
+    ("text", "unknown", "nearest"),
+    [
+        ("[ntb]\nspad_cuont = 6", "ntb.spad_cuont", "ntb.spad_count"),
+        ("[transport]\nmtu = 1500", "transport.mtu", "netdev.mtu"),
+        ("[nbt]\nspad_count = 6", "nbt", "ntb"),
+        ("[node.rc]\nipv5 = 1", "node.rc.ipv5", "node.rc.ipv"),
+        ("[node.xx]", "node.xx", "node.rc"),
+        ("mtu = 1500", "mtu", "netdev.mtu"),
+    ],
+)
+def test_unknown_key_is_named_with_the_nearest_known_one(text: str, unknown: str, nearest: str) -> None:
+    message = refusal(text)
+
+    assert message.startswith(f"unknown key {unknown};")
+    assert nearest in message
+
+
+def test_unknown_key_like_no_other_is_named_alone() -> None:
+    assert refusal('"zz\\nqq" = 1') == "unknown key 'zz\\nqq'"
+
+
+@pytest.mark.parametrize("text", ["ntb = 1", "ntb = [1]", "[[ntb]]", 'node.rc = "x"'])
+def test_section_that_is_no_table_is_refused(text: str) -> None:
+    assert refusal(text).endswith("must be a table")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[",
+        "a = ",
+        "a = 1\na = 2",
+        "a = 1\n[a]",
+        "x" * 100_000,
+        "a = " + "[" * 100_000,
+        "a = " + "9" * 5000,
+        "\x00",
+    ],
+    ids=["bracket", "no value", "twice", "both", "long", "deep", "digits", "nul"],
+)
+def test_text_that_is_no_toml_is_refused_in_one_short_line(text: str) -> None:
+    assert len(refusal(text)) < 200
+
+
+def test_huge_value_is_cut_in_the_message() -> None:
+    assert len(refusal(f'log.level = "{"a" * 100_000}"')) < 200
+    assert len(refusal(f"ntb.mw1 = 0x{'f' * 10_000}")) < 200
+
+
+@given(st.text(max_size=200))
+def test_any_text_gives_a_configuration_or_one_line(text: str) -> None:
+    problem = "one line"
+    try:
+        load_text(text, "x")
+    except ConfigError as error:
+        problem = str(error)
+
+    assert len(problem.splitlines()) == 1
+
+
+def test_local_fabric_is_not_available() -> None:
+    message = refusal('bridge.fabric = "local"')
+
+    assert (
+        message == "bridge.fabric = 'local': must be \"message\" ('local' is not available in this version)"
+    )
+
+
+def test_second_memory_window_is_refused_with_the_reason() -> None:
+    assert "more than one needs offsets" in refusal("ntb.num_mws = 2")
+
+
+@pytest.mark.parametrize(
+    ("values", "key", "says"),
+    [
+        (
+            {"node__ep__ipv4": '"10.78.0.2/24"'},
+            "node.ep.ipv4",
+            "must be in the subnet of node.rc.ipv4, 10.77.0.0/24",
+        ),
+        ({"node__ep__ipv4": '"10.77.0.2/25"'}, "node.ep.ipv4", "must be in the subnet"),
+        ({"node__ep__ipv4": '"10.77.0.1/24"'}, "node.ep.ipv4", "must differ from node.rc.ipv4"),
+        ({"node__ep__ipv6": '"fd77:0::1/64"'}, "node.ep.ipv6", "must differ from node.rc.ipv6"),
+        ({"node__ep__ipv6": '"fd78::2/64"'}, "node.ep.ipv6", "must be in the subnet"),
+        ({"node__rc__ipv4": '"fd77::1/64"'}, "node.rc.ipv4", "must be an IPv4 address"),
+        ({"node__rc__ipv6": '"10.77.0.1/24"'}, "node.rc.ipv6", "must be an IPv6 address"),
+        ({"node__rc__ipv4": '"10.77.0.256/24"'}, "node.rc.ipv4", "must be an IPv4 address"),
+        ({"node__rc__ipv4": '"10.77.0.1/33"'}, "node.rc.ipv4", "must be an IPv4 address"),
+        ({"node__rc__ipv4": '"10.77.0.1/31"'}, "node.rc.ipv4", "prefix length must be 8..30"),
+        ({"node__rc__ipv6": '"fd77::1/127"'}, "node.rc.ipv6", "prefix length must be 16..126"),
+        ({"node__rc__ipv4": '"10.77.0.0/24"'}, "node.rc.ipv4", "must not be the first or the broadcast"),
+        ({"node__rc__ipv4": '"10.77.0.255/24"'}, "node.rc.ipv4", "must not be the first or the broadcast"),
+        ({"node__rc__ipv6": '"fd77::/64"'}, "node.rc.ipv6", "must not be the first or the broadcast"),
+        ({"node__rc__ipv4": '"127.0.0.1/24"'}, "node.rc.ipv4", "must not be a loopback"),
+        ({"node__rc__ipv4": '"224.0.0.1/24"'}, "node.rc.ipv4", "must not be a loopback, multicast"),
+        ({"node__rc__ipv6": '"fe80::1/64"'}, "node.rc.ipv6", "link-local"),
+        ({"node__rc__ipv4": '"10.77.0.1"'}, "node.rc.ipv4", "address with prefix"),
+        ({"node__rc__ipv4": "'10.77.0.1/24\n'"}, "not valid TOML", ""),
+        ({"timing__liveness_ms": "599"}, "timing.liveness_ms", "must be 600..10000 ms"),
+        ({"timing__heartbeat_ms": "400"}, "timing.liveness_ms", "must be 1200..10000 ms"),
+        (
+            {"supervisor__restart_backoff_max_ms": "49"},
+            "supervisor.restart_backoff_max_ms",
+            "must be 50..60000",
+        ),
+        ({"netdev__tun": '"0123456789abcdef"'}, "netdev.tun", "at most 15 characters"),
+        ({"netdev__tun": '"lo"'}, "netdev.tun", "not lo, all or default"),
+        ({"netdev__tun": '"a/b"'}, "netdev.tun", "an interface name"),
+        ({"netdev__tun": '"ntb%d"'}, "netdev.tun", "an interface name"),
+        ({"run__dir": '"run"'}, "run.dir", "an absolute path"),
+        ({"run__dir": '"/run/../etc"'}, "run.dir", "an absolute path"),
+        ({"run__dir": f'"/{"a" * 64}"'}, "run.dir", "at most 64 characters"),
+        ({"log__dir": '"/.."'}, "log.dir", "an absolute path"),
+        ({"bridge__profile": '"rk9999"'}, "bridge.profile", "must be one of r-car-s4, or the path"),
+        ({"bridge__profile": '"../../etc/passwd"'}, "bridge.profile", "a path cannot be read here"),
+    ],
+)
+def test_rule_that_joins_keys_names_key_and_range(values: dict[str, str], key: str, says: str) -> None:
+    message = refusal(toml(**values))
+
+    assert message.startswith(key)
+    assert says in message
+
+
+@pytest.mark.parametrize("path", ["/a", "/var/run/ntb.1/x-y_z+", "/run/a..b", "/" + "a" * 63])
+def test_ordinary_paths_are_accepted(path: str) -> None:
+    assert load_text(f'run.dir = "{path}"', "x").run.dir == path
+
+
+@pytest.mark.covers("NTB 166")
+def test_mtu_above_the_frame_says_which_headers_take_the_rest() -> None:
+    assert "must be an integer 1280..65510 bytes" in refusal("netdev.mtu = 65511")
+
+    message = refusal(toml(transport__transport_mtu="9026", netdev__mtu="9001"))
+
+    assert message.startswith("netdev.mtu = 9001: must be 1280..9000 bytes: a frame of 9026 bytes")
+    assert "12-byte frame header and 14-byte Ethernet header" in message
+    assert load_text(toml(transport__transport_mtu="9026", netdev__mtu="9000"), "x").netdev.mtu == 9000
+
+
+def test_small_window_lowers_the_largest_mtu() -> None:
+    assert refusal("ntb.mw1 = 0x20000").startswith("netdev.mtu = 65510: must be 1280..65508 bytes")
+
+
+def test_queues_that_share_a_window_lower_the_largest_mtu() -> None:
+    message = refusal("transport.max_num_clients = 8")
+
+    assert message.startswith("netdev.mtu = 65510: must be 1280..61412 bytes: a frame of 61438 bytes")
+
+
+def test_window_too_small_for_the_least_mtu_is_refused() -> None:
+    message = refusal(toml(ntb__mw1="4096", transport__max_num_clients="4", netdev__mtu="1280"))
+
+    assert message.startswith("ntb.mw1 = 0x1000: a frame has 510 bytes")
+
+
+def test_window_may_take_half_of_the_aperture_and_no_more() -> None:
+    assert load_text("ntb.mw1 = 0x200000", "x").ntb.mw1 == 0x200000
+
+    assert "must be 0x1000..0x200000 bytes: half of profile r-car-s4's" in refusal("ntb.mw1 = 0x200004")
+
+
+def test_bars_of_the_default_are_those_of_the_cover_letter(defaults: Config) -> None:
+    assert (defaults.bars.ctrl, defaults.bars.mw1, defaults.bars.db) == (0, 2, 4)
+
+
+@pytest.mark.covers("NTB 30")
+def test_doorbell_bar_is_assigned_behind_the_ones_that_are_given() -> None:
+    config = load_text(toml(ntb__ctrl_bar="-1", ntb__mw1_bar="2", ntb__db_bar="-1"), "x")
+
+    assert (config.bars.ctrl, config.bars.mw1, config.bars.db) == (0, 2, 4)
+
+
+def test_bars_assigned_in_the_kernels_order_put_the_window_on_the_small_bar() -> None:
+    message = refusal(toml(ntb__ctrl_bar="-1", ntb__mw1_bar="-1", ntb__db_bar="-1"))
+
+    assert message.startswith("ntb.mw1_bar = -1: BAR4 of profile r-car-s4 is fixed at 256 bytes")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"ntb__mw1_bar": "0"}, "ntb.mw1_bar = 0: must differ from ntb.ctrl_bar"),
+        ({"ntb__db_bar": "2"}, "ntb.mw1_bar = 2: must differ from ntb.db_bar"),
+        (
+            {"ntb__ctrl_bar": "1"},
+            "ntb.ctrl_bar = 1: BAR1 of profile r-car-s4 is upper: must be one of 0, 2, 4, or -1",
+        ),
+        (
+            {"ntb__db_bar": "5"},
+            "ntb.db_bar = 5: BAR5 of profile r-car-s4 is reserved: must be one of 0, 2, 4, or -1",
+        ),
+        (
+            {"ntb__ctrl_bar": "4", "ntb__db_bar": "0"},
+            (
+                "ntb.ctrl_bar = 4: BAR4 of profile r-car-s4 is fixed at 256 bytes: "
+                "must be one of at least 1536 bytes"
+            ),
+        ),
+    ],
+)
+def test_bar_that_does_not_fit_is_refused(values: dict[str, str], message: str) -> None:
+    assert refusal(toml(**values)) == message
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"ntb__mw1": "0x50000"}, "a ring of 4 frames of 65536 bytes never has the 5 free entries"),
+        (
+            {"ntb__mw1": "0x70000"},
+            "a ring of 6 entries that was full is woken by its timer only; 0xb0004 bytes",
+        ),
+        ({"transport__max_mw_size": "0x50000"}, "a ring of 4 frames"),
+        (
+            {"transport__transport_mtu": "65535", "netdev__mtu": "1500"},
+            "frames of 65535 bytes, not a multiple of 4",
+        ),
+    ],
+)
+def test_ring_that_will_limp_is_warned_about(values: dict[str, str], says: str) -> None:
+    (warning,) = warnings(load_text(toml(**values), "x"))
+
+    assert says in warning
+
+
+@pytest.mark.covers("HAZARD 10.38")
+def test_queue_count_that_only_one_side_would_take_is_warned_about() -> None:
+    config = load_text(
+        toml(transport__max_num_clients="14", netdev__mtu="1500", transport__transport_mtu="2000"), "x"
+    )
+
+    assert "rc takes 1 queues and ep 14: the handshake never completes" in warnings(config)[-1]
+
+
+def test_queue_count_that_neither_side_takes_is_warned_about() -> None:
+    (warning,) = warnings(load_text("transport.max_num_clients = 32", "x"))
+
+    assert warning.endswith("more than the doorbells carry, so 1 is used")
+
+
+def test_window_size_named_by_a_warning_is_enough() -> None:
+    config = load_text("ntb.mw1 = 0x70000", "x")
+    assert len(warnings(config)) == 1
+
+    assert warnings(load_text("ntb.mw1 = 0xb0004", "x")) == []
+
+
+def test_written_configuration_is_complete_and_reads_back_equal() -> None:
+    config = load_text(
+        toml(
+            ntb__mw1="0x100000", ntb__db_bar="-1", netdev__mtu="1280", log__level='"debug"', log__dir='"/a"'
+        ),
+        "x",
+    )
+
+    text = to_toml(config)
+
+    assert load_text(text, "again") == config
+    assert tomllib.loads(text) == to_dict(config)
+
+
+@given(st.data())
+def test_any_accepted_configuration_reads_back_equal(data: st.DataObject) -> None:
+    values = {
+        "timing__completion_timeout_ms": data.draw(st.integers(1, 10000)),
+        "ntb__spad_count": data.draw(st.integers(6, 1024)),
+        "ntb__vendor_id": data.draw(st.integers(0, 0xFFFE)),
+        "netdev__mtu": data.draw(st.integers(1280, 65510)),
+        "ntb__mw1": data.draw(st.integers(0x8002, 0x80000)) * 4,
+    }
+
+    config = load_text(toml(**{name: str(value) for name, value in values.items()}), "x")
+
+    assert load_text(to_toml(config), "again") == config
+
+
+def test_profile_may_be_a_path_that_the_caller_reads() -> None:
+    asked = []
+
+    def read(path: str) -> str:
+        asked.append(path)
+        return shipped("r-car-s4").replace('"r-car-s4"', '"mine"')
+
+    config = load_text('bridge.profile = "boards/mine.toml"', "x", read)
+
+    assert asked == ["boards/mine.toml"]
+    assert config.profile.name == "mine"
+
+
+def test_profile_that_cannot_be_read_is_a_configuration_error() -> None:
+    def read(path: str) -> str:
+        raise FileNotFoundError(2, "No such file or directory", path)
+
+    with pytest.raises(ConfigError, match=r"^x: bridge.profile = 'a.toml': cannot be read: .*No such file"):
+        load_text('bridge.profile = "a.toml"', "x", read)
+
+
+def test_memory_that_reaches_into_another_region_is_refused() -> None:
+    text = shipped("r-car-s4").replace("dram_base = 0x48000000", "dram_base = 0xFC000000")
+
+    with pytest.raises(ConfigError, match=r"endpoint.dram .* and endpoint.aperture .*: must not overlap"):
+        load_text('bridge.profile = "a.toml"\nnode.ep.dram_bytes = 0x4000000', "x", lambda _: text)
+
+
+def test_every_leaf_has_a_type_its_rule_agrees_with() -> None:
+    for key in KEYS:
+        expected = int if isinstance(key.rule, Integer) else str
+        cls: type = Sections
+        *path, leaf = key.name.split(".")
+        for part in path:
+            cls = type(getattr(cls(), part))
+        annotation = get_type_hints(cls, include_extras=True)[leaf]
+        assert get_args(annotation)[0] is expected
