@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any, TextIO
 
 # structlog imports rich, when installed, for console tracebacks no service prints; that costs more
@@ -44,48 +44,84 @@ EVENTS: dict[str, Event] = {
     "service.started": Event("info", ("incarnation",), "process is up, sockets bound"),
     "service.stopped": Event("info", ("reason",), "process ends by itself"),
     "service.failed": Event("error", ("reason",), "process ends because of an error"),
-    "path.changed": Event("info", ("peer", "up", "session", "reason"), "session with a neighbour begins or ends"),
+    "path.changed": Event(
+        "info", ("peer", "up", "session", "reason"), "session with a neighbour begins or ends"
+    ),
     "path.refused": Event(
         "warning", ("peer", "cause", "count"), "messages of a neighbour are not applied; logged once a cause"
     ),
-    "link.changed": Event("info", ("up", "link_epoch", "reason"), "PCIe link between the two hosts, as this side sees it"),
+    "link.changed": Event(
+        "info", ("up", "link_epoch", "reason"), "PCIe link between the two hosts, as this side sees it"
+    ),
     "link.status_changed": Event("info", ("up", "reason"), "link bit of the NTB control block"),
     "link.restarted": Event("warning", ("reason",), "this side asked for a new link epoch"),
-    "pci.enumerated": Event("info", ("vendor", "device", "bars"), "host found the function and placed its BARs"),
+    "pci.enumerated": Event(
+        "info", ("vendor", "device", "bars"), "host found the function and placed its BARs"
+    ),
     "pci.failed": Event("warning", ("reason",), "host could not enumerate the function"),
     "msi.granted": Event("info", ("vectors", "address"), "host enabled MSI"),
-    "msi.refused": Event("warning", ("cause", "vector"), "an MSI was not raised or not accepted; logged once a cause"),
-    "write.dropped": Event(
-        "warning", ("cause", "addr", "size_bytes"), "a posted write hit nothing it may hit; logged once a cause"
+    "msi.refused": Event(
+        "warning", ("cause", "vector"), "an MSI was not raised or not accepted; logged once a cause"
     ),
-    "read.refused": Event("warning", ("cause", "addr", "size_bytes"), "a read ended in UR; logged once a cause"),
+    "write.dropped": Event(
+        "warning",
+        ("cause", "addr", "size_bytes"),
+        "a posted write hit nothing it may hit; logged once a cause",
+    ),
+    "read.refused": Event(
+        "warning", ("cause", "addr", "size_bytes"), "a read ended in UR; logged once a cause"
+    ),
     "call.refused": Event("warning", ("src", "op", "reason"), "a neighbour's request was refused"),
-    "iatu.region_enabled": Event("info", ("direction", "index", "base", "target", "size_bytes"), "a window translates"),
+    "iatu.region_enabled": Event(
+        "info", ("direction", "index", "base", "target", "size_bytes"), "a window translates"
+    ),
     "iatu.region_disabled": Event("info", ("direction", "index"), "a window translates no more"),
-    "mw.configured": Event("info", ("widx", "addr", "size_bytes"), "inbound window of this side points at memory"),
+    "mw.configured": Event(
+        "info", ("widx", "addr", "size_bytes"), "inbound window of this side points at memory"
+    ),
     "mw.cleared": Event("info", ("widx",), "inbound window of this side points nowhere"),
     "command.executed": Event("debug", ("command", "argument", "status"), "command worker served the RC"),
-    "command.unknown": Event("warning", ("command", "argument"), "RC sent an unknown command; it gets no answer"),
+    "command.unknown": Event(
+        "warning", ("command", "argument"), "RC sent an unknown command; it gets no answer"
+    ),
     "command.failed": Event("warning", ("command", "reason"), "a command of ours failed"),
     "doorbell.unheard": Event("warning", ("bits",), "rung bits have no slot at the peer; logged once"),
-    "irq.spurious": Event("warning", ("source", "bits"), "an interrupt nobody waits for; logged once a source"),
+    "irq.spurious": Event(
+        "warning", ("source", "bits"), "an interrupt nobody waits for; logged once a source"
+    ),
     "edma.line_raised": Event("debug", ("line", "register"), "interrupt line of the eDMA engine is high"),
     "edma.line_lowered": Event("debug", ("line",), "interrupt line of the eDMA engine is low"),
-    "edma.write_ignored": Event("warning", ("cause", "addr"), "a register write had no effect; logged once a cause"),
-    "driver.bound": Event("info", ("driver", "mws", "spads", "db_bits"), "NTB driver of this side has its device"),
+    "edma.write_ignored": Event(
+        "warning", ("cause", "addr"), "a register write had no effect; logged once a cause"
+    ),
+    "driver.bound": Event(
+        "info", ("driver", "mws", "spads", "db_bits"), "NTB driver of this side has its device"
+    ),
     "driver.removed": Event("info", ("driver", "reason"), "NTB driver of this side lost its device"),
     "driver.failed": Event("warning", ("task", "reason"), "a driver routine ended with an error"),
     "transport.link_changed": Event("info", ("up", "reason"), "both transports agreed, or the link went"),
     "transport.queue_changed": Event("info", ("queue", "up"), "queue link"),
-    "transport.handshake_waiting": Event("info", ("reason",), "what the handshake waits for; logged once a reason"),
-    "transport.refused": Event("warning", ("cause", "value"), "a value of the peer is impossible; logged once a cause"),
-    "transport.queue_stuck": Event("warning", ("queue", "reason"), "a queue cannot go on; a new link epoch is asked for"),
+    "transport.handshake_waiting": Event(
+        "info", ("reason",), "what the handshake waits for; logged once a reason"
+    ),
+    "transport.refused": Event(
+        "warning", ("cause", "value"), "a value of the peer is impossible; logged once a cause"
+    ),
+    "transport.queue_stuck": Event(
+        "warning", ("queue", "reason"), "a queue cannot go on; a new link epoch is asked for"
+    ),
     "netdev.carrier_changed": Event("info", ("up",), "carrier of the node's interface"),
     "supervisor.started": Event("info", ("services",), "bridge is being started"),
     "supervisor.ready": Event("info", ("seconds",), "all services are up"),
-    "supervisor.service_started": Event("info", ("name", "child_pid", "restarts"), "a service process was started"),
-    "supervisor.service_died": Event("warning", ("name", "child_pid", "status"), "a service process ended unasked"),
-    "supervisor.service_hung": Event("warning", ("name", "child_pid"), "a service gave no sign of life and is killed"),
+    "supervisor.service_started": Event(
+        "info", ("name", "child_pid", "restarts"), "a service process was started"
+    ),
+    "supervisor.service_died": Event(
+        "warning", ("name", "child_pid", "status"), "a service process ended unasked"
+    ),
+    "supervisor.service_hung": Event(
+        "warning", ("name", "child_pid"), "a service gave no sign of life and is killed"
+    ),
     "supervisor.cleaned": Event("warning", ("what",), "left over by a run that was killed"),
     "supervisor.stopped": Event("info", ("reason",), "bridge is down"),
 }
@@ -118,10 +154,9 @@ class Logger:
 
 
 def _wall() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def _to_json(value: dict[str, Any], default: Callable[[Any], Any], **_: Any) -> str:
     ordered = {key: value.pop(key) for key in COMMON_KEYS if key in value}
     return json.dumps({**ordered, **value}, default=default, separators=(",", ":"))
-

@@ -24,7 +24,7 @@ offset  size  field        content
 56      8     checksum     XXH3-64 of the payload, seeded with the XXH3-64 of bytes 0..55
 ======  ====  ===========  ==========================================================
 
-Control bodies (HELLO, CALL, REPLY, NOTICE) are msgpack maps.  This module alone knows the
+Control bodies (HELLO, OPEN, CALL, REPLY, NOTICE) are msgpack maps.  This module alone knows the
 format; ``decode`` trusts nothing: it checks type, range, length and checksum of every field
 and raises WireError naming the field.  Changed bytes mean a new ``SCHEMA_VERSION``.
 """
@@ -34,7 +34,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import IntEnum
 from struct import Struct
-from typing import Any, NamedTuple, Union
+from typing import Any, NamedTuple, TypeAlias
 
 import msgpack
 from xxhash import xxh3_64_intdigest
@@ -200,7 +200,7 @@ class Notice:
     epoch: int = 0
 
 
-Message = Union[MemWrite, MemRead, Completion, CfgRead, CfgWrite, Irq, Call, Reply, Notice]
+Message: TypeAlias = MemWrite | MemRead | Completion | CfgRead | CfgWrite | Irq | Call | Reply | Notice
 
 
 class Header(NamedTuple):
@@ -354,6 +354,7 @@ def decode_message(header: Header, payload: bytes | memoryview) -> Message:
         return MemWrite(header.address, payload, header.epoch)
     if kind == Kind.IRQ:
         _refuse(header.arg not in _IRQ_SOURCES, "arg", header.arg, "an interrupt source")
+        _refuse(header.length != 0, "length", header.length, "0")
         return Irq(_IRQ_SOURCES[header.arg], header.address, header.epoch)
     if kind == Kind.MEM_READ:
         _refuse(not 1 <= header.arg <= MAX_READ_BYTES, "arg", header.arg, f"1..{MAX_READ_BYTES}")
@@ -362,6 +363,7 @@ def decode_message(header: Header, payload: bytes | memoryview) -> Message:
         return MemRead(header.address, header.arg, header.tag, header.epoch)
     if kind == Kind.COMPLETION:
         _refuse(header.arg not in _STATUSES, "arg", header.arg, "a completion status")
+        _refuse(header.length > MAX_READ_BYTES, "length", header.length, f"0..{MAX_READ_BYTES}")
         return Completion(header.tag, _STATUSES[header.arg], payload, header.epoch)
     if kind == Kind.CFG_READ:
         _check_config_access(header.address, header.arg)
@@ -409,7 +411,7 @@ def unpack_body(payload: bytes | memoryview) -> dict[str, Any]:
         body = msgpack.unpackb(
             payload, raw=False, strict_map_key=False, max_array_len=MAX_BODY_ITEMS, max_map_len=MAX_BODY_ITEMS
         )
-    except Exception as problem:  # msgpack documents no common base for what bad bytes raise
+    except Exception as problem:  # noqa: BLE001 - msgpack documents no common base for what bad bytes raise
         raise WireError(f"body: no msgpack ({type(problem).__name__})") from None
     if not isinstance(body, dict) or not all(isinstance(key, str) for key in body):
         raise WireError("body: not a map with text keys")

@@ -10,7 +10,7 @@ arrived. A new session starts by itself.
 Set-up, initiator on the left (both ends say HELLO until the path is up)::
 
     HELLO(incarnation)      <->   HELLO(incarnation)
-    OPEN(session, for that incarnation) ->
+    OPEN(session, for that incarnation) ->            (with the identity, as HELLO)
                             <-    ACCEPT(session), then device messages may follow
     CLOSE(session) either way ends it; BEAT keeps it alive and shows a lost last message.
 
@@ -167,11 +167,12 @@ class Path:
         if header.kind == Kind.HELLO:
             self._on_hello(header, payload, now_ns)
         elif header.kind == Kind.OPEN:
-            self._on_open(header, now_ns)
+            self._on_open(header, payload, now_ns)
         elif header.kind == Kind.ACCEPT:
             self._on_accept(header, now_ns)
         elif header.kind == Kind.CLOSE:
-            if header.session == self.session and self.state is not PathState.DOWN:
+            same_peer = header.incarnation == self.peer_incarnation
+            if same_peer and header.session == self.session and self.state is not PathState.DOWN:
                 self._down("closed by peer", now_ns)
         elif header.kind == Kind.BEAT:
             if self.state is PathState.UP and header.session == self.session:
@@ -183,11 +184,11 @@ class Path:
             raise WireError(f"kind: {header.kind} unknown")
 
     def _on_hello(self, header: Header, payload: bytes | memoryview, now_ns: int) -> None:
-        if not self._same_identity(payload):
-            return
         if self.state is PathState.UP:
             reason = "peer restarted" if header.incarnation != self.peer_incarnation else "peer is down"
             self._down(reason, now_ns)
+        if not self._same_identity(payload):
+            return
         if not self.is_initiator:
             self.peer_incarnation = header.incarnation
             return
@@ -199,12 +200,15 @@ class Path:
         self.state = PathState.OPENING
         self._opened_ns = now_ns
         self._next_beat_ns = now_ns + HELLO_INTERVAL_NS
-        self._control(Kind.OPEN, now_ns, arg=self.peer_incarnation)
+        self._send_open(now_ns)
+
+    def _send_open(self, now_ns: int) -> None:
+        self._control(Kind.OPEN, now_ns, arg=self.peer_incarnation, body=self._identity)
 
     def _same_identity(self, payload: bytes | memoryview) -> bool:
         body = unpack_body(payload)
-        for key, mine in self._identity.items():
-            theirs = body.get(key)
+        for key in sorted(self._identity.keys() | body.keys()):
+            mine, theirs = self._identity.get(key), body.get(key)
             if theirs != mine:
                 self.refused["identity"] += 1
                 mismatch = f"{key}: {self.peer} has {theirs!r}, {self.me} has {mine!r}"
@@ -214,7 +218,9 @@ class Path:
                 return False
         return True
 
-    def _on_open(self, header: Header, now_ns: int) -> None:
+    def _on_open(self, header: Header, payload: bytes | memoryview, now_ns: int) -> None:
+        if not self._same_identity(payload):
+            return
         if self.is_initiator or header.arg != self.incarnation or header.session < self.last_session:
             self.refused["stale_session"] += 1
             return
@@ -281,7 +287,7 @@ class Path:
             self._next_beat_ns = now_ns + self._heartbeat_ns
             return
         if self.state is PathState.OPENING and now_ns - self._opened_ns < OPEN_PATIENCE_NS:
-            self._control(Kind.OPEN, now_ns, arg=self.peer_incarnation)
+            self._send_open(now_ns)
         else:
             if self.state is PathState.OPENING:
                 self._down("no answer to OPEN", now_ns)

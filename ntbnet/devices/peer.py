@@ -17,10 +17,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from ntbnet.config import Config
-from ntbnet.devices.effects import Effect, Outbox
+from ntbnet.devices.effects import Effect, Outbox, StopQueue
 from ntbnet.devices.endpoint import FUNCTION_REGION_BYTES
 from ntbnet.devices.memory import Allocator, Window
-from ntbnet.devices.netdev import Netdev
+from ntbnet.devices.netdev import ETH_HEADER_BYTES, Netdev
 from ntbnet.devices.ntb import NtbDevice
 from ntbnet.devices.ntb_epf import BarMap, NtbEpf
 from ntbnet.devices.ntb_vntb import NtbVntb
@@ -34,6 +34,7 @@ from ntbnet.wire import Completion, Irq, IrqSource, MemWrite, Message, Notice, R
 MIN_EPOCH_NS = 1_000_000_000
 """Least age of a link epoch before its peer may ask for another one."""
 RETRY_NS = 100_000_000
+MAX_PACKET_BYTES = 65535
 
 
 def mac_of(node: str) -> bytes:
@@ -67,7 +68,7 @@ class Peer:
         self._allocator = Allocator(heap, first_offset=seed * (heap.size // 3) % heap.size)
         self._upstream_up = False
         self._epoch_since_ns = 0
-        self._idle_buffer = bytearray(65536)
+        self._packet_buffer = memoryview(bytearray(MAX_PACKET_BYTES))
         self._device: NtbDevice | None = None
         self._transport: Transport | None = None
         self._netdev: Netdev | None = None
@@ -114,9 +115,7 @@ class Peer:
 
     def receive_buffer(self) -> memoryview:
         """Where the next packet of the node's stack is read into."""
-        if self._netdev is None:
-            return memoryview(self._idle_buffer)
-        return self._netdev.packet_buffer
+        return self._packet_buffer
 
     def transmit(self, length: int, now_ns: int) -> Sequence[Effect]:
         """Send the packet in ``receive_buffer``; without a device it is dropped."""
@@ -184,15 +183,18 @@ class Peer:
             local_mac=mac_of(self._node),
             peer_mac=mac_of("ep" if self._node == "rc" else "rc"),
         )
+        self._packet_buffer = memoryview(self._netdev.tx_buffer)[ETH_HEADER_BYTES:]
         self._netdev.open()
 
     def _drop_device(self, reason: str) -> None:
         """The device is gone: no bus access, only our own state."""
         self._tasks.cancel_all()
         transport, self._transport = self._transport, None
-        self._netdev = None
+        netdev, self._netdev = self._netdev, None
         if transport is not None:
             transport.remove(graceful=False)
+        if netdev is not None and netdev.stopped:
+            self._outbox.add(StopQueue(stopped=False))
         device, self._device = self._device, None
         if device is not None:
             self._outbox.log("driver.removed", driver=device.name, reason=reason)

@@ -238,5 +238,3 @@ class Driver:
             "paths": [path.snapshot() for path in self._paths.values()],
             "tun_write_drops": self.tun_write_drops,
         }
-
-

@@ -1,7 +1,7 @@
 """From a command line to a running service: arguments, configuration, log, signals, exit codes.
 
 A service started by the supervisor gets ``--notify-fd``, one end of a socket pair: it says READY
-there, and the end of that socket is the end of the supervisor, on which the service ends too. A
+there, then shows every quarter second that it lives, and the end of that socket is the end of the supervisor, on which the service ends too. A
 service started without it (by honcho, or by hand) looks after node and DRAM itself; see
 ``standalone``.
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import gc
 import os
 import signal
@@ -41,6 +42,9 @@ from ntbnet.log import Logger
 from ntbnet.wire import SCHEMA_VERSION
 
 READY = b"READY\n"
+ALIVE = b"."
+ALIVE_INTERVAL_S = 0.25
+"""How often a supervised service shows that its loop runs."""
 DEFAULT_NAME = "ntbnet"
 
 
@@ -76,7 +80,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options every service has."""
     parser.add_argument("--config", metavar="FILE", help="configuration (TOML); defaults run without it")
     parser.add_argument(
-        "--name", default=DEFAULT_NAME, help="name of the bridge this service belongs to (default: %(default)s)"
+        "--name",
+        default=DEFAULT_NAME,
+        help="name of the bridge this service belongs to (default: %(default)s)",
     )
     parser.add_argument("--run-id", default="", help=argparse.SUPPRESS)
     parser.add_argument("--notify-fd", type=int, default=-1, help=argparse.SUPPRESS)
@@ -134,7 +140,9 @@ def _run(recipe: Recipe, config: Config, run: RunDir, arguments: argparse.Namesp
         if recipe.needs_tun:
             tun = Tun(f"{run.name}-{node}", config.netdev.tun)
         device = recipe.build(Parts(config, window, incarnation, monotonic_ns()))
-        paths = {peer: _path(service, peer, config, run, incarnation) for peer in topology.neighbours(service)}
+        paths = {
+            peer: _path(service, peer, config, run, incarnation) for peer in topology.neighbours(service)
+        }
         driver = _driver(device, paths, service, config, run, log, tun)
         about = {"service": service, "node": node, "pid": os.getpid(), "epoch": incarnation, "run_id": run_id}
         about |= {"fabric": config.bridge.fabric, "profile": config.bridge.profile}
@@ -185,7 +193,11 @@ def _driver(
     try:
         return Driver(device, paths, neighbours, log, tun)
     except zmq.ZMQError as problem:
-        how = "another bridge uses them; change bridge.tcp_base_port" if bridge.transport == "tcp" else "see above"
+        how = (
+            "another bridge uses them; change bridge.tcp_base_port"
+            if bridge.transport == "tcp"
+            else "see above"
+        )
         raise SetupError(f"cannot bind its sockets ({problem.strerror}): {how}") from None
 
 
@@ -244,11 +256,22 @@ def _announce(
     lifeline.setblocking(False)
 
     def on_readable() -> None:
-        if not lifeline.recv(64):
+        try:
+            data = lifeline.recv(64)
+        except ConnectionError:
+            data = b""
+        if not data:
             request_stop("supervisor is gone")
+
+    def show_life() -> None:
+        if lifeline.fileno() >= 0:
+            with contextlib.suppress(OSError):
+                lifeline.send(ALIVE)
+            loop.call_later(ALIVE_INTERVAL_S, show_life)
 
     loop.add_reader(lifeline.fileno(), on_readable)
     lifeline.send(READY)
+    loop.call_later(ALIVE_INTERVAL_S, show_life)
     return lifeline
 
 

@@ -1,0 +1,50 @@
+"""Questions to running services: one REQ socket each, all answers awaited together."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import zmq
+
+from ntbnet.errors import WireError
+from ntbnet.wire import unpack_body
+
+
+def ask(
+    sockets: Mapping[str, str], timeout_s: float, question: bytes = b"status"
+) -> dict[str, dict[str, Any]]:
+    """Answers by service; a service that does not answer in time is left out.
+
+    Args:
+        sockets: service -> path of its question socket.
+    """
+    context = zmq.Context(io_threads=1)
+    poller = zmq.Poller()
+    waiting: dict[zmq.Socket[bytes], str] = {}
+    answers: dict[str, dict[str, Any]] = {}
+    try:
+        for service, path in sockets.items():
+            socket = context.socket(zmq.REQ)
+            socket.setsockopt(zmq.LINGER, 0)
+            socket.setsockopt(zmq.RECONNECT_IVL, 20)
+            socket.connect(f"ipc://{path}")
+            socket.send(question)
+            poller.register(socket, zmq.POLLIN)
+            waiting[socket] = service
+        deadline = time.monotonic() + timeout_s
+        while waiting:
+            left_ms = int((deadline - time.monotonic()) * 1000)
+            if left_ms <= 0:
+                break
+            for socket, _ in poller.poll(left_ms):
+                service = waiting.pop(socket)
+                poller.unregister(socket)
+                try:
+                    answers[service] = unpack_body(socket.recv())
+                except WireError:
+                    continue
+        return answers
+    finally:
+        context.destroy(linger=0)

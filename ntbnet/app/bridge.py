@@ -1,0 +1,203 @@
+"""A running bridge as the commands see it: found by its run folder, asked over its sockets."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+from ntbnet import topology
+from ntbnet.app.ask import ask
+from ntbnet.app.supervisor import kill, remove_leftovers
+from ntbnet.config import Config
+from ntbnet.edge.process import alive, send_signal
+from ntbnet.edge.rundir import RunDir
+from ntbnet.edge.startup import load_config
+from ntbnet.errors import ConfigError, SetupError
+
+ANSWER_TIMEOUT_S = 1.0
+STOP_MARGIN_S = 5.0
+
+
+class Bridge:
+    """One bridge by name, running or not.
+
+    Args:
+        run: its run folder.
+        fallback: configuration to assume when the run folder holds none (honcho's runs do not).
+    """
+
+    def __init__(self, run: RunDir, fallback: Config) -> None:
+        self.run = run
+        self._fallback = fallback
+
+    @property
+    def config(self) -> Config:
+        """The configuration it runs with."""
+        path = Path(self.run.path, "config.toml")
+        if not path.exists():
+            return self._fallback
+        try:
+            return load_config(str(path))
+        except ConfigError:
+            return self._fallback
+
+    def is_up(self) -> bool:
+        """True while its supervisor, or any service under honcho, lives."""
+        record = self.run.read_run()
+        if record is None:
+            return False
+        if record.mode == "supervisor":
+            return alive(record.supervisor)
+        return any(alive(process) for process in self.run.processes().values())
+
+    def has_leftovers(self) -> bool:
+        """True when a killed run left its run folder behind."""
+        return self.run.exists() and not self.is_up()
+
+    # status
+
+    def status(self) -> dict[str, Any]:
+        """Everything ``ntbnet status`` shows; one object, the same keys in every state."""
+        record = self.run.read_run()
+        is_up = self.is_up()
+        answers: dict[str, dict[str, Any]] = {}
+        if is_up:
+            sockets = {name: self.run.socket_path(f"ask.{name}") for name in topology.SERVICES}
+            existing = {name: path for name, path in sockets.items() if Path(path).exists()}
+            answers = ask(existing, ANSWER_TIMEOUT_S)
+        services = self._services(answers)
+        link = _link(answers)
+        return {
+            "name": self.run.name,
+            "state": _overall(is_up, services, link),
+            "mode": record.mode if record and is_up else None,
+            "run_id": record.run_id if record and is_up else None,
+            "services": services,
+            "link": link,
+            "fabric": self.config.bridge.fabric,
+            "backend": "doorbell",
+            "backend_ep_to_rc": "doorbell",
+            "nodes": _nodes(self.config, self.run.name),
+        }
+
+    def _services(self, answers: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+        children = self._children()
+        processes = self.run.processes() if self.run.exists() else {}
+        services = []
+        for name in topology.SERVICES:
+            answer, child, process = answers.get(name), children.get(name, {}), processes.get(name)
+            is_alive = process is not None and alive(process)
+            state = answer["state"] if answer else "silent" if is_alive else "down"
+            services.append(
+                {
+                    "name": name,
+                    "node": topology.NODE_OF[name],
+                    "pid": process.pid if process is not None and is_alive else None,
+                    "epoch": answer["epoch"] if answer else (self._epoch(name) if self.run.exists() else 0),
+                    "restarts": child.get("restarts", 0),
+                    "state": state,
+                    "uptime_s": answer["uptime_s"] if answer else None,
+                    "counters": answer["counters"] if answer else {},
+                    "paths": answer["paths"] if answer else [],
+                }
+            )
+        return services
+
+    def _epoch(self, name: str) -> int:
+        return self.run.epoch(name) or 0
+
+    def _children(self) -> dict[str, dict[str, Any]]:
+        try:
+            children = json.loads(Path(self.run.path, "children.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return children if isinstance(children, dict) else {}
+
+    def wait_for_link(self, timeout_s: float) -> dict[str, Any]:
+        """Status once the queue link is up.
+
+        Raises:
+            SetupError: it does not come up in time; says what the link waits for.
+        """
+        deadline = time.monotonic() + timeout_s
+        while True:
+            status = self.status()
+            if status["state"] == "up":
+                return status
+            if time.monotonic() >= deadline:
+                silent = [service["name"] for service in status["services"] if service["state"] != "up"]
+                reason = (
+                    f"no answer from {', '.join(silent)}" if silent else f"link is {status['link']['state']}"
+                )
+                raise SetupError(f"bridge {self.run.name} did not come up in {timeout_s:.0f} s: {reason}")
+            time.sleep(0.02)  # between questions to other processes; nothing to await here
+
+    # down
+
+    def down(self) -> list[str]:
+        """Stop it and remove everything of it; what was done, in words ([] when there was nothing).
+
+        Raises:
+            SetupError: somebody else is starting or stopping it right now.
+        """
+        record = self.run.read_run()
+        done = []
+        if record is not None and self.is_up():
+            deadline = time.monotonic() + self.config.supervisor.stop_timeout_ms / 1000 + STOP_MARGIN_S
+            if record.mode == "supervisor":
+                send_signal(record.supervisor, signal.SIGTERM)
+                targets = [record.supervisor]
+            else:
+                targets = [process for process in self.run.processes().values() if alive(process)]
+                for process in targets:
+                    send_signal(process, signal.SIGTERM)
+            done.append("supervisor" if record.mode == "supervisor" else "services")
+            while any(alive(process) for process in targets) and time.monotonic() < deadline:
+                time.sleep(0.01)  # the processes are not our children: there is nothing to await
+            for process in targets:
+                kill(process)
+        if not self.run.exists():
+            return done
+        with self.run.lock(wait=True):
+            left = remove_leftovers(self.run, self.config)
+        if done:
+            left = [item for item in left if item != "run folder"]
+        return done + left
+
+
+def _link(answers: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    host = answers.get("rc-host", {}).get("link", {})
+    peers = {node: answers.get(f"peer-{node}", {}).get("link", {}) for node in ("rc", "ep")}
+    sides = {node: dict(enumerate(link.get("queues", []))) for node, link in peers.items()}
+    queues = []
+    for number in sorted(set(sides["rc"]) | set(sides["ep"])):
+        both = [sides[node].get(number, {}) for node in ("rc", "ep")]
+        is_up = all(queue.get("link") == "up" for queue in both)
+        queues.append({"queue": number, "state": "up" if is_up else "down", "rc": both[0], "ep": both[1]})
+    is_up = bool(queues) and all(queue["state"] == "up" for queue in queues)
+    return {"state": "up" if is_up else "down", "epoch": host.get("epoch", 0), "queues": queues}
+
+
+def _overall(is_up: bool, services: list[dict[str, Any]], link: dict[str, Any]) -> str:
+    if not is_up:
+        return "down"
+    if all(service["state"] == "up" for service in services):
+        return "up" if link["state"] == "up" else "starting"
+    return "degraded"
+
+
+def _nodes(config: Config, name: str) -> dict[str, dict[str, Any]]:
+    sides = {"rc": config.node.rc, "ep": config.node.ep}
+    return {
+        node: {
+            "netns": f"{name}-{node}",
+            "tun": config.netdev.tun,
+            "ipv4": side.ipv4,
+            "ipv6": side.ipv6,
+            "mtu": config.netdev.mtu,
+        }
+        for node, side in sides.items()
+    }

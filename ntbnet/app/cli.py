@@ -1,0 +1,333 @@
+"""The ``ntbnet`` command."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from ntbnet.app import demo as demo_module
+from ntbnet.app.bridge import Bridge
+from ntbnet.app.node import exec_in_node, spec_from
+from ntbnet.app.supervisor import Supervisor, child_environment, remove_leftovers
+from ntbnet.config import Config, to_toml, warnings
+from ntbnet.edge.rundir import RunDir
+from ntbnet.edge.startup import DEFAULT_NAME, load_config
+from ntbnet.errors import ConfigError, NtbnetError, SetupError
+
+LINK_TIMEOUT_S = 15.0
+
+app = typer.Typer(
+    name="ntbnet",
+    help="Two hosts joined by an emulated PCIe Non-Transparent Bridge.",
+    epilog="First steps: ntbnet demo; or: ntbnet up --detach, ntbnet ping, ntbnet down.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+config_app = typer.Typer(help="Check and show configurations.", no_args_is_help=True)
+app.add_typer(config_app, name="config")
+
+ConfigOption = Annotated[
+    Optional[str],
+    typer.Option("--config", "-c", metavar="FILE", help="Configuration (TOML); defaults without it."),
+]
+NameOption = Annotated[str, typer.Option("--name", "-n", help="Name of the bridge; several may run at once.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+def _bridge(name: str, config_path: str | None = None) -> Bridge:
+    config = load_config(config_path)
+    return Bridge(RunDir(config.run.dir, name), config)
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    print(json.dumps(value, indent=2))
+
+
+@app.command(epilog="Example: ntbnet up -c deploy/ntbnet.toml --detach")
+def up(
+    config: ConfigOption = None,
+    name: NameOption = DEFAULT_NAME,
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="Return once the link is up.")] = False,
+    ready_fd: Annotated[int, typer.Option(hidden=True)] = -1,
+) -> None:
+    """Start the two nodes and the five services; runs until Ctrl-C or `ntbnet down`."""
+    bridge = _bridge(name, config)
+    for warning in warnings(bridge.config if bridge.is_up() else load_config(config)):
+        err.print(f"warning: {warning}", markup=False)
+    if bridge.is_up():
+        record = bridge.run.read_run()
+        pid = record.supervisor.pid if record else "?"
+        err.print(f"bridge {name} is already up (process {pid}); its configuration stays as it is")
+        _tell(ready_fd, {"ok": True})
+        return
+    if detach:
+        _start_detached(bridge, config, name)
+        return
+    try:
+        asyncio.run(_run_supervisor(bridge, config, ready_fd))
+    except NtbnetError as problem:
+        _tell(ready_fd, {"ok": False, "error": str(problem), "code": _code_of(problem)})
+        raise
+
+
+def _tell(ready_fd: int, body: dict[str, Any]) -> None:
+    if ready_fd >= 0:
+        os.write(ready_fd, json.dumps(body).encode() + b"\n")
+
+
+async def _run_supervisor(bridge: Bridge, config_path: str | None, ready_fd: int) -> None:
+    run, config = bridge.run, load_config(config_path)
+    loop = asyncio.get_running_loop()
+
+    def say(text: str) -> None:
+        err.print(text, markup=False)
+
+    with run.lock(wait=False):
+        if bridge.is_up():
+            raise SetupError(f"bridge {run.name} was started by somebody else meanwhile")
+        # the lock made the folder; what else is there belongs to a run that was killed
+        left = [item for item in remove_leftovers(run, config) if item != "run folder"]
+        if left:
+            say(f"removed what a killed run left: {', '.join(left)}")
+        supervisor = Supervisor(config, run, config_path, say)
+        supervisor.prepare()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, supervisor.request_stop, number.name)
+    try:
+        say(f"starting bridge {run.name}: profile {config.profile.name}, fabric {config.bridge.fabric}")
+        await supervisor.start()
+        status = await loop.run_in_executor(None, bridge.wait_for_link, LINK_TIMEOUT_S)
+        say(f"link is up, epoch {status['link']['epoch']}")
+        say(f"try: ntbnet ping --name {run.name}    stop: Ctrl-C or ntbnet down --name {run.name}")
+        _tell(ready_fd, {"ok": True})
+        await supervisor.wait_for_stop()
+    finally:
+        await supervisor.stop()
+
+
+def _start_detached(bridge: Bridge, config: str | None, name: str) -> None:
+    """Run ``up`` in a session of its own, and wait until it says how it went."""
+    read_fd, write_fd = os.pipe()
+    command = [sys.executable, "-m", "ntbnet.app.cli", "up", "--name", name, "--ready-fd", str(write_fd)]
+    if config is not None:
+        command += ["--config", config]
+    with err.status(f"starting bridge {name}"):
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            pass_fds=(write_fd,),
+            start_new_session=True,
+            env=child_environment(),
+        )
+        os.close(write_fd)
+        with os.fdopen(read_fd, "rb") as pipe:
+            line = pipe.readline()
+    body = json.loads(line) if line else {}
+    if body.get("ok"):
+        err.print(f"bridge {name} is up; stop it with: ntbnet down --name {name}")
+        return
+    assert child.stderr is not None
+    words = child.stderr.read().decode(errors="replace").strip().splitlines() if not line else []
+    error = body.get("error") or (words[-1] if words else "it ended without a word")
+    raise ConfigError(error) if body.get("code") == 2 else SetupError(error)
+
+
+@app.command(epilog="Example: ntbnet down --name lab")
+def down(name: NameOption = DEFAULT_NAME, config: ConfigOption = None) -> None:
+    """Stop the bridge and remove everything of it: processes, nodes, memory, run folder."""
+    bridge = _bridge(name, config)
+    if not bridge.run.exists():
+        err.print(f"bridge {name} is not up; nothing to do")
+        return
+    was_up = bridge.is_up()
+    with err.status(f"stopping bridge {name}"):
+        done = bridge.down()
+    if was_up:
+        err.print(f"bridge {name} is down")
+    else:
+        err.print(
+            f"bridge {name} was not up; removed what a killed run left: {', '.join(done)}", markup=False
+        )
+
+
+@app.command(epilog="Example: ntbnet status --json | jq .link.epoch")
+def status(name: NameOption = DEFAULT_NAME, as_json: JsonOption = False, config: ConfigOption = None) -> None:
+    """Show services, link and counters. Exit code 0 when the bridge is up, 1 otherwise."""
+    state = _bridge(name, config).status()
+    if as_json:
+        _print_json(state)
+    else:
+        _print_status(state)
+    raise typer.Exit(0 if state["state"] == "up" else 1)
+
+
+def _print_status(state: dict[str, Any]) -> None:
+    link = state["link"]
+    out.print(f"bridge {state['name']}: {state['state']}   link: {link['state']}, epoch {link['epoch']}")
+    if state["state"] == "down":
+        return
+    out.print(f"fabric: {state['fabric']}   RC->EP: {state['backend']}   EP->RC: {state['backend_ep_to_rc']}")
+    table = Table("service", "node", "pid", "epoch", "restarts", "state", "up for", box=None)
+    for service in state["services"]:
+        uptime = "" if service["uptime_s"] is None else f"{service['uptime_s']:.1f} s"
+        pid = "" if service["pid"] is None else str(service["pid"])
+        table.add_row(
+            service["name"],
+            service["node"],
+            pid,
+            str(service["epoch"]),
+            str(service["restarts"]),
+            service["state"],
+            uptime,
+        )
+    out.print(table)
+    for queue in link["queues"]:
+        table = Table(f"queue {queue['queue']}: {queue['state']}", "rc", "ep", box=None)
+        for counter in queue["rc"] or queue["ep"]:
+            table.add_row(counter, *(str(queue[node].get(counter, "")) for node in ("rc", "ep")))
+        out.print(table)
+
+
+def _require(program: str, package: str) -> None:
+    if shutil.which(program) is None:
+        raise SetupError(f"{program} is not installed; apt-get install {package}")
+
+
+def _require_up(bridge: Bridge) -> Config:
+    if not bridge.is_up():
+        raise SetupError(
+            f"bridge {bridge.run.name} is not up; start it with: ntbnet up --name {bridge.run.name}"
+        )
+    return bridge.config
+
+
+@app.command(epilog="Example: ntbnet ping -c 5 --from ep -6")
+def ping(
+    name: NameOption = DEFAULT_NAME,
+    count: Annotated[
+        int, typer.Option("--count", "-c", min=1, max=1_000_000, help="Echo requests to send.")
+    ] = 4,
+    source: Annotated[str, typer.Option("--from", metavar="rc|ep", help="Node that sends.")] = "rc",
+    ipv6: Annotated[bool, typer.Option("-6", help="IPv6 instead of IPv4.")] = False,
+) -> None:
+    """Ping from one node to the other, with the system's own ping. Exit code as ping's."""
+    bridge = _bridge(name)
+    config = _require_up(bridge)
+    _check_node("--from", source)
+    _require("ping", "iputils-ping")
+    peer = config.node.ep if source == "rc" else config.node.rc
+    address = (peer.ipv6 if ipv6 else peer.ipv4).partition("/")[0]
+    exec_in_node(spec_from(config, name, source), ["ping", "-c", str(count), address])
+
+
+def _check_node(what: str, node: str) -> None:
+    if node not in ("rc", "ep"):
+        raise ConfigError(f"{what} {node}: allowed are rc and ep")
+
+
+@app.command(
+    name="exec",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    epilog="Example: ntbnet exec ep -- iperf3 -s -1",
+)
+def exec_(
+    context: typer.Context,
+    node: Annotated[str, typer.Argument(metavar="rc|ep", help="Node to run it in.")],
+    name: NameOption = DEFAULT_NAME,
+) -> None:
+    """Run any program inside a node; exit code is the program's. Put `--` before the program."""
+    bridge = _bridge(name)
+    config = _require_up(bridge)
+    _check_node("node", node)
+    if not context.args:
+        raise ConfigError("no program given; example: ntbnet exec rc -- ip addr")
+    program = context.args[0]
+    if shutil.which(program) is None:
+        package = PACKAGES.get(program)
+        how = f"; apt-get install {package}" if package else ""
+        raise SetupError(f"{program} is not installed{how}")
+    exec_in_node(spec_from(config, name, node), context.args)
+
+
+PACKAGES = {
+    "ping": "iputils-ping",
+    "iperf3": "iperf3",
+    "sockperf": "sockperf",
+    "tcpdump": "tcpdump",
+    "ip": "iproute2",
+    "ssh": "openssh-client",
+}
+"""Debian packages of programs people run in nodes."""
+
+
+@app.command(epilog="Example: ntbnet demo --json")
+def demo(
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+    count: Annotated[int, typer.Option("--count", min=1, max=10_000, help="Pings for each direction.")] = 10,
+) -> None:
+    """Start a bridge of its own, ping both ways over IPv4 and IPv6, show latencies, stop."""
+    _require("ping", "iputils-ping")
+
+    def say(text: str) -> None:
+        err.print(text, markup=False)
+
+    result = asyncio.run(demo_module.run(load_config(config), count, say))
+    if as_json:
+        _print_json(result)
+    else:
+        demo_module.show(result, out)
+    raise typer.Exit(0 if result["ok"] else 1)
+
+
+@config_app.command("check", epilog="Example: ntbnet config check deploy/ntbnet.toml")
+def config_check(file: Annotated[str, typer.Argument(help="Configuration to check.")]) -> None:
+    """Say whether a configuration is right; one line naming key, value and range when it is not."""
+    config = load_config(file)
+    for warning in warnings(config):
+        err.print(f"warning: {warning}", markup=False)
+    out.print(f"{file}: good (profile {config.profile.name})", markup=False)
+
+
+@config_app.command("show", epilog="Example: ntbnet config show > ntbnet.toml")
+def config_show(config: ConfigOption = None) -> None:
+    """Print the whole configuration, defaults included, as TOML."""
+    print(to_toml(load_config(config)), end="")
+
+
+def _code_of(problem: NtbnetError) -> int:
+    return 2 if isinstance(problem, ConfigError) else 1
+
+
+def main() -> None:
+    """Entry point: an error of ours is one line and an exit code, never a traceback."""
+    try:
+        app()
+    except NtbnetError as problem:
+        err.print(f"ntbnet: {problem}", markup=False, soft_wrap=True)
+        sys.exit(_code_of(problem))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""``ntbnet demo``: a bridge of its own, pinged both ways over IPv4 and IPv6, then removed."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Callable
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from ntbnet.app.bridge import Bridge
+from ntbnet.app.node import spec_from
+from ntbnet.app.supervisor import Supervisor, remove_leftovers
+from ntbnet.config import Config
+from ntbnet.edge.netns import inside
+from ntbnet.edge.rundir import RunDir
+from ntbnet.errors import SetupError
+
+NAME = "ntbnet-demo"
+PING_INTERVAL_S = 0.1
+FIRST_REPLY_TIMEOUT_S = 15.0
+_COUNTS = re.compile(r"(\d+) packets transmitted, (\d+) received")
+_TIMES = re.compile(r"= ([\d.]+)/([\d.]+)/([\d.]+)/")
+
+
+async def run(config: Config, count: int, say: Callable[[str], None]) -> dict[str, Any]:
+    """Start, ping, stop; what ``--json`` prints.
+
+    Raises:
+        SetupError: the bridge cannot be started, or a demo runs already.
+    """
+    folder = RunDir(config.run.dir, NAME)
+    bridge = Bridge(folder, config)
+    started_s = time.monotonic()
+    with folder.lock(wait=False):
+        if bridge.is_up():
+            raise SetupError("another demo is running; wait for it, or: ntbnet down --name ntbnet-demo")
+        remove_leftovers(folder, config)
+        supervisor = Supervisor(config, folder, None, say)
+        say("making two nodes")
+        supervisor.prepare()
+    try:
+        say("starting five services")
+        await supervisor.start()
+        await _first_reply(config)
+        startup_s = time.monotonic() - started_s
+        say(f"first ping reply after {startup_s:.2f} s")
+        pings = []
+        for source in ("rc", "ep"):
+            for family in ("ipv4", "ipv6"):
+                say(f"pinging from {source} over {family}")
+                pings.append(await _ping(config, source, family, count))
+        status = await asyncio.get_running_loop().run_in_executor(None, bridge.status)
+    finally:
+        say("stopping")
+        await supervisor.stop()
+    return {
+        "ok": all(ping["received"] == ping["sent"] for ping in pings),
+        "fabric": status["fabric"],
+        "backend": status["backend"],
+        "backend_ep_to_rc": status["backend_ep_to_rc"],
+        "profile": config.profile.name,
+        "startup_s": round(startup_s, 3),
+        "ping": pings,
+    }
+
+
+def _address(config: Config, source: str, family: str) -> str:
+    peer = config.node.ep if source == "rc" else config.node.rc
+    address: str = getattr(peer, family).partition("/")[0]
+    return address
+
+
+async def _run_ping(config: Config, source: str, *arguments: str) -> tuple[int, str]:
+    # the child inherits the namespace it is started in
+    with inside(spec_from(config, NAME, source).netns):
+        process = await asyncio.create_subprocess_exec(
+            "ping", *arguments, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+        )
+    output, _ = await process.communicate()
+    return process.returncode or 0, output.decode(errors="replace")
+
+
+async def _first_reply(config: Config) -> None:
+    """Return once a ping crosses; asks again as long as the link is not up yet."""
+    try:
+        async with asyncio.timeout(FIRST_REPLY_TIMEOUT_S):
+            while True:
+                address = _address(config, "rc", "ipv4")
+                code, _ = await _run_ping(
+                    config, "rc", "-q", "-i", "0.02", "-c", "50", "-w", "1", "-o", address
+                )
+                if code == 0:
+                    return
+    except TimeoutError:
+        raise SetupError(f"no ping reply in {FIRST_REPLY_TIMEOUT_S:.0f} s") from None
+
+
+async def _ping(config: Config, source: str, family: str, count: int) -> dict[str, Any]:
+    address = _address(config, source, family)
+    _, output = await _run_ping(
+        config, source, "-q", "-n", "-i", str(PING_INTERVAL_S), "-c", str(count), address
+    )
+    counts, times = _COUNTS.search(output), _TIMES.search(output)
+    if counts is None:
+        raise SetupError(f"ping said nothing that can be read: {output.strip()[-120:]}")
+    low, average, high = (float(value) for value in times.groups()) if times else (None, None, None)
+    return {
+        "from": source,
+        "family": family,
+        "sent": int(counts[1]),
+        "received": int(counts[2]),
+        "rtt_ms": {"min": low, "avg": average, "max": high},
+    }
+
+
+def show(result: dict[str, Any], console: Console) -> None:
+    """The latency table, for people."""
+    console.print()
+    console.print(
+        "  rc [tun ntb0 - peer-rc - rc-host] === PCIe === [epc/edma - peer-ep - tun ntb0] ep", markup=False
+    )
+    console.print(
+        f"  profile {result['profile']}, fabric {result['fabric']}, started in {result['startup_s']:.2f} s"
+    )
+    table = Table(
+        "from", "family", "doorbell", "sent", "received", "loss", "rtt min", "avg", "max ms", box=None
+    )
+    for ping in result["ping"]:
+        rtt = [("-" if value is None else f"{value:.2f}") for value in ping["rtt_ms"].values()]
+        loss = f"{100 * (1 - ping['received'] / ping['sent']):.0f} %" if ping["sent"] else "-"
+        table.add_row(
+            ping["from"],
+            ping["family"],
+            f"{result['backend']} / {result['backend_ep_to_rc']}",
+            str(ping["sent"]),
+            str(ping["received"]),
+            loss,
+            *rtt,
+        )
+    console.print(table)
+    console.print(
+        "  RC->EP doorbells are polled on a kernel tick, so a round trip takes up to one poll period."
+    )
+    console.print("  every packet crossed" if result["ok"] else "  PACKETS WERE LOST")
