@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Union
+from typing import Any, TypeAlias
 
 from ntbnet.wire import Message
 
@@ -58,7 +58,7 @@ class Restart:
     reason: str
 
 
-Effect = Union[Send, Log, Deliver, SetCarrier, StopQueue, Restart]
+Effect: TypeAlias = Send | Log | Deliver | SetCarrier | StopQueue | Restart
 
 
 class Outbox:

@@ -47,6 +47,8 @@ FUNCTION_REGION_BYTES = 4 << 20
 """First part of EP DRAM: what the function allocates from; the rest is the client's."""
 MEMORY_CLASS, RAM_SUBCLASS = 0x05, 0x00
 """Class code 0x0500 (memory, RAM), which ntb_hw_epf matches together with the ids."""
+_CALLS_OF_AN_EPOCH = frozenset(("mw_set_trans", "mw_clear_trans"))
+"""What they change belongs to the link epoch; a request of an older one comes too late."""
 
 
 class EndpointController:
@@ -61,7 +63,6 @@ class EndpointController:
         endpoint, ntb = config.profile.endpoint, config.ntb
         self._config = config
         self._outbox = Outbox()
-        self._tick = Tick(config.profile.kernel.hz)
         self._aperture = Span(endpoint.aperture_base, endpoint.aperture_bytes)
         self._local = AddressMap(
             [
@@ -75,7 +76,8 @@ class EndpointController:
         self.counters: Counter[str] = Counter()
         self._logged: set[tuple[str, str]] = set()
         self._tag = 0
-        self._forwarded: dict[int, tuple[str, int]] = {}
+        self._forwarded: dict[int, tuple[str, str, int]] = {}
+        """By tag: who answers, who asked, and the tag it asked with."""
         self._bars = BarSet(
             [
                 BarSpec(BarKind(bar.kind), bar.fixed_size or 0, only_64bit=bar.bits64)
@@ -97,14 +99,14 @@ class EndpointController:
         self._aperture_next = self._aperture.base + endpoint.page_bytes
         self._msi_page = CpuAddr(self._aperture.base)
         self._msi_mapped: int | None = None
-        self.vntb = Vntb(config, dram.sub(0, FUNCTION_REGION_BYTES, "function"), self, self._outbox, self._tick)
+        region = dram.sub(0, FUNCTION_REGION_BYTES, "function")
+        self.vntb = Vntb(config, region, self, self._outbox, Tick(config.profile.kernel.hz))
         self._calls: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
             "ntb_attach": self._call_attach,
             "mw_set_trans": self._call_mw_set_trans,
             "mw_clear_trans": self._call_mw_clear_trans,
             "restart_link": self._call_restart_link,
         }
-        self._started = False
 
     # the driver's side
 
@@ -115,7 +117,7 @@ class EndpointController:
         elif src == CLIENT:
             self._from_client(message)
         elif isinstance(message, Completion):
-            self._complete(message)
+            self._complete(src, message)
         else:
             self.counters["unexpected"] += 1
         return self._outbox.take()
@@ -134,7 +136,7 @@ class EndpointController:
         elif peer == CLIENT:
             self._tell_client()
         elif peer == EDMA and not up:
-            self._forwarded.clear()
+            self._forwarded = {tag: entry for tag, entry in self._forwarded.items() if entry[0] != EDMA}
         return self._outbox.take()
 
     def next_deadline(self) -> int | None:
@@ -211,7 +213,7 @@ class EndpointController:
             self._config_write(message)
             self._outbox.send(HOST, Completion(message.tag, Status.OK, b"", self.epoch))
         elif isinstance(message, Completion):
-            self._complete(message)
+            self._complete(HOST, message)
         else:
             self.counters["unexpected"] += 1
 
@@ -253,7 +255,8 @@ class EndpointController:
         elif found[0] == EDMA:
             self._forward_read(EDMA, requester, local, message)
         else:
-            bus = self._iatu.translate_outbound(local, message.size) if requester != HOST else None
+            may_go_out = requester != HOST and self.epoch and message.epoch == self.epoch
+            bus = self._iatu.translate_outbound(local, message.size) if may_go_out else None
             if bus is None:
                 self._refuse_read("no_window", message)
                 self._outbox.send(requester, Completion(message.tag, Status.UR, b"", message.epoch))
@@ -265,16 +268,17 @@ class EndpointController:
         if len(self._forwarded) >= 256:
             # nobody waits that long: the oldest request has timed out at its requester
             self._forwarded.pop(next(iter(self._forwarded)))
-        self._forwarded[self._tag] = (requester, message.tag)
+        self._forwarded[self._tag] = (dst, requester, message.tag)
         self._outbox.send(dst, MemRead(addr, message.size, self._tag, self.epoch))
 
-    def _complete(self, message: Completion) -> None:
-        requester = self._forwarded.pop(message.tag, None)
-        if requester is None:
+    def _complete(self, src: str, message: Completion) -> None:
+        expected = self._forwarded.get(message.tag)
+        if expected is None or expected[0] != src:
             self.counters["late_completions"] += 1
-        else:
-            completion = Completion(requester[1], message.status, message.data, self.epoch)
-            self._outbox.send(requester[0], completion)
+            return
+        del self._forwarded[message.tag]
+        _, requester, tag = expected
+        self._outbox.send(requester, Completion(tag, message.status, message.data, self.epoch))
 
     # from the EP's own CPU
 
@@ -310,6 +314,8 @@ class EndpointController:
             operation = self._calls.get(message.op)
             if operation is None:
                 raise KernelError(errno.EOPNOTSUPP, f"no operation {message.op[:32]!r}")
+            if message.op in _CALLS_OF_AN_EPOCH and message.epoch != self.epoch:
+                raise KernelError(errno.ENODEV, "that link epoch is over")
             reply = Reply(message.tag, 0, operation(message.args), message.epoch)
         except KernelError as failure:
             reply = Reply(message.tag, failure.errno, {"reason": str(failure)}, message.epoch)

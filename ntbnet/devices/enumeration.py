@@ -114,10 +114,16 @@ def enable_msi(function: PciFunction, target: MsiTarget, least: int, most: int) 
     """Give the function MSI vectors at ``target`` and let it master the bus.
 
     Args:
-        least, most: vectors the driver can use.
+        function: what enumeration found.
+        target: the host's vectors; granted ones are taken from it.
+        least: vectors the driver needs.
+        most: vectors the driver can use.
 
     Returns:
         Number of vectors granted; 0 when the function or the host has fewer than ``least``.
+
+    Raises:
+        PeerError: the capability offers an impossible number.
     """
     if not function.msi_cap:
         return 0

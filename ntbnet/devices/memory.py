@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Union
+from typing import TypeAlias
 
 from ntbnet.address import Span
 from ntbnet.errors import WindowLost
 
-Buffer = Union[bytes, bytearray, memoryview]
+Buffer: TypeAlias = bytes | bytearray | memoryview
 
 if sys.byteorder != "little":  # pragma: no cover - the fabric relies on x86-64 layout and store order
     raise ImportError("ntbnet needs a little-endian machine: shared words have the kernel's layout")

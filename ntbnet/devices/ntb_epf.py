@@ -47,6 +47,8 @@ ADDR_ALIGN, SIZE_ALIGN = 4096, 1
 CLASS_MEMORY_RAM = 0x0500
 _WORD = 0xFFFFFFFF
 _EINVAL_READ = 0xFFFFFFEA
+_UNHEARD = b"\0\0\0\0"
+"""Doorbell datum of a slot the endpoint does not poll; storing it would ring nothing."""
 _U32 = struct.Struct("<I")
 _U16 = struct.Struct("<H")
 
@@ -104,6 +106,7 @@ class NtbEpf(NtbDevice):
         self._vectors = 0
         self._mws: list[Span] = []
         self._spads = 0
+        self._spad_offset = 0
         self._rings: list[tuple[int, bytes]] = []
 
     # probe and remove
@@ -113,7 +116,7 @@ class NtbEpf(NtbDevice):
             raise PeerError(f"class code {notice.get('class_code')!r}, expected {CLASS_MEMORY_RAM:#06x}")
         try:
             bars = {int(bar): Span(int(base), int(size)) for bar, base, size in notice["bars"]}
-        except (KeyError, TypeError, ValueError) as problem:
+        except (KeyError, TypeError, ValueError, OverflowError) as problem:
             raise PeerError(f"BARs are malformed: {problem}") from None
         for bar in (self._map.config, self._map.db, self._map.mws[0]):
             if bar not in bars:
@@ -127,15 +130,13 @@ class NtbEpf(NtbDevice):
 
         Raises:
             PeerError: what the device reports is impossible.
-            KernelError: too few vectors, or a command failed.
+            KernelError: too few vectors, a command failed, or ENODEV: the device does not answer.
         """
         block = self._block
-        spad_count = yield from self._register("spad_count")
-        spad_offset = yield from self._register("spad_offset")
-        num_mws = yield from self._register("num_mws")
+        spad_count = yield from self._probed("spad_count")
+        spad_offset = yield from self._probed("spad_offset")
+        num_mws = yield from self._probed("num_mws")
         room = self._bars[self._map.config].size
-        if num_mws == _WORD:
-            raise PeerError("control block reads all ones: the device is gone")
         if not 1 <= num_mws <= MAX_MWS:
             raise PeerError(f"num_mws {num_mws:#x}: allowed 1..{MAX_MWS}")
         if spad_offset < block.size or spad_offset % 4 or spad_offset + 8 * spad_count > room:
@@ -143,13 +144,17 @@ class NtbEpf(NtbDevice):
                 f"spad_offset {spad_offset:#x}, spad_count {spad_count:#x}: impossible for layout "
                 f"{self._layout} in a BAR of {room:#x} bytes; is the other layout in use?"
             )
-        self._spads = spad_count
+        self._spads, self._spad_offset = spad_count, spad_offset
         yield from self._find_mws(num_mws)
         reply = yield Call(HOST, "alloc_vectors", {"least": LEAST_VECTORS, "most": MOST_VECTORS})
-        self._vectors = reply.get("vectors", 0)
+        vectors = reply.get("vectors")
+        if type(vectors) is not int or not LEAST_VECTORS <= vectors <= MOST_VECTORS:
+            allowed = f"{LEAST_VECTORS}..{MOST_VECTORS}"
+            raise PeerError(f"the host granted {vectors!r:.40} vectors: allowed {allowed}")
+        self._vectors = vectors
         yield from self._read_doorbells()
         yield from self._command(Command.CONFIGURE_DOORBELL, self._vectors)
-        bits = bin(self.db_valid_mask()).count("1")
+        bits = self.db_valid_mask().bit_count()
         self._outbox.log("driver.bound", driver=self.name, mws=num_mws, spads=spad_count, db_bits=bits)
 
     def _find_mws(self, num_mws: int) -> Task[None]:
@@ -160,8 +165,8 @@ class NtbEpf(NtbDevice):
                 raise PeerError(f"window {widx} has no BAR on this platform")
             offset = size = 0
             if "mw_size" in self._block:
-                offset = yield from self._register("mw_offset", widx)
-                size = yield from self._register("mw_size", widx)
+                offset = yield from self._probed("mw_offset", widx)
+                size = yield from self._probed("mw_size", widx)
             if offset >= bar.size or offset % 4:
                 raise PeerError(f"mw_offset[{widx}] {offset:#x} is outside its BAR of {bar.size:#x} bytes")
             size = min(size or bar.size, bar.size - offset)
@@ -170,15 +175,20 @@ class NtbEpf(NtbDevice):
     def _read_doorbells(self) -> Task[None]:
         """Where and what to store for each slot; a slot the endpoint does not hear has data 0."""
         block, bar = self._block, self._bars[self._map.db]
-        entry_size = yield from self._register("db_entry_size")
+        entry_size = yield from self._probed("db_entry_size")
         size = 4 * MAX_DOORBELLS
         data = yield Read(self._ctrl + block.offset("db_data"), size)
         offsets = yield Read(self._ctrl + block.offset("db_offset"), size)
-        for slot in range(min(self._vectors, MAX_DOORBELLS)):
+        absent = b"\xff" * size
+        if absent in {data, offsets}:
+            raise KernelError(errno.ENODEV, "doorbell table reads all ones: the device does not answer")
+        for slot in range(self._vectors):
             at = entry_size * slot + _U32.unpack_from(offsets, 4 * slot)[0]
             value = data[4 * slot : 4 * slot + 4]
-            if _U32.unpack(value)[0] and (at % 4 or at + 4 > bar.size):
-                raise PeerError(f"doorbell slot {slot} lies at {at:#x}, outside its BAR of {bar.size:#x} bytes")
+            if at % 4 or at + 4 > bar.size:
+                if value != _UNHEARD:
+                    raise PeerError(f"doorbell slot {slot} lies at {at:#x}, its BAR has {bar.size:#x} bytes")
+                at = 0
             self._rings.append((bar.base + at, value))
 
     def remove(self) -> Task[None]:
@@ -188,8 +198,15 @@ class NtbEpf(NtbDevice):
 
     # registers and commands
 
-    def _register(self, name: str, index: int = 0) -> Task[int]:
-        return _U32.unpack((yield Read(self._ctrl + self._block.offset(name, index), 4)))[0]
+    def _read_u32(self, addr: int) -> Task[int]:
+        return int.from_bytes((yield Read(addr, 4)), "little")
+
+    def _probed(self, name: str, index: int = 0) -> Task[int]:
+        """A register of the block; all ones is a device that does not answer (now)."""
+        value = yield from self._read_u32(self._ctrl + self._block.offset(name, index))
+        if value == _WORD:
+            raise KernelError(errno.ENODEV, f"{name} reads all ones: the device does not answer")
+        return value
 
     def _store_u32(self, offset: int, value: int) -> None:
         self._outbox.send(HOST, MemWrite(self._ctrl + offset, _U32.pack(value), self._tasks.epoch))
@@ -198,7 +215,9 @@ class NtbEpf(NtbDevice):
         at = self._ctrl + self._block.offset("command_status")
         self._outbox.send(HOST, MemWrite(at, _U16.pack(value), self._tasks.epoch))
 
-    def _command(self, command: Command, argument: int, parameters: tuple[int, int] | None = None) -> Task[None]:
+    def _command(
+        self, command: Command, argument: int, parameters: tuple[int, int] | None = None
+    ) -> Task[None]:
         """Send one command and wait for its status; ``parameters`` are addr and size.
 
         Raises:
@@ -223,6 +242,9 @@ class NtbEpf(NtbDevice):
             if status in (CommandStatus.OK, CommandStatus.ERROR) or is_last:
                 break
             yield Sleep(COMMAND_POLL_NS)
+        if status not in (CommandStatus.OK, CommandStatus.ERROR):
+            # withdrawn: served after all, it could answer for the next command
+            self._store_u32(block.offset("command"), Command.NONE)
         self._store_status(CommandStatus.PENDING)
         yield Release(self._mutex)
         if status == CommandStatus.OK:
@@ -296,7 +318,7 @@ class NtbEpf(NtbDevice):
         """Posted store into the window."""
         span = self._mws[widx]
         if offset < 0 or offset + len(data) > span.size:
-            raise ValueError(f"store [{offset:#x}, +{len(data):#x}) outside window {widx} of {span.size:#x} bytes")
+            raise ValueError(f"store [{offset:#x}, +{len(data):#x}) leaves window {widx} of {span.size:#x}")
         self._outbox.send(HOST, MemWrite(span.base + offset, bytes(data), self._tasks.epoch))
 
     def alloc_coherent(self, size: int, alignment: int, name: str) -> Window | None:
@@ -350,11 +372,12 @@ class NtbEpf(NtbDevice):
             bit = (bits & -bits).bit_length() - 1
             bits &= bits - 1
             addr, value = self._rings[slot_of_db_bit(bit)]
-            if value == b"\0\0\0\0":
+            if value == _UNHEARD:
                 self.counters["doorbells_unheard"] += 1
                 if "unheard" not in self._logged:
                     self._logged.add("unheard")
                     self._outbox.log("doorbell.unheard", bits=1 << bit)
+                continue
             self._outbox.send(HOST, MemWrite(addr, value, self._tasks.epoch))
 
     def spad_count(self) -> int:
@@ -362,9 +385,16 @@ class NtbEpf(NtbDevice):
         return self._spads
 
     def _spad_address(self, bank: int, sidx: int) -> Task[int]:
-        """Address of a scratchpad; the block's spad_offset is read every time (NTB 12)."""
-        offset = yield from self._register("spad_offset")
-        if offset % 4 or offset + 8 * self._spads > self._bars[self._map.config].size:
+        """Address of a scratchpad; the block's spad_offset is read every time (NTB 12).
+
+        A device that does not answer keeps the one it was probed with: its scratchpad will not
+        answer either, and the caller tries again.
+        """
+        offset = yield from self._read_u32(self._ctrl + self._block.offset("spad_offset"))
+        if offset == _WORD:
+            offset = self._spad_offset
+        room = self._bars[self._map.config].size
+        if offset < self._block.size or offset % 4 or offset + 8 * self._spads > room:
             raise KernelError(errno.EIO, f"spad_offset {offset:#x} is outside the BAR")
         return self._ctrl + offset + 4 * (bank * self._spads + sidx)
 
@@ -372,7 +402,7 @@ class NtbEpf(NtbDevice):
         """Bank A; 0 when out of range."""
         if not 0 <= sidx < self._spads:
             return 0
-        return _U32.unpack((yield Read((yield from self._spad_address(0, sidx)), 4)))[0]
+        return (yield from self._read_u32((yield from self._spad_address(0, sidx))))
 
     def spad_write(self, sidx: int, value: int) -> Task[None]:
         """Bank A."""
@@ -382,7 +412,7 @@ class NtbEpf(NtbDevice):
         """Bank B; -EINVAL as the caller sees it when out of range."""
         if pidx != 0 or not 0 <= sidx < self._spads:
             return _EINVAL_READ
-        return _U32.unpack((yield Read((yield from self._spad_address(1, sidx)), 4)))[0]
+        return (yield from self._read_u32((yield from self._spad_address(1, sidx))))
 
     def peer_spad_write(self, pidx: int, sidx: int, value: int) -> Task[None]:
         """Bank B."""

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import errno
 from collections import Counter
-from collections.abc import Generator
 from typing import Any
 
+from ntbnet.address import Span
 from ntbnet.devices.effects import Outbox
 from ntbnet.devices.memory import Allocator, Buffer, Window
 from ntbnet.devices.ntb import MwAlign, NtbDevice
-from ntbnet.devices.task import Call, Request, Task, Tasks
+from ntbnet.devices.task import Call, Task, Tasks
 from ntbnet.errors import KernelError, PeerError
 from ntbnet.regs.ntb_ctrl import FIRST_DB_SLOT, LAYOUTS, LINK_UP, MAX_DOORBELLS, MAX_MWS
 from ntbnet.wire import Irq, IrqSource, MemWrite
@@ -27,10 +27,9 @@ ADDR_ALIGN, SIZE_ALIGN = 4096, 1
 _EINVAL_READ = 0xFFFFFFEA
 
 
-def _at_once() -> Generator[Request, Any, None]:
+def _at_once() -> Task[None]:
     """An operation that needs no bus: a Task that ends without yielding."""
-    return
-    yield  # makes this a generator
+    yield from ()
 
 
 class NtbVntb(NtbDevice):
@@ -58,23 +57,24 @@ class NtbVntb(NtbDevice):
             self._block = LAYOUTS[attach["ctrl_layout"]]
             self._spads = int(attach["spad_count"])
             self._db_count = int(attach["db_count"])
-            self._mw_sizes = [int(size) for size in attach["mw_sizes"]]
-            self._outbound = [int(addr) for addr in attach["outbound"]]
+            pairs = zip(attach["outbound"], attach["mw_sizes"], strict=True)
+            self._mws = [Span(int(addr), int(size)) for addr, size in pairs]
+            self._mw_align = int(attach["mw_align"])
             spad_offset = int(attach["spad_offset"])
             start = int(attach["ctrl_addr"]) - dram.span.base
             self._ctrl = dram.sub(start, spad_offset + 8 * self._spads, "ctrl")
             self._spad_offset = spad_offset
-        except (KeyError, TypeError, ValueError) as problem:
+        except (KeyError, TypeError, ValueError, OverflowError) as problem:
             raise PeerError(f"the controller describes an impossible device: {problem}") from None
-        if not 1 <= len(self._mw_sizes) == len(self._outbound) <= MAX_MWS:
-            raise PeerError(f"the controller describes {len(self._mw_sizes)} windows")
+        if not 1 <= len(self._mws) <= MAX_MWS or self._mw_align < 1 or self._mw_align & (self._mw_align - 1):
+            raise PeerError(f"the controller describes {len(self._mws)} windows, align {self._mw_align:#x}")
         if not 3 <= self._db_count <= MAX_DOORBELLS or self._spads < 0 or spad_offset < self._block.size:
             raise PeerError("the controller describes an impossible control block")
 
     def bound(self) -> None:
         """Log what was found."""
         bits = self._db_count - FIRST_DB_SLOT
-        mws = len(self._mw_sizes)
+        mws = len(self._mws)
         self._outbox.log("driver.bound", driver=self.name, mws=mws, spads=self._spads, db_bits=bits)
 
     # interrupts
@@ -92,23 +92,23 @@ class NtbVntb(NtbDevice):
     # NTB operations
 
     def _check_mw(self, widx: int) -> None:
-        if not 0 <= widx < len(self._mw_sizes):
-            raise KernelError(errno.EINVAL, f"window {widx}: there are {len(self._mw_sizes)}")
+        if not 0 <= widx < len(self._mws):
+            raise KernelError(errno.EINVAL, f"window {widx}: there are {len(self._mws)}")
 
     def mw_count(self, pidx: int) -> int:
         """num_mws, whatever the peer index (NTB 67)."""
-        return len(self._mw_sizes)
+        return len(self._mws)
 
     def peer_mw_count(self) -> int:
         """num_mws."""
-        return len(self._mw_sizes)
+        return len(self._mws)
 
     def mw_get_align(self, pidx: int, widx: int) -> Task[MwAlign]:
         """4096, 1 and the configured size."""
         self._check_mw(widx)
         if not (yield from self.link_is_up()):
             raise KernelError(errno.ENOTCONN, "link is down")
-        return MwAlign(ADDR_ALIGN, SIZE_ALIGN, self._mw_sizes[widx])
+        return MwAlign(ADDR_ALIGN, SIZE_ALIGN, self._mws[widx].size)
 
     def mw_set_trans(self, pidx: int, widx: int, addr: int, size: int) -> Task[None]:
         """Have the controller point the BAR's inbound window at ``addr``."""
@@ -123,19 +123,18 @@ class NtbVntb(NtbDevice):
     def peer_mw_get_addr(self, widx: int) -> tuple[int, int]:
         """Outbound region and configured size."""
         self._check_mw(widx)
-        return self._outbound[widx], self._mw_sizes[widx]
+        return self._mws[widx].base, self._mws[widx].size
 
     def peer_mw_write(self, widx: int, offset: int, data: Buffer) -> None:
         """Posted store into the outbound region."""
-        if offset < 0 or offset + len(data) > self._mw_sizes[widx]:
-            size = self._mw_sizes[widx]
-            raise ValueError(f"store [{offset:#x}, +{len(data):#x}) outside window {widx} of {size:#x} bytes")
-        addr = self._outbound[widx] + offset
-        self._outbox.send(CONTROLLER, MemWrite(addr, bytes(data), self._tasks.epoch))
+        span = self._mws[widx]
+        if offset < 0 or offset + len(data) > span.size:
+            raise ValueError(f"store [{offset:#x}, +{len(data):#x}) leaves window {widx} of {span.size:#x}")
+        self._outbox.send(CONTROLLER, MemWrite(span.base + offset, bytes(data), self._tasks.epoch))
 
     def alloc_coherent(self, size: int, alignment: int, name: str) -> Window | None:
-        """EP DRAM behind the function's own part."""
-        return self._allocator.allocate(size, alignment, name)
+        """EP DRAM behind the function's own part, aligned to the window's BAR."""
+        return self._allocator.allocate(size, max(alignment, self._mw_align), name)
 
     def free_coherent(self, window: Window) -> None:
         """Give EP DRAM back."""
@@ -176,7 +175,7 @@ class NtbVntb(NtbDevice):
 
     def peer_db_set(self, bits: int) -> None:
         """Have the controller raise an MSI for each bit."""
-        if bits == 0 or bits >> (MAX_DOORBELLS - FIRST_DB_SLOT):
+        if bits <= 0 or bits >> (MAX_DOORBELLS - FIRST_DB_SLOT):
             raise KernelError(errno.EINVAL, f"doorbell bits {bits:#x}")
         self._outbox.send(CONTROLLER, Irq(IrqSource.PEER_DOORBELL, bits, self._tasks.epoch))
 

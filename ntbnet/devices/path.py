@@ -211,7 +211,7 @@ class Path:
             mine, theirs = self._identity.get(key), body.get(key)
             if theirs != mine:
                 self.refused["identity"] += 1
-                mismatch = f"{key}: {self.peer} has {theirs!r}, {self.me} has {mine!r}"
+                mismatch = f"{key[:40]}: {self.peer} has {theirs!r:.80}, {self.me} has {mine!r:.80}"
                 if mismatch != self._mismatch:
                     self._mismatch = mismatch
                     self.changes.append((False, f"refused, {mismatch}"))

@@ -27,7 +27,7 @@ from ntbnet.devices.ntb_vntb import NtbVntb
 from ntbnet.devices.task import Call, Sleep, Task, Tasks
 from ntbnet.devices.tick import Tick
 from ntbnet.devices.transport import Transport
-from ntbnet.errors import KernelError, PeerError
+from ntbnet.errors import KernelError
 from ntbnet.regs.edma import edma_block
 from ntbnet.wire import Completion, Irq, IrqSource, MemWrite, Message, Notice, Reply
 
@@ -122,8 +122,8 @@ class Peer:
         self._tasks.now_ns = now_ns
         if self._netdev is None:
             self.counters["tx_dropped_no_device"] += 1
-        else:
-            self._netdev.xmit_in_place(length)
+        elif not self._netdev.xmit_in_place(length):
+            self.counters["tx_dropped_busy"] += 1
         return self._outbox.take()
 
     def snapshot(self) -> dict[str, Any]:
@@ -204,10 +204,20 @@ class Peer:
         self._tasks.spawn("restart_link", self._restart_link(reason))
 
     def _restart_link(self, reason: str) -> Task[None]:
-        age_ns = self._tasks.now_ns - self._epoch_since_ns
-        if age_ns < MIN_EPOCH_NS:
-            yield Sleep(MIN_EPOCH_NS - age_ns)
-        yield Call(self._upstream, "restart_link", {"reason": reason})
+        """Ask until an answer comes or the epoch is over anyway."""
+        epoch = self._tasks.epoch
+        wait_ns = MIN_EPOCH_NS - (self._tasks.now_ns - self._epoch_since_ns)
+        while self._tasks.epoch == epoch:
+            if wait_ns > 0:
+                yield Sleep(wait_ns)
+                wait_ns = 0
+                continue
+            try:
+                yield Call(self._upstream, "restart_link", {"reason": reason})
+            except KernelError:
+                wait_ns = RETRY_NS
+            else:
+                return
 
     # interrupts
 
@@ -298,19 +308,16 @@ class EpPeer(Peer):
         self._tasks.spawn("attach", self._attach())
 
     def _attach(self) -> Task[None]:
-        while True:
+        reply: dict[str, Any] | None = None
+        while reply is None:
             try:
                 reply = yield Call(self._upstream, "ntb_attach")
-                epoch = reply.get("epoch")
-                if type(epoch) is not int:
-                    raise PeerError(f"epoch {epoch!r} is no number")
-                device = NtbVntb(
-                    reply, outbox=self._outbox, tasks=self._tasks, allocator=self._allocator, dram=self._dram
-                )
-                break
             except KernelError as failure:
                 self._outbox.log("driver.failed", task="attach", reason=str(failure))
                 yield Sleep(RETRY_NS)
+        device = NtbVntb(
+            reply, outbox=self._outbox, tasks=self._tasks, allocator=self._allocator, dram=self._dram
+        )
         device.bound()
         yield from self._bring_up(device)
 

@@ -127,10 +127,10 @@ class RootComplex:
             self._tasks.spawn("enumerate", self._enumerate())
 
     def _enumerate(self) -> Task[None]:
-        while True:
+        function: PciFunction | None = None
+        while function is None:
             try:
                 function = yield from enumerate_function(self._aperture)
-                break
             except PeerError as problem:
                 self._outbox.log("pci.failed", reason=str(problem))
                 yield Sleep(ENUMERATION_RETRY_NS)
@@ -296,15 +296,19 @@ class RootComplex:
         if self._function is None:
             raise KernelError(errno.ENODEV, "no function is enumerated")
 
-        def done(granted: int) -> None:
-            if granted:
-                address = hex_address(self._msi.address)
-                self._outbox.log("msi.granted", vectors=granted, address=address)
-                self._outbox.send(DRIVER, Reply(message.tag, 0, {"vectors": granted}, message.epoch))
-            else:
-                self._reply_failure(message, KernelError(errno.ENOSPC, f"fewer than {least} vectors"))
+        self._tasks.spawn("enable_msi", self._enable_msi(message, self._function, least, most))
 
-        self._tasks.spawn("enable_msi", enable_msi(self._function, self._msi, least, most), done)
+    def _enable_msi(self, message: Call, function: PciFunction, least: int, most: int) -> Task[None]:
+        try:
+            granted = yield from enable_msi(function, self._msi, least, most)
+        except PeerError as problem:
+            self._reply_failure(message, KernelError(errno.EIO, str(problem)))
+            return
+        if granted:
+            self._outbox.log("msi.granted", vectors=granted, address=hex_address(self._msi.address))
+            self._outbox.send(DRIVER, Reply(message.tag, 0, {"vectors": granted}, message.epoch))
+        else:
+            self._reply_failure(message, KernelError(errno.ENOSPC, f"fewer than {least} vectors"))
 
     def _free_vectors(self) -> None:
         self._msi.reset()

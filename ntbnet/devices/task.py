@@ -143,16 +143,21 @@ class Tasks:
 
         A task that cancels itself, directly or through what it called, ends where it next waits.
         """
+        self._end(task)
+        self._pump()
+
+    def cancel_all(self) -> None:
+        """End every task; answers still to come count as late."""
+        for task in list(self._live):
+            self._end(task)
+        self._pump()
+
+    def _end(self, task: _Task) -> None:
         if task.done:
             return
         self._finish(task)
         if task is not self._stepping:
             task.generator.close()
-
-    def cancel_all(self) -> None:
-        """End every task; answers still to come count as late."""
-        for task in list(self._live):
-            self.cancel(task)
 
     def complete(self, message: Completion | Reply) -> None:
         """Hand the answer with this tag to whoever waits for it."""

@@ -92,20 +92,20 @@ class Vntb:
     # binding
 
     def _bind(self) -> None:
-        ntb, endpoint, bars = self._config.ntb, self._config.profile.endpoint, self._config.bars
+        ntb, bars = self._config.ntb, self._config.bars
         allocator = Allocator(self._memory)
         self._spad_offset = self._block.size
         ctrl_bytes = self._block.size + 2 * 4 * ntb.spad_count
         self.ctrl = self._allocate(allocator, bars.ctrl, ctrl_bytes, "ctrl")
         self.doorbells = self._allocate(allocator, bars.db, 4 * ntb.db_count, "doorbells")
         self._mw_size = ntb.mw1
-        mw_bar_bytes = self._bar_bytes(bars.mw1, ntb.mw1)
+        # a BAR-match window's target is aligned to the BAR, which may be larger than the window
+        self._mw_align = mw_bar_bytes = self._bar_bytes(bars.mw1, ntb.mw1)
         self._fill_control_block()
         self._controller.set_bar(bars.ctrl, self.ctrl.size, self.ctrl)
         self._controller.set_bar(bars.db, self.doorbells.size, self.doorbells)
         self._controller.set_bar(bars.mw1, mw_bar_bytes, None)
         self._outbound = self._controller.allocate_outbound(ntb.mw1)
-        self._align = endpoint.align
         self._next_poll_ns: int | None = None
 
     def _bar_bytes(self, bar: int, wanted: int) -> int:
@@ -153,10 +153,10 @@ class Vntb:
         return bool(self.ctrl.load_u16(self._block.offset("link_status")) & LINK_UP)
 
     def _set_link(self, up: bool, reason: str) -> None:
-        if up == self.link_is_up:
-            return
+        """Store the link bit and tell the client; the host may have scribbled on it, so always."""
+        if up != self.link_is_up:
+            self._outbox.log("link.status_changed", up=up, reason=reason)
         self.ctrl.store_u16("ctrl.link_status", self._block.offset("link_status"), LINK_UP if up else 0)
-        self._outbox.log("link.status_changed", up=up, reason=reason)
         self._signal_link(up)
 
     def _signal_link(self, up: bool) -> None:
@@ -166,17 +166,15 @@ class Vntb:
             self.counters["link_events_dropped"] += 1
 
     def reset(self, reason: str) -> None:
-        """The host side is gone: link bit, commands, doorbells and scratchpads back to their start.
+        """The host side is gone: control block, doorbells and scratchpads as after bind.
 
-        The window hits nothing any more; the EP's client gets its link event (10.15).
+        The next host must not find what this one scribbled into the block. The window hits nothing
+        any more; the EP's client gets its link event (10.15).
         """
         self._set_link(False, reason)
-        block = self._block
-        for name in ("command", "argument"):
-            self.ctrl.store_u32(f"ctrl.{name}", block.offset(name), 0)
-        self.ctrl.store_u16("ctrl.command_status", block.offset("command_status"), CommandStatus.PENDING)
+        self.ctrl.zero("ctrl")
+        self._fill_control_block()
         self.doorbells.zero("doorbells")
-        self.ctrl.zero("spads", self._spad_offset, 8 * self._config.ntb.spad_count)
         self._controller.unmap_bar(self._config.bars.mw1)
         self._controller.unmap_addr(self._outbound)
 
@@ -269,8 +267,8 @@ class Vntb:
             "spad_count": ntb.spad_count,
             "db_count": ntb.db_count,
             "mw_sizes": [self._mw_size],
+            "mw_align": self._mw_align,
             "outbound": [self._outbound],
-            "epoch": epoch,
         }
 
     def set_client_epoch(self, epoch: int) -> None:

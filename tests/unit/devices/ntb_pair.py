@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +24,17 @@ WINDOW_STRIDE = 1 << 32
 SPAD_BASE = 1 << 48
 DRAM_BYTES = 8 << 20
 MOST_STEPS = 20_000
+
+
+class StuckReports(list[str]):
+    """Reasons a transport gave for wanting a new epoch; ``answer`` is called with each, at once."""
+
+    answer: Callable[[str], None] | None = None
+
+    def append(self, reason: str, /) -> None:
+        super().append(reason)
+        if self.answer is not None:
+            self.answer(reason)
 
 
 class FakeNtb(NtbDevice):
@@ -194,7 +206,7 @@ class Side:
     tasks: Tasks
     ntb: FakeNtb
     transport: Transport
-    stuck: list[str]
+    stuck: StuckReports
     inbox: deque[Any] = field(default_factory=deque)
     delivered: list[bytes] = field(default_factory=list)
     effects: list[Effect] = field(default_factory=list)
@@ -252,12 +264,12 @@ class Pair:
         outbox = Outbox()
         tasks = Tasks(outbox, "host", 500 * MS)
         ntb = FakeNtb(name, outbox, mw_sizes, spads, db_mask, base)
-        stuck: list[str] = []
+        stuck = StuckReports()
         transport = self.make_transport(ntb, tasks, outbox, clients, stuck)
         return Side(name, outbox, tasks, ntb, transport, stuck)
 
     def make_transport(
-        self, ntb: FakeNtb, tasks: Tasks, outbox: Outbox, clients: int, stuck: list[str]
+        self, ntb: FakeNtb, tasks: Tasks, outbox: Outbox, clients: int, stuck: StuckReports
     ) -> Transport:
         return Transport(
             ntb,

@@ -1,0 +1,351 @@
+"""The whole bridge in one process: five device models, real paths, one virtual clock, one seed.
+
+A ``World`` does what the edge does for each service, in virtual time: frames travel through one
+FIFO for each ordered pair of services, timers fire when nothing earlier is left to do. A service can be
+killed (its model is dropped, its node's DRAM stays) and started again with a higher incarnation.
+Two worlds with one seed do the same, to the byte: compare ``digest``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import random
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from ntbnet.config import Config, load_text
+from ntbnet.devices.edma import Edma
+from ntbnet.devices.effects import Deliver, Effect, Log, Restart, Send, SetCarrier, StopQueue
+from ntbnet.devices.endpoint import EndpointController
+from ntbnet.devices.memory import Window
+from ntbnet.devices.path import Path
+from ntbnet.devices.peer import EpPeer, Peer, RcPeer
+from ntbnet.devices.root_complex import RootComplex
+from ntbnet.log import EVENTS
+from ntbnet.topology import NODE_OF, SERVICES, neighbours, session_counter
+from ntbnet.wire import Message
+
+US, MS, SECOND = 1_000, 1_000_000, 1_000_000_000
+
+SMALL = """
+[node.rc]
+dram_bytes = 16777216
+[node.ep]
+dram_bytes = 16777216
+"""
+"""Configuration of a world: the default one with little DRAM."""
+
+MAX_STEPS = 400_000
+"""Bound of every run: a world that does more than this without getting there is a livelock."""
+
+Frame = tuple[bytes, bytes]
+Fault = Callable[[Frame], Sequence[Frame]]
+"""What a faulty link makes of one frame: none, itself, itself twice, others."""
+
+
+class Device(Protocol):
+    """What the models have in common."""
+
+    def handle(self, src: str, message: Message, now_ns: int) -> Sequence[Effect]: ...
+
+    def on_path(self, peer: str, up: bool, session: int, reason: str, now_ns: int) -> Sequence[Effect]: ...
+
+    def next_deadline(self) -> int | None: ...
+
+    def on_deadline(self, now_ns: int) -> Sequence[Effect]: ...
+
+    def snapshot(self) -> dict[str, Any]: ...
+
+
+class Process:
+    """One running service."""
+
+    def __init__(self, world: World, name: str, incarnation: int, device: Device) -> None:
+        self.world = world
+        self.name = name
+        self.device = device
+        self.armed_ns: int | None = None
+        self.stopped = False
+        self.waiting: deque[bytes] = deque()
+        timing = world.config.timing
+        self.paths = {}
+        for peer, initiator in neighbours(name).items():
+            counter = session_counter(*((name, peer) if initiator else (peer, name)))
+            self.paths[peer] = Path(
+                name,
+                peer,
+                initiator=initiator,
+                incarnation=incarnation,
+                allocate_session=lambda counter=counter: world.next_session(counter),
+                heartbeat_ns=timing.heartbeat_ms * MS,
+                liveness_ns=timing.liveness_ms * MS,
+                identity={"bridge": "sim"},
+            )
+
+    def receive(self, peer: str, frame: Frame) -> None:
+        now, path = self.world.now_ns, self.paths[peer]
+        message = path.receive(*frame, now)
+        if message is not None:
+            self.perform(self.device.handle(peer, message, now))
+        self.settle(path)
+        self.arm()
+
+    def settle(self, path: Path) -> None:
+        outgoing, path.outgoing = path.outgoing, []
+        changes, path.changes = path.changes, []
+        for header, payload in outgoing:
+            self.world.carry(self.name, path.peer, (header, bytes(payload)))
+        for up, reason in changes:
+            session = path.session if up else 0
+            self.world.note(self.name, "path.changed", peer=path.peer, up=up, session=session, reason=reason)
+            if not reason.startswith("refused"):
+                self.perform(self.device.on_path(path.peer, up, session, reason, self.world.now_ns))
+
+    def perform(self, effects: Sequence[Effect]) -> None:
+        now = self.world.now_ns
+        for effect in effects:
+            if isinstance(effect, Send):
+                frames = self.paths[effect.dst].send(effect.message, now)
+                if frames is not None:
+                    self.world.carry(self.name, effect.dst, (frames[0], bytes(frames[1])))
+            elif isinstance(effect, Deliver):
+                self.world.delivered[NODE_OF[self.name]].append(bytes(effect.packet))
+            elif isinstance(effect, Log):
+                self.world.note(self.name, effect.event, **effect.keys)
+            elif isinstance(effect, SetCarrier):
+                self.world.carrier[NODE_OF[self.name]] = effect.up
+            elif isinstance(effect, StopQueue):
+                self.stopped = effect.stopped
+            elif isinstance(effect, Restart):
+                path = self.paths[effect.dst]
+                path.surprise_down(effect.reason, now)
+                self.settle(path)
+        self.pump()
+
+    def pump(self) -> None:
+        device = self.device
+        while self.waiting and not self.stopped and isinstance(device, Peer):
+            packet = self.waiting.popleft()
+            device.receive_buffer()[: len(packet)] = packet
+            self.perform(device.transmit(len(packet), self.world.now_ns))
+
+    def on_timer(self) -> None:
+        now = self.world.now_ns
+        for path in self.paths.values():
+            if path.next_deadline() <= now:
+                path.on_deadline(now)
+            self.settle(path)
+        due = self.device.next_deadline()
+        if due is not None and due <= now:
+            self.perform(self.device.on_deadline(now))
+        self.arm()
+
+    def arm(self) -> None:
+        deadline = min(path.next_deadline() for path in self.paths.values())
+        due = self.device.next_deadline()
+        if due is not None:
+            deadline = min(deadline, due)
+        deadline = max(deadline, self.world.now_ns)
+        if self.armed_ns is None or deadline < self.armed_ns:
+            self.armed_ns = deadline
+            self.world.at(deadline, lambda: self.fire(deadline))
+
+    def fire(self, deadline: int) -> None:
+        if self.armed_ns == deadline and self.world.processes.get(self.name) is self:
+            self.armed_ns = None
+            self.on_timer()
+
+
+class World:
+    """Nodes, links and clock.
+
+    Args:
+        seed: of every random choice.
+        text: configuration.
+        latency_us: least and most time a frame takes, microseconds.
+    """
+
+    def __init__(self, seed: int = 1, text: str = SMALL, latency_us: tuple[int, int] = (20, 60)) -> None:
+        self.config: Config = load_text(text, "sim")
+        self.random = random.Random(seed)
+        self.now_ns = 1_000 * SECOND
+        self.steps = 0
+        self.latency_us = latency_us
+        nodes = self.config.node
+        self.dram = {"rc": bytearray(nodes.rc.dram_bytes), "ep": bytearray(nodes.ep.dram_bytes)}
+        self.processes: dict[str, Process] = {}
+        self.incarnations: Counter[str] = Counter()
+        self.delivered: dict[str, list[bytes]] = {"rc": [], "ep": []}
+        self.carrier = {"rc": False, "ep": False}
+        self.log: list[tuple[int, str, str, dict[str, Any]]] = []
+        self.faults: dict[tuple[str, str], Fault] = {}
+        self.frames = 0
+        self._sessions: Counter[str] = Counter()
+        self._events: list[tuple[int, int, Callable[[], None]]] = []
+        self._serial = 0
+        self._last_arrival: dict[tuple[str, str], int] = {}
+        self._digest = hashlib.blake2b(digest_size=16)
+
+    # services
+
+    def start(self, *names: str) -> None:
+        """Start services; all five when none is named."""
+        for name in names or SERVICES:
+            self.incarnations[name] += 1
+            process = Process(self, name, self.incarnations[name], self._make(name))
+            self.processes[name] = process
+            process.arm()
+
+    def _make(self, name: str) -> Device:
+        config = self.config
+        if name == "edma":
+            return Edma(config)
+        node = NODE_OF[name]
+        base = config.profile.rc.dram_base if node == "rc" else config.profile.endpoint.dram_base
+        dram = Window(memoryview(self.dram[node]), base, f"{node}-dram")
+        if name == "rc-host":
+            return RootComplex(config, dram)
+        if name == "epc":
+            controller = EndpointController(config, dram)
+            controller.start(self.now_ns)
+            return controller
+        maker = RcPeer if name == "peer-rc" else EpPeer
+        return maker(config, dram, self.incarnations[name])
+
+    def kill(self, name: str) -> None:
+        """End a service at once; what it sent is still under way, what comes for it is lost."""
+        self.processes.pop(name, None)
+
+    def restart(self, name: str, after_ns: int = 30 * MS) -> None:
+        """Kill a service; it comes back ``after_ns`` later."""
+        self.kill(name)
+        self.at(self.now_ns + after_ns, lambda: self.start(name))
+
+    def device(self, name: str) -> Any:
+        """The model of a running service."""
+        return self.processes[name].device
+
+    def next_session(self, counter: str) -> int:
+        """As the run folder counts them: up, for ever."""
+        self._sessions[counter] += 1
+        return self._sessions[counter]
+
+    # links
+
+    def carry(self, src: str, dst: str, frame: Frame) -> None:
+        """Put a frame on its way, behind all earlier ones of that direction."""
+        self.frames += 1
+        self._digest.update(frame[0])
+        fault = self.faults.get((src, dst))
+        for one in (frame,) if fault is None else fault(frame):
+            arrival = self.now_ns + self.random.randint(*self.latency_us) * US
+            arrival = max(arrival, self._last_arrival.get((src, dst), 0) + 1)
+            self._last_arrival[src, dst] = arrival
+            self.at(arrival, lambda one=one: self._arrive(src, dst, one))
+
+    def _arrive(self, src: str, dst: str, frame: Frame) -> None:
+        process = self.processes.get(dst)
+        if process is not None:
+            process.receive(src, frame)
+
+    # time
+
+    def at(self, time_ns: int, action: Callable[[], None]) -> None:
+        """Do something at a virtual time."""
+        self._serial += 1
+        heapq.heappush(self._events, (time_ns, self._serial, action))
+
+    def step(self) -> None:
+        """The next event."""
+        self.now_ns, _, action = heapq.heappop(self._events)
+        self.steps += 1
+        action()
+
+    def run_for(self, duration_ns: int) -> None:
+        """Let time pass."""
+        self.settle(lambda: False, duration_ns, must=False)
+
+    def settle(self, until: Callable[[], bool], within_ns: int, must: bool = True) -> int:
+        """Go on until ``until()`` holds; how long it took, ns. AssertionError when it never does."""
+        begin, last_step = self.now_ns, self.steps + MAX_STEPS
+        while not until():
+            if not self._events or self._events[0][0] > begin + within_ns:
+                self.now_ns = begin + within_ns
+                assert not must, f"not there after {within_ns / SECOND} s:\n{self.story()}"
+                return within_ns
+            assert self.steps < last_step, f"livelock:\n{self.story()}"
+            self.step()
+        return self.now_ns - begin
+
+    def is_up(self) -> bool:
+        """Packets can cross in both directions."""
+        return all(self.carrier.values()) and len(self.processes) == len(SERVICES)
+
+    def bring_up(self) -> World:
+        """Start everything and wait for both carriers."""
+        self.start()
+        self.settle(self.is_up, 5 * SECOND)
+        return self
+
+    # packets
+
+    def send(self, node: str, packet: bytes) -> None:
+        """Let the stack of a node send one packet; it is lost when the node's peer is not running."""
+        process = self.processes.get(f"peer-{node}")
+        if process is not None:
+            process.waiting.append(packet)
+            process.pump()
+            process.arm()
+
+    def exchange(self, count: int, within_ns: int = 5 * SECOND, size: int = 200) -> None:
+        """Send ``count`` packets each way and wait until each has arrived once, in order, unchanged."""
+        before = {node: len(packets) for node, packets in self.delivered.items()}
+        sent = {node: [packet_of(self.random, i, size) for i in range(count)] for node in ("rc", "ep")}
+        for packets in zip(*sent.values(), strict=True):
+            for node, packet in zip(sent, packets, strict=True):
+                self.send(node, packet)
+        got = {node: lambda node=node: self.delivered[node][before[node] :] for node in sent}
+        self.settle(lambda: all(len(got[node]()) >= count for node in got), within_ns)
+        assert got["ep"]() == sent["rc"]
+        assert got["rc"]() == sent["ep"]
+
+    # what was seen
+
+    def note(self, service: str, event: str, **keys: Any) -> None:
+        """Keep a log event, which must be one of the table."""
+        assert set(keys) == set(EVENTS[event].keys), f"{event}: {sorted(keys)}"
+        self.log.append((self.now_ns, service, event, keys))
+
+    def events(self, name: str, service: str | None = None) -> list[Mapping[str, Any]]:
+        """Keys of every event of that name."""
+        return [keys for _, who, event, keys in self.log if event == name and service in {None, who}]
+
+    def story(self, last: int = 60) -> str:
+        """The end of the log, for a failing test."""
+        lines = (f"{(t - 1000 * SECOND) / SECOND:.6f} {who} {e} {keys}" for t, who, e, keys in self.log[-last:])
+        return "\n".join(lines)
+
+    @property
+    def epoch(self) -> int:
+        """Link epoch, as the host has it; 0 while the link is down."""
+        process = self.processes.get("rc-host")
+        return 0 if process is None else process.paths["epc"].session
+
+    @property
+    def digest(self) -> str:
+        """Hash of every frame header that was sent, times included."""
+        return self._digest.hexdigest()
+
+
+def packet_of(rng: random.Random, number: int, size: int) -> bytes:
+    """An IPv4-like packet that carries its number and a checksum of itself; 32..65510 bytes."""
+    head = bytes((0x45, 0, 0, 0)) + number.to_bytes(8, "little") + rng.randbytes(size - 28)
+    return head + hashlib.blake2b(head, digest_size=16).digest()
+
+
+def number_in(packet: bytes) -> int:
+    """Number of an undamaged packet; AssertionError for a damaged one."""
+    assert hashlib.blake2b(packet[:-16], digest_size=16).digest() == packet[-16:], "packet was damaged"
+    return int.from_bytes(packet[4:12], "little")

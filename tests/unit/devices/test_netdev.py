@@ -1,0 +1,372 @@
+from __future__ import annotations
+
+import errno
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ntbnet.devices.netdev import COUNTERS, Netdev, random_mac
+from ntbnet.devices.tick import Tick
+from ntbnet.errors import KernelError
+from tests.unit.devices.ntb_pair import HZ, MS, Pair, Side
+
+MACS = {"rc": bytes.fromhex("02aa00000001"), "ep": bytes.fromhex("02bb00000002")}
+IPV4 = b"\x45"
+IPV6 = b"\x60"
+
+
+def make(pair: Pair, side: Side, mtu: int | None = None) -> Netdev:
+    peer = pair.peer_of(side).name
+    limit = side.transport.queues[0].max_size - 14
+    return Netdev(
+        side.transport,
+        side.outbox,
+        side.tasks,
+        Tick(HZ),
+        mtu=limit if mtu is None else mtu,
+        local_mac=MACS[side.name],
+        peer_mac=MACS[peer],
+    )
+
+
+def start(pair: Pair, mtu: int | None = None) -> tuple[Netdev, Netdev]:
+    for side in pair.sides:
+        side.probe()
+    devices = make(pair, pair.rc, mtu), make(pair, pair.ep, mtu)
+    for device in devices:
+        device.open()
+    pair.advance(100 * MS)
+    assert all(device.carrier for device in devices)
+    return devices
+
+
+def inject(sender: Netdev, frame: bytes) -> None:
+    """Send a raw Ethernet frame, as a foreign kernel might."""
+    assert sender.queue.tx_enqueue(frame, len(frame)) == 0
+
+
+@pytest.mark.covers("NTB 166")
+def test_default_mtu_and_its_limit() -> None:
+    pair = Pair()
+    rc, _ = start(pair)
+
+    assert rc.max_mtu == rc.mtu == 65510
+    for mtu in (65511, -1):
+        with pytest.raises(KernelError) as caught:
+            rc.set_mtu(mtu)
+        assert caught.value.errno == errno.EINVAL
+
+
+def test_an_mtu_the_queue_cannot_carry_leaves_the_queue_free() -> None:
+    pair = Pair()
+    pair.rc.probe()
+
+    with pytest.raises(KernelError, match="65511"):
+        make(pair, pair.rc, 65511)
+    assert make(pair, pair.rc).queue.number == 0
+
+
+def test_without_a_free_queue_there_is_no_interface() -> None:
+    pair = Pair()
+    pair.rc.probe()
+    first = make(pair, pair.rc)
+
+    with pytest.raises(KernelError) as caught:
+        make(pair, pair.rc)
+    assert caught.value.errno == errno.EIO
+    first.remove()
+    assert make(pair, pair.rc).queue is first.queue
+
+
+@pytest.mark.covers("NTB 167")
+@given(st.binary(min_size=6, max_size=6))
+def test_random_mac_is_unicast_and_local(entropy: bytes) -> None:
+    mac = random_mac(entropy)
+
+    assert mac[0] & 3 == 2
+    assert mac[0] & ~3 == entropy[0] & ~3
+    assert mac[1:] == entropy[1:]
+
+
+@pytest.mark.parametrize("entropy", [b"", bytes(5), bytes(7)])
+def test_mac_of_another_length_is_refused(entropy: bytes) -> None:
+    with pytest.raises(ValueError, match="6"):
+        random_mac(entropy)
+    pair = Pair()
+    pair.rc.probe()
+    with pytest.raises(ValueError, match="6"):
+        Netdev(
+            pair.rc.transport,
+            pair.rc.outbox,
+            pair.rc.tasks,
+            Tick(HZ),
+            mtu=1,
+            local_mac=entropy,
+            peer_mac=entropy,
+        )
+
+
+@pytest.mark.covers("NTB 168")
+def test_carrier_follows_the_queue_link() -> None:
+    pair = Pair()
+    rc, _ = start(pair)
+    pair.set_link(0)
+    pair.set_link(1)
+    pair.advance(100 * MS)
+    rc.close()
+    pair.flush()
+
+    assert pair.rc.carrier() == [False, True, False, True, False]
+    assert pair.ep.carrier() == [False, True, False, True, False]
+
+
+@pytest.mark.covers("NTB 170", "NTB 173")
+@pytest.mark.parametrize("version", [IPV4, IPV6])
+def test_packets_of_every_size_cross_unchanged_in_both_directions(version: bytes) -> None:
+    pair = Pair()
+    devices = start(pair)
+    sizes = [1, 20, 60, 1500, 9000, 65509, 65510]
+
+    for sender, receiver in (devices, devices[::-1]):
+        receiving = pair.rc if receiver is devices[0] else pair.ep
+        for size in sizes:
+            packet = version + bytes(n & 0xFF for n in range(size - 1))
+            assert sender.xmit(packet)
+            pair.flush()
+            assert receiving.delivered[-1] == packet
+        frames = sum(sizes) + 14 * len(sizes)
+        assert (sender.tx_packets, sender.tx_bytes) == (len(sizes), frames)
+        assert (receiver.rx_packets, receiver.rx_bytes) == (len(sizes), frames)
+
+
+def test_the_frame_on_the_wire_has_an_ethernet_header() -> None:
+    pair = Pair()
+    rc, _ = start(pair)
+
+    rc.xmit(IPV6 + b"x")
+    pair.perform(pair.rc)
+
+    frame = next(message for message in pair.rc.sent[::-1] if len(getattr(message, "data", b"")) == 16)
+    assert bytes(frame.data) == MACS["ep"] + MACS["rc"] + b"\x86\xdd" + IPV6 + b"x"
+
+
+def test_a_packet_put_into_the_buffer_is_sent_from_there() -> None:
+    pair = Pair()
+    rc, _ = start(pair)
+    packet = IPV4 + b" in place"
+    room = memoryview(rc.tx_buffer)[14:]
+    room[: len(packet)] = packet
+
+    assert rc.xmit_in_place(len(packet))
+    pair.flush()
+
+    assert pair.ep.delivered == [packet]
+    assert len(room) == rc.max_mtu
+
+
+@pytest.mark.parametrize("packet", [b"", b"\x00abc", b"\x50abc", IPV4 + bytes(1500), IPV4 + bytes(70000)])
+def test_what_is_no_ip_packet_or_too_long_is_dropped(packet: bytes) -> None:
+    pair = Pair()
+    rc, _ = start(pair, mtu=1500)
+    pair.rc.sent.clear()
+
+    assert rc.xmit(packet)
+    pair.flush()
+
+    assert (rc.tx_dropped, pair.rc.sent) == (1, [])
+
+
+@pytest.mark.covers("NTB 173")
+def test_a_queue_that_is_down_drops() -> None:
+    pair = Pair()
+    rc, _ = start(pair)
+    pair.set_link(0)
+
+    assert rc.xmit(IPV4)
+    assert (rc.tx_dropped, rc.tx_packets) == (1, 0)
+
+
+class TestFlowControl:
+    @pytest.mark.covers("NTB 169")
+    def test_stops_below_five_free_frames_and_the_timer_wakes_it(self) -> None:
+        pair = Pair()
+        rc, _ = start(pair)
+        pair.rc.effects.clear()
+
+        sent = 0
+        while rc.xmit(IPV4):
+            sent += 1
+        pair.perform(pair.rc)
+        assert sent == 14 - 4
+        assert pair.rc.stops() == [True]
+        assert rc.queue.tx_free_entry() == 4
+        pair.advance(10 * MS)
+
+        assert pair.rc.stops() == [True, False]
+        assert rc.xmit(IPV4)
+
+    @pytest.mark.covers("NTB 169")
+    def test_timer_goes_on_while_the_ring_is_full(self) -> None:
+        pair = Pair()
+        rc, ep = start(pair)
+        while ep.queue.rx.take_pending() is not None:
+            pass
+        while rc.xmit(IPV4):
+            pass
+
+        pair.advance(100 * MS)
+        assert rc.stopped
+        ep.queue.rx_enqueue(100)
+        pair.advance(10 * MS)
+
+        assert not rc.stopped
+        assert len(pair.ep.delivered) == 10
+
+    @pytest.mark.covers("NTB 169")
+    def test_a_completion_wakes_it_from_ten_free_frames(self) -> None:
+        pair = Pair()
+        rc, _ = start(pair)
+        pair.rc.effects.clear()
+        while rc.xmit(IPV4):
+            pass
+        rc.tx(1)
+        pair.perform(pair.rc)
+        assert pair.rc.stops() == [True]
+        pair.flush()
+
+        rc.tx(1)
+        pair.flush()
+
+        assert pair.rc.stops() == [True, False]
+
+    def test_an_aborted_transmission_counts_as_error(self) -> None:
+        pair = Pair()
+        rc, _ = start(pair)
+
+        rc.tx(-errno.EIO)
+
+        assert (rc.tx_errors, rc.tx_aborted_errors, rc.tx_packets) == (1, 1, 0)
+
+    @pytest.mark.covers("NTB 171", "HAZARD 10.32")
+    def test_a_ring_of_five_frames_never_transmits(self) -> None:
+        pair = Pair(([5 * 512 + 4], [5 * 512 + 4]), mtu=512)
+        rc, _ = start(pair)
+        assert rc.queue.tx.geometry.max_entry == 5
+
+        for _ in range(5):
+            assert not rc.xmit(IPV4)
+            pair.advance(20 * MS)
+
+        assert rc.tx_packets == 0
+
+    def test_link_loss_frees_a_stopped_queue_and_ends_its_timer(self) -> None:
+        pair = Pair()
+        rc, _ = start(pair)
+        while rc.xmit(IPV4):
+            pass
+
+        pair.set_link(0)
+
+        assert not rc.stopped
+        assert pair.rc.tasks.next_deadline() is None
+
+
+class TestReceive:
+    @pytest.mark.parametrize(
+        ("frame", "counter"),
+        [
+            (b"short", "rx_length_errors"),
+            (bytes(14), "rx_length_errors"),
+            (MACS["rc"] + MACS["rc"] + b"\x08\x00" + IPV4, "rx_dropped"),
+            (MACS["ep"] + MACS["rc"] + b"\x08\x06" + IPV4, "rx_dropped"),
+            (MACS["ep"] + MACS["rc"] + b"\x08\x00" + IPV6, "rx_dropped"),
+            (MACS["ep"] + MACS["rc"] + b"\x86\xdd" + IPV4, "rx_dropped"),
+            (MACS["ep"] + MACS["rc"] + b"\x08\x00\x00", "rx_dropped"),
+        ],
+    )
+    def test_foreign_frames_are_counted_and_not_delivered(self, frame: bytes, counter: str) -> None:
+        pair = Pair()
+        rc, ep = start(pair)
+
+        inject(rc, frame)
+        pair.flush()
+
+        assert pair.ep.delivered == []
+        assert ep.snapshot()[counter] == 1
+        assert ep.queue.rx.pending == 100
+
+    @pytest.mark.parametrize("destination", [b"\xff" * 6, bytes.fromhex("333300000001"), MACS["ep"]])
+    def test_group_frames_and_other_senders_are_taken(self, destination: bytes) -> None:
+        pair = Pair()
+        rc, _ = start(pair)
+
+        inject(rc, destination + bytes.fromhex("020202020202") + b"\x86\xdd" + IPV6 + b"nd")
+        pair.flush()
+
+        assert pair.ep.delivered == [IPV6 + b"nd"]
+
+    def test_a_frame_longer_than_the_receivers_mtu_is_an_error_and_the_next_arrives(self) -> None:
+        pair = Pair()
+        for side in pair.sides:
+            side.probe()
+        rc, ep = make(pair, pair.rc), make(pair, pair.ep, 1500)
+        rc.open()
+        ep.open()
+        pair.advance(100 * MS)
+
+        for packet in (IPV4 + bytes(1500), IPV4 + bytes(1499)):
+            rc.xmit(packet)
+        pair.flush()
+
+        assert (ep.rx_errors, ep.rx_length_errors, ep.rx_packets) == (1, 1, 1)
+        assert pair.ep.delivered == [IPV4 + bytes(1499)]
+
+    def test_a_buffer_that_cannot_be_posted_again_counts(self) -> None:
+        pair = Pair()
+        rc, _ = start(pair)
+
+        rc.rx(None, -errno.EIO)
+
+        assert (rc.rx_errors, rc.rx_fifo_errors) == (2, 1)
+
+
+class TestLife:
+    @pytest.mark.covers("NTB 172")
+    def test_open_posts_a_hundred_buffers_and_close_leaves_none(self) -> None:
+        pair = Pair()
+        rc, ep = start(pair)
+        assert rc.queue.rx.pending == 100
+
+        rc.close()
+        rc.close()
+        pair.flush()
+
+        assert rc.queue.rx.pending == 0
+        assert not ep.carrier
+        rc.open()
+        rc.open()
+        pair.advance(200 * MS)
+        assert rc.queue.rx.pending == 100
+        assert rc.carrier
+        assert ep.carrier
+
+    def test_mtu_can_change_while_open(self) -> None:
+        pair = Pair()
+        devices = start(pair, mtu=1500)
+        for mtu in (9000, 1280, 65510):
+            for device in devices:
+                device.set_mtu(mtu)
+                pair.advance(300 * MS)
+            assert all(device.carrier for device in devices)
+            packet = IPV4 + bytes(mtu - 1)
+            devices[0].xmit(packet)
+            pair.flush()
+            assert pair.ep.delivered[-1] == packet
+        assert devices[1].rx_errors == 0
+
+    def test_snapshot_names_every_counter(self) -> None:
+        pair = Pair()
+        rc, _ = start(pair)
+
+        assert tuple(rc.snapshot()) == COUNTERS
