@@ -161,7 +161,7 @@ class Timing:
     command_timeout_ms: Annotated[int, Integer(100, 60000, "ms")] = 1000
     """How long the host waits for a command's status, ms, 100..60000; 1000 is what the driver does."""
 
-    heartbeat_ms: Annotated[int, Integer(20, 1000, "ms")] = 200
+    heartbeat_ms: Annotated[int, Integer(20, 1000, "ms")] = 300
     """Time between two signs of life of a process, ms, 20..1000."""
 
     liveness_ms: Annotated[int, Integer(60, 10000, "ms")] = 1000

@@ -249,7 +249,7 @@ class Path:
         self.state = PathState.UP
         self._tx_sequence = self._rx_sequence = 0
         self._last_heard_ns = now_ns
-        self._next_beat_ns = now_ns + self._heartbeat_ns
+        self._next_beat_ns = self._beat_after(now_ns)
         self._mismatch = ""
         self.changes.append((True, "session agreed"))
 
@@ -275,6 +275,10 @@ class Path:
             return min(self._next_beat_ns, self._last_heard_ns + self._liveness_ns)
         return self._next_beat_ns
 
+    def _beat_after(self, now_ns: int) -> int:
+        """The next BEAT, on a grid common to all paths, so that an idle machine wakes for all at once."""
+        return (now_ns // self._heartbeat_ns + 1) * self._heartbeat_ns
+
     def on_deadline(self, now_ns: int) -> None:
         """Say HELLO or BEAT when due; declare a silent peer lost."""
         if self.state is PathState.UP and now_ns - self._last_heard_ns >= self._liveness_ns:
@@ -284,7 +288,7 @@ class Path:
             return
         if self.state is PathState.UP:
             self._control(Kind.BEAT, now_ns, sequence=self._tx_sequence)
-            self._next_beat_ns = now_ns + self._heartbeat_ns
+            self._next_beat_ns = self._beat_after(now_ns)
             return
         if self.state is PathState.OPENING and now_ns - self._opened_ns < OPEN_PATIENCE_NS:
             self._send_open(now_ns)

@@ -98,6 +98,10 @@ class Vntb:
         ctrl_bytes = self._block.size + 2 * 4 * ntb.spad_count
         self.ctrl = self._allocate(allocator, bars.ctrl, ctrl_bytes, "ctrl")
         self.doorbells = self._allocate(allocator, bars.db, 4 * ntb.db_count, "doorbells")
+        first = FIRST_DB_SLOT * DB_ENTRY_SIZE
+        self._doorbell_view = self.doorbells.view(first, ntb.db_count * DB_ENTRY_SIZE - first)
+        self._silent = bytes(len(self._doorbell_view))
+        self._command_at = self._block.offset("command")
         self._mw_size = ntb.mw1
         # a BAR-match window's target is aligned to the BAR, which may be larger than the window
         self._mw_align = mw_bar_bytes = self._bar_bytes(bars.mw1, ntb.mw1)
@@ -194,10 +198,12 @@ class Vntb:
     def _poll_doorbells(self) -> None:
         words = self.doorbells
         slots = 0
-        for slot in range(FIRST_DB_SLOT, self._config.ntb.db_count):
-            if words.load_u32(slot * DB_ENTRY_SIZE):
-                words.store_u32("doorbell.clear", slot * DB_ENTRY_SIZE, 0)
-                slots |= 1 << slot
+        # one comparison of the whole region decides the usual case, that nothing was rung
+        if self._doorbell_view.tobytes() != self._silent:
+            for slot in range(FIRST_DB_SLOT, self._config.ntb.db_count):
+                if words.load_u32(slot * DB_ENTRY_SIZE):
+                    words.store_u32("doorbell.clear", slot * DB_ENTRY_SIZE, 0)
+                    slots |= 1 << slot
         if slots:
             self.counters["doorbell_polls_hit"] += 1
             if self._client_attached:
@@ -207,8 +213,8 @@ class Vntb:
 
     def _poll_command(self) -> None:
         ctrl, block = self.ctrl, self._block
-        code = ctrl.load_u32(block.offset("command"))
-        if code == Command.NONE:
+        code = ctrl.load_u32(self._command_at)
+        if not code:
             return
         argument = ctrl.load_u32(block.offset("argument"))
         ctrl.store_u32("ctrl.command", block.offset("command"), 0)

@@ -53,13 +53,9 @@ class Timer:
         if _libc.timerfd_settime(self.fd, _TFD_TIMER_ABSTIME, self._by_ref, None) != 0:
             raise OSError(ctypes.get_errno(), "timerfd_settime")
 
-    def acknowledge(self) -> None:
-        """Take the expiry; the timer is disarmed afterwards."""
+    def expired(self) -> None:
+        """Note that it fired. It stays readable until it is armed again, which must follow."""
         self.armed_ns = 0
-        try:
-            os.read(self.fd, 8)
-        except BlockingIOError:
-            return
 
     def close(self) -> None:
         """Close the descriptor."""

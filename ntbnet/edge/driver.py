@@ -199,7 +199,7 @@ class Driver:
     # time
 
     def _on_timer(self) -> None:
-        self._timer.acknowledge()
+        self._timer.expired()
         now_ns = self._clock()
         for path in self._paths.values():
             if path.next_deadline() <= now_ns:

@@ -1,7 +1,7 @@
 """From a command line to a running service: arguments, configuration, log, signals, exit codes.
 
 A service started by the supervisor gets ``--notify-fd``, one end of a socket pair: it says READY
-there, then shows every quarter second that it lives, and the end of that socket is the end of the supervisor, on which the service ends too. A
+there, then shows every half second that it lives, and the end of that socket is the end of the supervisor, on which the service ends too. A
 service started without it (by honcho, or by hand) looks after node and DRAM itself; see
 ``standalone``.
 
@@ -43,7 +43,7 @@ from ntbnet.wire import SCHEMA_VERSION
 
 READY = b"READY\n"
 ALIVE = b"."
-ALIVE_INTERVAL_S = 0.25
+ALIVE_INTERVAL_S = 0.5
 """How often a supervised service shows that its loop runs."""
 DEFAULT_NAME = "ntbnet"
 

@@ -68,6 +68,8 @@ class Process:
         self.device = device
         self.armed_ns: int | None = None
         self.stopped = False
+        self.is_paused = False
+        self.inbox: list[tuple[str, Frame]] = []
         self.waiting: deque[bytes] = deque()
         timing = world.config.timing
         self.paths = {}
@@ -85,6 +87,9 @@ class Process:
             )
 
     def receive(self, peer: str, frame: Frame) -> None:
+        if self.is_paused:
+            self.inbox.append((peer, frame))
+            return
         now, path = self.world.now_ns, self.paths[peer]
         message = path.receive(*frame, now)
         if message is not None:
@@ -126,7 +131,7 @@ class Process:
 
     def pump(self) -> None:
         device = self.device
-        while self.waiting and not self.stopped and isinstance(device, Peer):
+        while self.waiting and not (self.stopped or self.is_paused) and isinstance(device, Peer):
             packet = self.waiting.popleft()
             device.receive_buffer()[: len(packet)] = packet
             self.perform(device.transmit(len(packet), self.world.now_ns))
@@ -155,7 +160,16 @@ class Process:
     def fire(self, deadline: int) -> None:
         if self.armed_ns == deadline and self.world.processes.get(self.name) is self:
             self.armed_ns = None
-            self.on_timer()
+            if not self.is_paused:
+                self.on_timer()
+
+    def resume(self) -> None:
+        self.is_paused = False
+        inbox, self.inbox = self.inbox, []
+        for peer, frame in inbox:
+            self.receive(peer, frame)
+        self.armed_ns = None
+        self.on_timer()
 
 
 class World:
@@ -216,12 +230,19 @@ class World:
 
     def kill(self, name: str) -> None:
         """End a service at once; what it sent is still under way, what comes for it is lost."""
-        self.processes.pop(name, None)
+        if self.processes.pop(name, None) is not None and name.startswith("peer-"):
+            self.carrier[NODE_OF[name]] = False
 
     def restart(self, name: str, after_ns: int = 30 * MS) -> None:
         """Kill a service; it comes back ``after_ns`` later."""
         self.kill(name)
         self.at(self.now_ns + after_ns, lambda: self.start(name))
+
+    def pause(self, name: str, for_ns: int) -> None:
+        """Stop a service as SIGSTOP does; ``for_ns`` later it goes on where it was."""
+        process = self.processes[name]
+        process.is_paused = True
+        self.at(self.now_ns + for_ns, process.resume)
 
     def device(self, name: str) -> Any:
         """The model of a running service."""
@@ -281,7 +302,8 @@ class World:
 
     def is_up(self) -> bool:
         """Packets can cross in both directions."""
-        return all(self.carrier.values()) and len(self.processes) == len(SERVICES)
+        running = [process for process in self.processes.values() if not process.is_paused]
+        return all(self.carrier.values()) and len(running) == len(SERVICES)
 
     def bring_up(self) -> World:
         """Start everything and wait for both carriers."""

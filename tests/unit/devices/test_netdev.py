@@ -216,11 +216,12 @@ class TestFlowControl:
             pass
 
         pair.advance(100 * MS)
-        assert rc.stopped
+        pair.perform(pair.rc)
+        assert pair.rc.stops()[-1]
         ep.queue.rx_enqueue(100)
         pair.advance(10 * MS)
 
-        assert not rc.stopped
+        assert not pair.rc.stops()[-1]
         assert len(pair.ep.delivered) == 10
 
     @pytest.mark.covers("NTB 169")

@@ -49,6 +49,9 @@ class Story:
         self.pair.perform(self.pair.sides[index])
 
     def flap(self, index: int) -> None:
+        """The link goes down and up; the fabric discards what was sent under the old epoch."""
+        for side in self.pair.sides:
+            side.inbox.clear()
         self.pair.set_link(0)
         self.pair.advance(self.chance.randrange(30) * MS)
         self.pair.set_link(1)
