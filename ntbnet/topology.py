@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 SERVICES = ("rc-host", "epc", "edma", "peer-rc", "peer-ep")
 """In dependency order."""
@@ -49,10 +50,12 @@ def session_counter(a: str, b: str) -> str:
     return "link" if (a, b) == LINK_PATH else f"path-{a}-{b}"
 
 
-def endpoint(src: str, dst: str, transport: str, tcp_base_port: int, ipc_path: Callable[[str], str]) -> str:
+def endpoint(src: str, dst: str, transport: str, tcp_base_port: int, ipc_path: Callable[[str], Path]) -> str:
     """ZeroMQ endpoint of what goes from ``src`` to ``dst``; bound by ``dst``.
 
     Args:
+        src: service that sends.
+        dst: service that receives.
         transport: ``ipc`` or ``tcp`` (loopback).
         tcp_base_port: first of ten ports.
         ipc_path: socket name -> path in the run folder.

@@ -16,10 +16,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "config": {"errors", "address"},
     "wire": {"errors", "address"},
     "log": {"errors"},
+    "topology": set(),
     "regs": {"errors", "address"},
     "devices": {"regs", "wire", "config", "address", "errors"},
-    "edge": {"errors", "address", "config", "wire", "log", "regs", "devices"},
-    "app": {"errors", "address", "config", "wire", "log", "regs", "devices", "edge"},
+    "edge": {"errors", "address", "config", "wire", "log", "topology", "regs", "devices"},
+    "app": {"errors", "address", "config", "wire", "log", "topology", "regs", "devices", "edge"},
     "services": {"edge", "devices", "config", "log", "errors", "wire", "address"},
 }
 

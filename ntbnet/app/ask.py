@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import zmq
@@ -13,7 +14,7 @@ from ntbnet.wire import unpack_body
 
 
 def ask(
-    sockets: Mapping[str, str], timeout_s: float, question: bytes = b"status"
+    sockets: Mapping[str, Path], timeout_s: float, question: bytes = b"status"
 ) -> dict[str, dict[str, Any]]:
     """Answers by service; a service that does not answer in time is left out.
 

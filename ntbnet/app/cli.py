@@ -18,9 +18,10 @@ from rich.console import Console
 from rich.table import Table
 
 from ntbnet.app import demo as demo_module
+from ntbnet.app import logs_cli
 from ntbnet.app.bridge import Bridge
 from ntbnet.app.node import exec_in_node, spec_from
-from ntbnet.app.supervisor import Supervisor, child_environment, remove_leftovers
+from ntbnet.app.supervisor import Supervisor, child_environment
 from ntbnet.config import Config, to_toml, warnings
 from ntbnet.edge.rundir import RunDir
 from ntbnet.edge.startup import DEFAULT_NAME, load_config
@@ -39,6 +40,7 @@ app = typer.Typer(
 )
 config_app = typer.Typer(help="Check and show configurations.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
+app.add_typer(logs_cli.app, name="logs")
 
 ConfigOption = Annotated[
     Optional[str],
@@ -102,10 +104,6 @@ async def _run_supervisor(bridge: Bridge, config_path: str | None, ready_fd: int
     with run.lock(wait=False):
         if bridge.is_up():
             raise SetupError(f"bridge {run.name} was started by somebody else meanwhile")
-        # the lock made the folder; what else is there belongs to a run that was killed
-        left = [item for item in remove_leftovers(run, config) if item != "run folder"]
-        if left:
-            say(f"removed what a killed run left: {', '.join(left)}")
         supervisor = Supervisor(config, run, config_path, say)
         supervisor.prepare()
     for number in (signal.SIGTERM, signal.SIGINT):

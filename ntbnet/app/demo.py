@@ -13,7 +13,7 @@ from rich.table import Table
 
 from ntbnet.app.bridge import Bridge
 from ntbnet.app.node import spec_from
-from ntbnet.app.supervisor import Supervisor, remove_leftovers
+from ntbnet.app.supervisor import Supervisor
 from ntbnet.config import Config
 from ntbnet.edge.netns import inside
 from ntbnet.edge.rundir import RunDir
@@ -38,7 +38,6 @@ async def run(config: Config, count: int, say: Callable[[str], None]) -> dict[st
     with folder.lock(wait=False):
         if bridge.is_up():
             raise SetupError("another demo is running; wait for it, or: ntbnet down --name ntbnet-demo")
-        remove_leftovers(folder, config)
         supervisor = Supervisor(config, folder, None, say)
         say("making two nodes")
         supervisor.prepare()

@@ -295,7 +295,8 @@ def _print_table(services: dict[str, ServiceSummary]) -> None:
         refusals = [f"{count} x {_ascii(cause)}" for cause, count in one.refusals.most_common()]
         cells = [_bare(name), *map(str, counts), "\n".join(links), "\n".join(refusals)]
         table.add_row(*map(Text, cells))
-    Console(width=None if sys.stdout.isatty() else PIPED_WIDTH).print(table)
+    is_terminal = sys.stdout.isatty()
+    Console(width=None if is_terminal else PIPED_WIDTH, force_terminal=is_terminal).print(table)
 
 
 def _ascii(text: str) -> str:

@@ -87,10 +87,16 @@ class Supervisor:
     def prepare(self) -> None:
         """Run folder, DRAM and nodes; on failure nothing is left behind.
 
+        What a killed run left under the same name is removed first, and said.
+
         Raises:
             SetupError: a permission, a device or space is missing, or a name is taken.
         """
         run, config = self._run, self._config
+        # whoever locks the run folder makes it: the folder alone is no leftover
+        left = [item for item in remove_leftovers(run, config) if item != "run folder"]
+        if left:
+            self._progress(f"removed what a killed run left: {', '.join(left)}")
         run.create()
         try:
             run.write_run(self._record())
@@ -106,6 +112,8 @@ class Supervisor:
         stream = self._log_path("supervisor").open("a", encoding="utf-8", buffering=1)
         bound = {"run_id": self._run_id, "node": "host", "service": "supervisor", "epoch": 1}
         self._log = Logger(stream, config.log.level, bound)
+        if left:
+            self._emit("supervisor.cleaned", what=left)
 
     @staticmethod
     def _make_log_folder(folder: Path) -> None:
@@ -258,10 +266,10 @@ class Supervisor:
             fd = os.pidfd_open(process.pid)
         except ProcessLookupError:
             return process.wait()
-        ended: asyncio.Future[None] = loop.create_future()
-        loop.add_reader(fd, lambda: ended.done() or ended.set_result(None))
+        ended = asyncio.Event()
+        loop.add_reader(fd, ended.set)
         try:
-            await ended
+            await ended.wait()
         finally:
             loop.remove_reader(fd)
             os.close(fd)

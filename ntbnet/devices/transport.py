@@ -12,9 +12,12 @@ Differences from the kernel, all on purpose:
 * ``link_is_up`` falls with the link, and no queue works on freed memory (HAZARD 10.16).
 * Closing a queue takes the peer's announcement back too; opening it again waits (for a while)
   until the peer, having seen the link-down frame, announces it anew.  So frames of the two
-  sessions do not mix.  A link-down frame that finds the ring full is tried again.
+  sessions do not mix.  A link-down frame that finds the ring full is tried again, and one is
+  sent as soon as the queue was announced: the peer may be up already.
 * Receive memory is new at every link-up, also when the peer's size has not changed.
 * A window command without an answer is tried again; any other failure waits for a link event.
+* A size that cannot be is believed when announced twice: the first may be what a cleanup of our
+  own scratchpads left of a good announcement. VERSION is cleared last, as it is written last.
 * The QP_LINKS word of an earlier life is cleared at probe.
 
 Left out: the MSI mode and DMA copies.  Source: Linux drivers/ntb/ntb_transport.c
@@ -103,6 +106,7 @@ class Transport:
         self.link_is_up = False
         self._announced = 0
         self._unclean = True
+        self._doubted = False
         self._lost: str | None = None
         self._removed = False
         self._complaints = Complaints(outbox, on_stuck)
@@ -264,7 +268,11 @@ class Transport:
             yield from self._windows.open(self.queues)
         except KernelError as error:
             yield from self._close_windows()
-            if error.errno == errno.ETIMEDOUT:
+            forget = error.errno == errno.EINVAL and not self._doubted
+            if forget:
+                self._doubted = True
+                yield from self._ntb.spad_write(SPAD_VERSION, 0)
+            if forget or error.errno == errno.ETIMEDOUT:
                 self._complaints.waiting(str(error))
                 self._link_work.schedule(self._retry_delay())
             elif error.errno != errno.ENOTCONN:
@@ -304,9 +312,9 @@ class Transport:
     def _cleanup(self, reason: str) -> Task[None]:
         self._stop(reason)
         yield from self._close_windows()
-        for sidx in range(self._ntb.spad_count()):
+        for sidx in reversed(range(self._ntb.spad_count())):
             yield from self._ntb.spad_write(sidx, 0)
-        self._unclean = False
+        self._unclean = self._doubted = False
         self._complaints.begin_epoch()
 
     def _stop(self, reason: str) -> None:
@@ -352,23 +360,26 @@ class Transport:
         queue.run_rx()
 
     def _close(self, queue: Queue) -> Task[None]:
-        was_open, queue.link_is_up = queue.active, False
+        was_active, queue.link_is_up = queue.active, False
+        was_announced = bool(self._announced & queue.bit)
         self._announced &= ~queue.bit
         if self.link_is_up:
             yield from self._ntb.peer_spad_write(0, SPAD_QP_LINKS, self._announced)
-        if was_open:
+        if was_active or was_announced:
             theirs = yield from self._ntb.spad_read(SPAD_QP_LINKS)
             yield from self._ntb.spad_write(SPAD_QP_LINKS, theirs & ~queue.bit)
             tries = 1
-            while queue.active and queue.tx_link_down():
+            while queue.tx_link_down():
                 if tries == CLOSE_RETRIES:
                     self.queue_stuck(queue, "link-down frame not sent")
                     break
                 tries += 1
                 yield Sleep(self._tick.delay(self._tasks.now_ns, CLOSE_RETRY_NS))
+                if not queue.active:
+                    break
             queue.settling = SETTLE_ROUNDS
         queue.reset()
-        if was_open:
+        if was_active:
             self._outbox.log("transport.queue_changed", queue=queue.number, up=False)
         if queue.client_ready and self.link_is_up:
             queue.link_work.schedule(self._retry_delay())

@@ -25,7 +25,7 @@ class TxRing:
         ntb: the device whose outbound window and doorbell are used.
         geometry: ring in the outbound window.
         db_bits: doorbell bits rung after each frame.
-        on_impossible: told an ``rx_info`` that no frame has.
+        on_impossible: told an ``rx_info`` that no frame has, or none that was sent.
     """
 
     __slots__ = (
@@ -90,8 +90,9 @@ class TxRing:
         return self._info.load_u32(self._info_offset)
 
     def _tail(self) -> int:
-        tail = self.rx_info
-        if tail < self.geometry.max_entry:
+        tail, entries = self.rx_info, self.geometry.max_entry
+        # Fewer frames were sent than would be on the way: the word is left over from another session.
+        if tail < entries and (self.tx_pkts >= entries or (self.index - tail - 1) % entries <= self.tx_pkts):
             return tail
         self.impossible += 1
         self._on_impossible(tail)

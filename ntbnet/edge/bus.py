@@ -90,7 +90,7 @@ class ZmqBus:
 
     @staticmethod
     def _answer(socket: zmq.Socket[bytes], answer: Callable[[bytes], bytes]) -> None:
-        while not socket.closed and socket.getsockopt(zmq.EVENTS) & zmq.POLLIN:
+        while not socket.closed and _events(socket) & zmq.POLLIN:
             question = socket.recv_multipart(zmq.NOBLOCK)
             socket.send(answer(question[0]), zmq.NOBLOCK)
 
@@ -156,7 +156,7 @@ class ZmqBus:
         if socket.closed:
             return
         # reading EVENTS re-arms the edge-triggered descriptor
-        while socket.getsockopt(zmq.EVENTS) & zmq.POLLOUT and backlog:
+        while _events(socket) & zmq.POLLOUT and backlog:
             header, payload = backlog[0]
             if not self._push(socket, header, payload):
                 return
@@ -173,3 +173,7 @@ class ZmqBus:
                 self._loop.remove_reader(socket.fileno())
             socket.close(linger=0)
         self._context.term()
+
+
+def _events(socket: zmq.Socket[bytes]) -> int:
+    return int(socket.getsockopt(zmq.EVENTS))

@@ -164,6 +164,7 @@ class Driver:
             elif isinstance(effect, SetCarrier):
                 if self._tun is not None:
                     self._tun.set_carrier(up=effect.up)
+                    self._log.emit("netdev.carrier_changed", up=effect.up)
             elif isinstance(effect, StopQueue):
                 self._stop_queue(effect.stopped)
             elif isinstance(effect, Restart):

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -199,35 +196,6 @@ def test_level_option_knows_every_level() -> None:
 @pytest.mark.parametrize("command", ["show", "summary"])
 def test_help_has_examples(command: str) -> None:
     assert f"ntbnet logs {command}" in run(command, "--help").stdout
-
-
-def test_line_from_a_pipe_is_shown_before_the_pipe_ends() -> None:
-    code = "from ntbnet.app.logs_cli import app; app()"
-    command = [sys.executable, "-c", code, "show", "-"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.write(line(1))
-        process.stdin.flush()
-
-        assert "mw.cleared" in process.stdout.readline()
-        process.stdin.close()
-        assert process.wait(30) == 0
-
-
-def test_reader_that_goes_away_ends_show_quietly(tmp_path: Path) -> None:
-    path = tmp_path / "long.jsonl"
-    path.write_text("".join(line(number) for number in range(5000)))
-    code = "from ntbnet.app.logs_cli import app; app()"
-    read_end, write_end = os.pipe()
-    os.close(read_end)
-    try:
-        command = [sys.executable, "-c", code, "show", "--json", str(path)]
-        done = subprocess.run(command, stdout=write_end, stderr=subprocess.PIPE, check=False, timeout=60)
-    finally:
-        os.close(write_end)
-
-    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_what_the_logger_writes_is_what_show_shows() -> None:

@@ -180,16 +180,17 @@ class TestSend:
         assert ep.side.delivered == [b"packet"]
 
     @pytest.mark.covers("HAZARD 10.18")
-    def test_impossible_rx_info_counts_as_full_and_is_told_once(self) -> None:
+    @pytest.mark.parametrize("value", [7, 0xFFFFFFFF, 0, 5])
+    def test_impossible_rx_info_counts_as_full_and_is_told_once(self, value: int) -> None:
         pair, rc, _ = small_pair()
-        poke(rc, 4092, struct.pack("<I", 7))
+        poke(rc, 4092, struct.pack("<I", value))
 
         results = [rc.queue.tx_enqueue(b"x", 1) for _ in range(3)]
         pair.flush()
 
         assert results == [-errno.EAGAIN] * 3
         assert rc.queue.tx.impossible == 3
-        assert rc.side.logs("transport.refused") == [{"cause": "queue 0 rx_info", "value": "0x7"}]
+        assert rc.side.logs("transport.refused") == [{"cause": "queue 0 rx_info", "value": f"{value:#x}"}]
         assert rc.side.stuck == ["queue 0: rx_info"]
 
 

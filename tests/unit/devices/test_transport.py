@@ -169,10 +169,17 @@ class TestHandshake:
     @pytest.mark.parametrize(("high", "low"), [(0, 0), (0, (4 << 20) + 1), (1, 0), (0, 20)])
     def test_an_impossible_size_aborts_without_retry(self, high: int, low: int) -> None:
         pair = Pair()
-        for index, value in ((4, high), (5, low), (SPAD_NUM_MWS, 1), (SPAD_NUM_QPS, 1), (SPAD_VERSION, 4)):
-            pair.rc.ntb.spads[index] = value
         pair.rc.probe()
-        pair.advance(100 * MS)
+        for _ in range(2):
+            for index, value in (
+                (4, high),
+                (5, low),
+                (SPAD_NUM_MWS, 1),
+                (SPAD_NUM_QPS, 1),
+                (SPAD_VERSION, 4),
+            ):
+                pair.rc.ntb.spads[index] = value
+            pair.advance(100 * MS)
 
         assert not pair.rc.transport.link_is_up
         assert pair.rc.tasks.next_deadline() is None
@@ -201,6 +208,16 @@ class TestHandshake:
             side.probe()
         pair.advance(100 * MS)
         pair.rc.ntb.set_trans_error = None
+        pair.advance(100 * MS)
+
+        assert pair.rc.transport.link_is_up
+
+    def test_a_size_damaged_by_a_cleanup_of_our_own_is_announced_again(self) -> None:
+        pair = Pair()
+        pair.ep.probe()
+        pair.flush()
+        pair.rc.ntb.spads[5] = 0
+        pair.rc.probe()
         pair.advance(100 * MS)
 
         assert pair.rc.transport.link_is_up
@@ -348,6 +365,27 @@ class TestQueueLink:
 
         assert b"late" not in pair.rc.delivered
         assert pair.rc.stuck == []
+
+    def test_closing_before_the_peer_is_seen_tells_a_peer_that_is_up(self) -> None:
+        """The side that finishes first is up before the other has noticed its answer."""
+        pair = Pair()
+        for side in pair.sides:
+            side.probe()
+        pair.advance(50 * MS)
+        rc, ep = open_client(pair.rc), Client(pair.ep)
+        pair.flush()
+        pair.ep.transport.link_up(ep.queue)
+        pair.flush()
+        assert (rc.queue.link_is_up, ep.queue.link_is_up) == (False, True)
+
+        pair.rc.transport.remove(graceful=True)
+        pair.flush()
+        pair.reload(pair.rc)
+        rc = open_client(pair.rc)
+        pair.advance(100 * MS)
+
+        assert ep.events == [True, False, True]
+        exchange(pair, rc, ep, b"after")
 
     def test_both_sides_may_close_at_once(self) -> None:
         pair = Pair()

@@ -11,7 +11,20 @@ from hypothesis import strategies as st
 
 from tests.unit.devices.ntb_pair import MS, Client, Pair
 
-OPERATIONS = ("send", "send", "send", "send", "move", "move", "wait", "close", "open", "flap", "reload", "lost")
+OPERATIONS = (
+    "send",
+    "send",
+    "send",
+    "send",
+    "move",
+    "move",
+    "wait",
+    "close",
+    "open",
+    "flap",
+    "reload",
+    "lost",
+)
 
 
 class Story:
@@ -71,11 +84,14 @@ class Story:
         self.open(index)
 
     def heal(self) -> None:
-        """Open both queues; give a stuck pair the new epoch it asked for."""
+        """Open both queues and use them; give a stuck pair the new epoch it asks for."""
         for _ in range(3):
             for index in (0, 1):
                 self.open(index)
             self.pair.advance(1500 * MS)
+            for index in (0, 1):
+                self.send(index)
+                self.pair.flush()
             if not any(side.stuck for side in self.pair.sides):
                 return
             for side in self.pair.sides:
