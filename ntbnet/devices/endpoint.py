@@ -79,10 +79,7 @@ class EndpointController:
         self._forwarded: dict[int, tuple[str, str, int]] = {}
         """By tag: who answers, who asked, and the tag it asked with."""
         self._bars = BarSet(
-            [
-                BarSpec(BarKind(bar.kind), bar.fixed_size or 0, only_64bit=bar.bits64)
-                for bar in endpoint.bars
-            ]
+            [BarSpec(BarKind(bar.kind), bar.fixed_size or 0, only_64bit=bar.bits64) for bar in endpoint.bars]
         )
         self._iatu = Iatu(
             endpoint.inbound_windows, endpoint.outbound_windows, endpoint.align, endpoint.region_limit

@@ -115,6 +115,17 @@ class RxRing:
             for end in self._ends:
                 self._window.zero("rx.header", end - HEADER_BYTES, HEADER_BYTES)
 
+    def drop_ended_session(self) -> bool:
+        """Clear the headers when a link-down frame is among them: what came before it is over.
+
+        For a ring that is not active: its sender came up, sent and closed before we came up.
+        """
+        window = self._window
+        if window is None or not any(window.load_u32(end + FLAGS_AT) & FLAG_LINK_DOWN for end in self._ends):
+            return False
+        self.clear_headers()
+        return True
+
     @property
     def address(self) -> int:
         """CPU address of the ring in own memory, 0 without."""

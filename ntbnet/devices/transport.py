@@ -347,6 +347,8 @@ class Transport:
                 return
             queue.settling = 0
             queue.renew()
+        if queue.rx.drop_ended_session():
+            theirs = 0
         self._announced |= queue.bit
         yield from self._ntb.peer_spad_write(0, SPAD_QP_LINKS, self._announced)
         if not theirs & queue.bit:

@@ -148,6 +148,11 @@ class Driver:
 
     # effects
 
+    def perform(self, effects: Sequence[Effect]) -> None:
+        """Perform effects that nobody's message or deadline asked for."""
+        self._perform(effects, self._clock())
+        self._arm()
+
     def _perform(self, effects: Sequence[Effect], now_ns: int) -> None:
         for effect in effects:
             if isinstance(effect, Send):

@@ -7,11 +7,11 @@ by the next one.
 
 from __future__ import annotations
 
-import os
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from ntbnet import topology
 from ntbnet.config import Config
@@ -67,7 +67,7 @@ def _make_node(run: RunDir, config: Config, node: str) -> None:
     from ntbnet.app.node import create_node, spec_from
 
     create_node(spec_from(config, run.name, node), run)
-    if not os.path.exists(shm.dram_path(run.name, node)):
+    if not Path(shm.dram_path(run.name, node)).exists():
         side = config.node.rc if node == "rc" else config.node.ep
         shm.Dram.create(run.name, node, side.dram_bytes).close()
 

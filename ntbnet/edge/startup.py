@@ -1,9 +1,9 @@
 """From a command line to a running service: arguments, configuration, log, signals, exit codes.
 
 A service started by the supervisor gets ``--notify-fd``, one end of a socket pair: it says READY
-there, then shows every half second that it lives, and the end of that socket is the end of the supervisor, on which the service ends too. A
-service started without it (by honcho, or by hand) looks after node and DRAM itself; see
-``standalone``.
+there, then shows every half second that it lives; the end of that socket is the end of the
+supervisor, on which the service ends too. A service started without it (by honcho, or by hand)
+looks after node and DRAM itself; see ``standalone``.
 
 Exit codes: 0 stopped, 1 failed, 2 bad configuration or usage.
 """
@@ -115,7 +115,7 @@ def main(recipe: Recipe, arguments: argparse.Namespace) -> int:
         with standalone.hold(run, config, recipe.service, supervised=arguments.notify_fd >= 0):
             return _run(recipe, config, run, arguments)
     except NtbnetError as problem:
-        print(f"{recipe.service}: {problem}", file=sys.stderr)
+        sys.stderr.write(f"{recipe.service}: {problem}\n")
         return 2 if isinstance(problem, ConfigError) else 1
 
 
@@ -242,7 +242,7 @@ async def _serve(
     log.emit("service.failed", reason=f"{type(failure).__name__}: {failure}")
     if not isinstance(failure, NtbnetError):
         raise failure
-    print(f"{about['service']}: {failure}", file=sys.stderr)
+    sys.stderr.write(f"{about['service']}: {failure}\n")
     return 1
 
 

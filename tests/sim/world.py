@@ -13,6 +13,7 @@ import heapq
 import random
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 from ntbnet.config import Config, load_text
@@ -80,7 +81,7 @@ class Process:
                 peer,
                 initiator=initiator,
                 incarnation=incarnation,
-                allocate_session=lambda counter=counter: world.next_session(counter),
+                allocate_session=partial(world.next_session, counter),
                 heartbeat_ns=timing.heartbeat_ms * MS,
                 liveness_ns=timing.liveness_ms * MS,
                 identity={"bridge": "sim"},
@@ -264,7 +265,7 @@ class World:
             arrival = self.now_ns + self.random.randint(*self.latency_us) * US
             arrival = max(arrival, self._last_arrival.get((src, dst), 0) + 1)
             self._last_arrival[src, dst] = arrival
-            self.at(arrival, lambda one=one: self._arrive(src, dst, one))
+            self.at(arrival, partial(self._arrive, src, dst, one))
 
     def _arrive(self, src: str, dst: str, frame: Frame) -> None:
         process = self.processes.get(dst)
@@ -328,10 +329,13 @@ class World:
         for packets in zip(*sent.values(), strict=True):
             for node, packet in zip(sent, packets, strict=True):
                 self.send(node, packet)
-        got = {node: lambda node=node: self.delivered[node][before[node] :] for node in sent}
-        self.settle(lambda: all(len(got[node]()) >= count for node in got), within_ns)
-        assert got["ep"]() == sent["rc"]
-        assert got["rc"]() == sent["ep"]
+
+        def all_came() -> bool:
+            return all(len(self.delivered[node]) >= before[node] + count for node in sent)
+
+        self.settle(all_came, within_ns)
+        assert self.delivered["ep"][before["ep"] :] == sent["rc"]
+        assert self.delivered["rc"][before["rc"] :] == sent["ep"]
 
     # what was seen
 
@@ -346,8 +350,8 @@ class World:
 
     def story(self, last: int = 60) -> str:
         """The end of the log, for a failing test."""
-        lines = (f"{(t - 1000 * SECOND) / SECOND:.6f} {who} {e} {keys}" for t, who, e, keys in self.log[-last:])
-        return "\n".join(lines)
+        rows = self.log[-last:]
+        return "\n".join(f"{at / SECOND:.6f} {who} {event} {keys}" for at, who, event, keys in rows)
 
     @property
     def epoch(self) -> int:

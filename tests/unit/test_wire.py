@@ -131,7 +131,7 @@ messages: st.SearchStrategy[Message] = st.one_of(
     st.builds(MemWrite, st.integers(0, (1 << 64) - 64), st.binary(min_size=1, max_size=64), u32),
     st.builds(MemRead, st.integers(0, (1 << 64) - 4096), st.integers(1, 4096), u32, u32),
     st.builds(Completion, u32, st.sampled_from(Status), st.binary(max_size=64), u32),
-    st.builds(lambda a, tag, epoch: CfgRead(*a, tag, epoch), config_accesses, u32, u32),
+    st.builds(lambda a, tag, epoch: CfgRead(a[0], a[1], tag, epoch), config_accesses, u32, u32),
     st.builds(lambda a, tag, epoch: CfgWrite(a[0], bytes(a[1]), tag, epoch), config_accesses, u32, u32),
     st.builds(Irq, st.sampled_from(IrqSource), u64, u32),
     st.builds(Call, st.text(max_size=12), bodies, u32, u32),

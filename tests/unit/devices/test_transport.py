@@ -387,6 +387,25 @@ class TestQueueLink:
         assert ep.events == [True, False, True]
         exchange(pair, rc, ep, b"after")
 
+    def test_a_session_the_peer_ended_before_we_came_up_leaves_nothing(self) -> None:
+        pair = Pair()
+        for side in pair.sides:
+            side.probe()
+        pair.advance(50 * MS)
+        rc, ep = open_client(pair.rc), Client(pair.ep)
+        pair.flush()
+        pair.ep.transport.link_up(ep.queue)
+        pair.flush()
+        assert ep.queue.tx_enqueue(b"too early", 9) == 0
+        pair.ep.transport.link_down(ep.queue)
+        pair.ep.transport.link_up(ep.queue)
+        pair.advance(200 * MS)
+
+        exchange(pair, ep, rc, b"fresh")
+        exchange(pair, rc, ep, b"and back")
+        assert pair.rc.delivered == [b"fresh"]
+        assert (rc.events, pair.rc.stuck, pair.ep.stuck) == ([True], [], [])
+
     def test_both_sides_may_close_at_once(self) -> None:
         pair = Pair()
         rc, ep = pair.start()

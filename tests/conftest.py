@@ -1,0 +1,51 @@
+"""Fixtures of tests that run a real bridge; see tests/live."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.live.bridge import HandStarted, LiveBridge, bridges
+
+PROGRAMS = {"ip": "iproute2", "ping": "iputils-ping", "iperf3": "iperf3", "sockperf": "sockperf"}
+"""Programs the system tests run, and the Debian packages they are in."""
+
+MakeBridge = Callable[..., LiveBridge]
+
+
+@pytest.fixture(scope="session")
+def programs() -> None:
+    """Every program is there; a test that cannot run is a test that failed."""
+    missing = [package for program, package in PROGRAMS.items() if shutil.which(program) is None]
+    assert not missing, f"apt-get install {' '.join(missing)}"
+
+
+@pytest.fixture
+def make_bridge(programs: None, tmp_path: Path) -> Iterator[MakeBridge]:
+    """Maker of bridges that end with the test."""
+    with bridges(tmp_path) as make:
+        yield make
+
+
+@pytest.fixture(scope="module")
+def make_module_bridge(programs: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakeBridge]:
+    """Maker of bridges that end with the module."""
+    with bridges(tmp_path_factory.mktemp("bridges")) as make:
+        yield make
+
+
+@pytest.fixture(scope="module")
+def bridge(make_module_bridge: MakeBridge) -> LiveBridge:
+    """A running bridge for tests that leave it as it was."""
+    return make_module_bridge("")
+
+
+@pytest.fixture
+def by_hand(make_bridge: MakeBridge) -> Iterator[HandStarted]:
+    """Services of a bridge that a test starts one by one; they end with the test."""
+    started = HandStarted(make_bridge("", up=False))
+    yield started
+    started.kill()

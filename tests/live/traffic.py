@@ -1,0 +1,245 @@
+"""Traffic between the two nodes whose every byte is checked: sockets of this process in their namespaces."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import select
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from ntbnet.edge.netns import inside
+from tests.live.bridge import LiveBridge
+
+BLOCK_BYTES = 1 << 18
+_STREAM = struct.Struct("<QI20s")
+"""Sequence number, length of the datagram, first 20 bytes of the payload's SHA-256."""
+_ECHO = struct.Struct("!BBHHHd")
+
+
+def open_socket(bridge: LiveBridge, node: str, kind: int, protocol: int = 0) -> socket.socket:
+    """An IPv4 socket that lives in a node; it stays there when this thread does not."""
+    with inside(bridge.netns(node)):
+        return socket.socket(socket.AF_INET, kind, protocol)
+
+
+def other(node: str) -> str:
+    """The node at the other end."""
+    return "ep" if node == "rc" else "rc"
+
+
+class TcpTransfer:
+    """``size`` seeded random bytes sent from a node to the other one over TCP, in two threads."""
+
+    def __init__(self, bridge: LiveBridge, source: str, size: int, seed: int) -> None:
+        self.source = source
+        self.size = size
+        self.received = 0
+        self._random = random.Random(seed)
+        self._listener = open_socket(bridge, other(source), socket.SOCK_STREAM)
+        self._listener.bind((bridge.address(other(source)), 0))
+        self._listener.listen(1)
+        self._sender = open_socket(bridge, source, socket.SOCK_STREAM)
+        self._pool = ThreadPoolExecutor(2, thread_name_prefix=f"tcp-{source}")
+        self._stop = threading.Event()
+        self.started_s = time.monotonic()
+        self._got: Future[str] = self._pool.submit(self._receive)
+        self._sent: Future[str] = self._pool.submit(self._send)
+
+    def _send(self) -> str:
+        digest = hashlib.sha256()
+        with self._sender as sender:
+            sender.settimeout(30)
+            sender.connect(self._listener.getsockname())
+            left = self.size
+            while left:
+                block = self._random.randbytes(min(BLOCK_BYTES, left))
+                digest.update(block)
+                sender.sendall(block)
+                left -= len(block)
+        return digest.hexdigest()
+
+    def _receive(self) -> str:
+        digest = hashlib.sha256()
+        with self._listener as listener:
+            listener.settimeout(30)
+            receiver, _ = listener.accept()
+        with receiver:
+            receiver.settimeout(30)
+            while block := receiver.recv(BLOCK_BYTES):
+                digest.update(block)
+                self.received += len(block)
+        return digest.hexdigest()
+
+    def finish(self, timeout_s: float) -> float:
+        """Wait for the end and compare; seconds the whole took.
+
+        Raises:
+            AssertionError: a byte was lost, added or changed.
+        """
+        sent, got = self._sent.result(timeout_s), self._got.result(timeout_s)
+        self._pool.shutdown()
+        assert self.received == self.size
+        assert got == sent, f"TCP from {self.source}: digests differ"
+        return time.monotonic() - self.started_s
+
+
+class UdpStream:
+    """Numbered datagrams of random sizes from one node to the other; what arrives is judged at once.
+
+    Args:
+        pause_s: seconds between two datagrams.
+        largest: longest datagram, bytes.
+    """
+
+    def __init__(
+        self, bridge: LiveBridge, source: str, seed: int, *, pause_s: float = 0.002, largest: int = 20000
+    ) -> None:
+        self.sent = 0
+        self.arrived = 0
+        self.last = -1
+        self.faults: list[str] = []
+        self.arrived_at_s = 0.0
+        self._source = source
+        self._random = random.Random(seed)
+        self._pause_s = pause_s
+        self._largest = largest
+        self._sender = open_socket(bridge, source, socket.SOCK_DGRAM)
+        self._receiver = open_socket(bridge, other(source), socket.SOCK_DGRAM)
+        self._receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUFFORCE, 1 << 24)
+        self._receiver.bind((bridge.address(other(source)), 0))
+        self._receiver.settimeout(0.1)
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=work, daemon=True) for work in (self._send, self._receive)]
+        for thread in self._threads:
+            thread.start()
+
+    def _send(self) -> None:
+        target = self._receiver.getsockname()
+        while not self._stop.wait(self._pause_s):
+            payload = self._random.randbytes(self._random.randint(0, self._largest))
+            head = _STREAM.pack(self.sent, _STREAM.size + len(payload), hashlib.sha256(payload).digest()[:20])
+            try:
+                self._sender.sendto(head + payload, target)
+            except OSError:
+                continue  # refused while the carrier is off: never sent
+            self.sent += 1
+
+    def _receive(self) -> None:
+        while not self._stop.is_set():
+            try:
+                datagram = self._receiver.recv(65536)
+            except TimeoutError:
+                continue
+            self._judge(datagram)
+
+    def _judge(self, datagram: bytes) -> None:
+        if len(datagram) < _STREAM.size:
+            self.faults.append(f"datagram of {len(datagram)} bytes")
+            return
+        number, length, digest = _STREAM.unpack_from(datagram)
+        payload = datagram[_STREAM.size :]
+        if length != len(datagram) or hashlib.sha256(payload).digest()[:20] != digest:
+            self.faults.append(f"datagram {number} is damaged")
+        elif number == self.last:
+            self.faults.append(f"datagram {number} came twice")
+        elif number < self.last:
+            self.faults.append(f"datagram {number} came after {self.last}")
+        self.last = max(self.last, number)
+        self.arrived += 1
+        self.arrived_at_s = time.monotonic()
+
+    def finish(self) -> None:
+        """End it.
+
+        Raises:
+            AssertionError: something was damaged, came twice or out of order, or nothing came at all.
+        """
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(5)
+        self._sender.close()
+        self._receiver.close()
+        assert self.faults == [], f"from {self._source}: {self.faults[:5]}"
+        assert self.arrived > 0, f"nothing of {self.sent} datagrams from {self._source} arrived"
+
+
+class Pinger:
+    """ICMP echo from a node, by ourselves: tells to the millisecond when the first reply comes."""
+
+    INTERVAL_S = 0.01
+
+    def __init__(self, bridge: LiveBridge, source: str = "rc") -> None:
+        self._socket = open_socket(bridge, source, socket.SOCK_RAW, socket.IPPROTO_ICMP)
+        self._target = (bridge.address(other(source)), 0)
+        self._identity = os.getpid() & 0xFFFF
+        self._number = 0
+
+    def first_reply_s(self, since_s: float, timeout_s: float) -> float:
+        """Seconds from ``since_s`` (monotonic) to the first reply to a request sent after now.
+
+        Raises:
+            AssertionError: none in time.
+        """
+        first = self._number + 1
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            self._send()
+            until_s = time.monotonic() + self.INTERVAL_S
+            while (left_s := until_s - time.monotonic()) > 0:
+                if not select.select([self._socket], [], [], left_s)[0]:
+                    break
+                if self._reply() >= first:
+                    return time.monotonic() - since_s
+        raise AssertionError(f"no ping reply within {timeout_s} s")
+
+    def _send(self) -> None:
+        self._number = (self._number + 1) & 0xFFFF
+        stamp = time.monotonic()
+        body = _ECHO.pack(8, 0, 0, self._identity, self._number, stamp)
+        words = sum(struct.unpack(f"!{len(body) // 2}H", body))
+        words = (words & 0xFFFF) + (words >> 16)
+        body = _ECHO.pack(8, 0, ~(words + (words >> 16)) & 0xFFFF, self._identity, self._number, stamp)
+        try:
+            self._socket.sendto(body, self._target)
+        except OSError:
+            return  # the interface is down for a moment: a request like any other that gets no answer
+
+    def _reply(self) -> int:
+        """Number of our request that a packet answers; -1 when it is something else."""
+        packet = self._socket.recv(2048)
+        icmp = packet[(packet[0] & 0xF) * 4 :]
+        if len(icmp) < _ECHO.size:
+            return -1
+        kind, _, _, identity, number, _ = _ECHO.unpack_from(icmp)
+        return number if kind == 0 and identity == self._identity else -1
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
+
+
+def udp_round_trip(bridge: LiveBridge, source: str, payload: bytes, timeout_s: float = 5.0) -> bytes:
+    """Send one datagram across; what arrived there."""
+    with (
+        open_socket(bridge, other(source), socket.SOCK_DGRAM) as receiver,
+        open_socket(bridge, source, socket.SOCK_DGRAM) as sender,
+    ):
+        receiver.bind((bridge.address(other(source)), 0))
+        receiver.settimeout(timeout_s)
+        sender.sendto(payload, receiver.getsockname())
+        return receiver.recv(65536)
+
+
+def summary(name: str, values: list[float], say: Callable[[str], object]) -> None:
+    """Tell least, median and most of some times."""
+    ordered = sorted(values)
+    middle = ordered[len(ordered) // 2]
+    say(
+        f"{name}: {len(ordered)} times, min {ordered[0]:.3f} s, median {middle:.3f} s, max {ordered[-1]:.3f} s"
+    )
