@@ -1,4 +1,4 @@
-"""Who talks to whom: the five services and the paths between them.
+r"""Who talks to whom: the five services and the paths between them.
 
 ::
 

@@ -20,6 +20,8 @@ def ask(
 
     Args:
         sockets: service -> path of its question socket.
+        timeout_s: how long to wait for all of them together, seconds.
+        question: what to ask; services know ``status``.
     """
     context = zmq.Context(io_threads=1)
     poller = zmq.Poller()

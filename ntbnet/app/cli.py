@@ -9,9 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -43,7 +41,7 @@ app.add_typer(config_app, name="config")
 app.add_typer(logs_cli.app, name="logs")
 
 ConfigOption = Annotated[
-    Optional[str],
+    str | None,
     typer.Option("--config", "-c", metavar="FILE", help="Configuration (TOML); defaults without it."),
 ]
 NameOption = Annotated[str, typer.Option("--name", "-n", help="Name of the bridge; several may run at once.")]
@@ -80,7 +78,7 @@ def up(
         _tell(ready_fd, {"ok": True})
         return
     if detach:
-        _start_detached(bridge, config, name)
+        _start_detached(config, name)
         return
     try:
         asyncio.run(_run_supervisor(bridge, config, ready_fd))
@@ -120,7 +118,7 @@ async def _run_supervisor(bridge: Bridge, config_path: str | None, ready_fd: int
         await supervisor.stop()
 
 
-def _start_detached(bridge: Bridge, config: str | None, name: str) -> None:
+def _start_detached(config: str | None, name: str) -> None:
     """Run ``up`` in a session of its own, and wait until it says how it went."""
     read_fd, write_fd = os.pipe()
     command = [sys.executable, "-m", "ntbnet.app.cli", "up", "--name", name, "--ready-fd", str(write_fd)]

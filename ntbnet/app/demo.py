@@ -6,6 +6,7 @@ import asyncio
 import re
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from rich.console import Console
@@ -89,9 +90,8 @@ async def _first_reply(config: Config) -> None:
         async with asyncio.timeout(FIRST_REPLY_TIMEOUT_S):
             while True:
                 address = _address(config, "rc", "ipv4")
-                code, _ = await _run_ping(
-                    config, "rc", "-q", "-i", "0.02", "-c", "50", "-w", "1", "-o", address
-                )
+                # with a deadline, -c counts replies: ping goes on until one came
+                code, _ = await _run_ping(config, "rc", "-q", "-i", "0.02", "-c", "1", "-w", "1", address)
                 if code == 0:
                     return
     except TimeoutError:
@@ -118,30 +118,26 @@ async def _ping(config: Config, source: str, family: str, count: int) -> dict[st
 
 def show(result: dict[str, Any], console: Console) -> None:
     """The latency table, for people."""
-    console.print()
-    console.print(
-        "  rc [tun ntb0 - peer-rc - rc-host] === PCIe === [epc/edma - peer-ep - tun ntb0] ep", markup=False
+    say = partial(console.print, markup=False, soft_wrap=True)
+    say()
+    say("  rc: tun ntb0 -- peer-rc -- rc-host == PCIe == epc/edma -- peer-ep -- tun ntb0 :ep")
+    say(
+        f"  profile {result['profile']}, fabric {result['fabric']}, first ping reply after {result['startup_s']:.2f} s"
     )
-    console.print(
-        f"  profile {result['profile']}, fabric {result['fabric']}, started in {result['startup_s']:.2f} s"
-    )
-    table = Table(
-        "from", "family", "doorbell", "sent", "received", "loss", "rtt min", "avg", "max ms", box=None
-    )
+    say(f"  interrupts RC->EP: {result['backend']} (polled), EP->RC: {result['backend_ep_to_rc']} (MSI)")
+    say()
+    table = Table("from", "to", "family", "sent", "received", "loss", "rtt min", "avg", "max ms", box=None)
     for ping in result["ping"]:
         rtt = [("-" if value is None else f"{value:.2f}") for value in ping["rtt_ms"].values()]
-        loss = f"{100 * (1 - ping['received'] / ping['sent']):.0f} %" if ping["sent"] else "-"
         table.add_row(
             ping["from"],
+            "ep" if ping["from"] == "rc" else "rc",
             ping["family"],
-            f"{result['backend']} / {result['backend_ep_to_rc']}",
             str(ping["sent"]),
             str(ping["received"]),
-            loss,
+            f"{100 * (1 - ping['received'] / ping['sent']):.0f} %" if ping["sent"] else "-",
             *rtt,
         )
-    console.print(table)
-    console.print(
-        "  RC->EP doorbells are polled on a kernel tick, so a round trip takes up to one poll period."
-    )
-    console.print("  every packet crossed" if result["ok"] else "  PACKETS WERE LOST")
+    say(table)
+    say()
+    say(f"  {'every packet crossed' if result['ok'] else 'PACKETS WERE LOST'}")

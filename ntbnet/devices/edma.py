@@ -28,17 +28,21 @@ LINE = 0
 
 
 class Edma:
-    """Sans-IO model of the ``edma`` process."""
+    """Sans-IO model of the ``edma`` process.
+
+    Attributes:
+        registers: the register file.
+    """
 
     def __init__(self, config: Config) -> None:
         endpoint = config.profile.endpoint
         self._span = Span(endpoint.edma_base, endpoint.edma_bytes)
         self._outbox = Outbox()
-        self._file = RegisterFile(edma_block(endpoint.edma_write_channels, endpoint.edma_read_channels))
+        self.registers = RegisterFile(edma_block(endpoint.edma_write_channels, endpoint.edma_read_channels))
         for direction in ("WR", "RD"):
-            self._file.on_write(f"{direction}_INT_STATUS", self._on_status_write(f"{direction}_INT_STATUS"))
-            self._file.on_write(f"{direction}_INT_CLEAR", self._on_clear_write)
-            self._file.on_write(f"{direction}_DOORBELL", self._on_channel_doorbell)
+            self.registers.on_write(f"{direction}_INT_STATUS", self._on_status_write(f"{direction}_INT_STATUS"))
+            self.registers.on_write(f"{direction}_INT_CLEAR", self._on_clear_write(f"{direction}_INT_STATUS"))
+            self.registers.on_write(f"{direction}_DOORBELL", self._on_channel_doorbell)
         self._line_high = False
         self._cpu_up = False
         self.counters: Counter[str] = Counter()
@@ -48,12 +52,12 @@ class Edma:
         """Register access from the endpoint's CPU or, through an inbound window, from the host."""
         if isinstance(message, MemWrite):
             if self._span.contains(message.addr, len(message.data)):
-                self._file.write(message.addr - self._span.base, message.data)
+                self.registers.write(message.addr - self._span.base, message.data)
             else:
                 self._ignore("outside the register block", message.addr)
         elif isinstance(message, MemRead):
             if self._span.contains(message.addr, message.size):
-                data = self._file.read(message.addr - self._span.base, message.size)
+                data = self.registers.read(message.addr - self._span.base, message.size)
                 completion = Completion(message.tag, Status.OK, data, message.epoch)
             else:
                 completion = Completion(message.tag, Status.UR, b"", message.epoch)
@@ -95,11 +99,15 @@ class Edma:
 
         return hook
 
-    def _on_clear_write(self, _index: int, _old: int, _new: int) -> None:
-        self.counters["clears"] += 1
-        if self._line_high:
-            self._line_high = False
-            self._outbox.log("edma.line_lowered", line=LINE)
+    def _on_clear_write(self, status: str) -> Any:
+        def hook(_index: int, _old: int, bits: int) -> None:
+            self.counters["clears"] += 1
+            self.registers.set(status, self.registers.get(status) & ~bits)
+            if self._line_high:
+                self._line_high = False
+                self._outbox.log("edma.line_lowered", line=LINE)
+
+        return hook
 
     def _on_channel_doorbell(self, _index: int, _old: int, _new: int) -> None:
         self._ignore("no channel engine in this version", self._span.base)

@@ -15,6 +15,7 @@ Differences from the kernel, all on purpose:
   sessions do not mix.  A link-down frame that finds the ring full is tried again, and one is
   sent as soon as the queue was announced: the peer may be up already.
 * Receive memory is new at every link-up, also when the peer's size has not changed.
+* A queue that waits drops a session the peer began and ended before it came up itself.
 * A window command without an answer is tried again; any other failure waits for a link event.
 * A size that cannot be is believed when announced twice: the first may be what a cleanup of our
   own scratchpads left of a good announcement. VERSION is cleared last, as it is written last.
@@ -199,7 +200,11 @@ class Transport:
             self._link_work.schedule()
 
     def link_lost(self, reason: str) -> None:
-        """The link was down, whatever it reads now: reset the queues at once and start over."""
+        """The link was down, whatever it reads now: reset the queues at once and start over.
+
+        To be called for every new link epoch before anything of that epoch is handled; without
+        it a side that reads the link bit over the bus goes on announcing under the old one.
+        """
         if self._removed:
             return
         self._lost = reason

@@ -146,6 +146,17 @@ class LiveBridge:
         """The options that select the configuration."""
         return ("--config", str(self.config_path)) if self.config_path else ()
 
+    def in_foreground(self) -> subprocess.Popen[str]:
+        """``ntbnet up``, which runs until it is told to stop."""
+        return subprocess.Popen(
+            (*CLI, "up", "--name", self.name, *self.config_words),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=child_environment(),
+        )
+
     def down(self) -> subprocess.CompletedProcess[str]:
         """``ntbnet down``."""
         return self.cli("down")

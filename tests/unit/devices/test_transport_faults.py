@@ -62,10 +62,13 @@ class Story:
         self.pair.perform(self.pair.sides[index])
 
     def flap(self, index: int) -> None:
-        """The link goes down and up; the fabric discards what was sent under the old epoch."""
+        """The link goes down and up; the fabric discards what was sent under the old epoch.
+
+        Both sides are told at once: one that reads the link bit slowly would go on announcing.
+        """
         for side in self.pair.sides:
-            side.inbox.clear()
-        self.pair.set_link(0)
+            side.ntb.link = 0
+        self.lost(index)
         self.pair.advance(self.chance.randrange(30) * MS)
         self.pair.set_link(1)
 
@@ -102,7 +105,11 @@ class Story:
 @pytest.mark.slow
 @pytest.mark.covers("HAZARD 10.10", "HAZARD 10.14", "HAZARD 10.16", "NTB 146", "NTB 159")
 @settings(max_examples=60, deadline=None)
-@example(seed=0)
+@example(seed=240)
+@example(seed=1128)
+@example(seed=23751)
+@example(seed=25158)
+@example(seed=81648)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_frames_stay_in_order_and_unique_and_the_link_heals(seed: int) -> None:
     story = Story(seed)

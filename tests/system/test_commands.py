@@ -1,0 +1,228 @@
+"""The command line on real bridges: what it prints, what it returns, what it leaves behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from typing import Any
+
+import pytest
+
+from ntbnet import topology
+from tests.conftest import MakeBridge
+from tests.live.bridge import LiveBridge, cli, is_gone, leftovers, new_name, processes_of, until
+from tests.live.traffic import Pinger
+
+pytestmark = [pytest.mark.system, pytest.mark.needs_tun]
+
+QUEUE_COUNTERS = (
+    "rx_bytes rx_pkts rx_memcpy rx_async rx_ring_empty rx_err_no_buf rx_err_oflow rx_err_ver rx_buff rx_index "
+    "rx_max_entry rx_alloc_entry tx_bytes tx_pkts tx_memcpy tx_async tx_ring_full tx_err_no_buf tx_mw tx_index "
+    "rx_info tx_max_entry free_tx"
+).split()
+"""Source: Linux ntb_transport.c, debugfs_read."""
+
+
+def shown(bridge: LiveBridge) -> tuple[int, dict[str, Any]]:
+    done = bridge.cli("status", "--json")
+    assert done.stderr == ""
+    status: dict[str, Any] = json.loads(done.stdout)
+    return done.returncode, status
+
+
+def test_status_of_a_running_bridge_has_every_promised_key(bridge: LiveBridge) -> None:
+    code, status = shown(bridge)
+
+    assert code == 0
+    assert status["state"] == "up"
+    assert status["fabric"] == "message"
+    assert status["backend"] == "doorbell"
+    assert status["backend_ep_to_rc"] == "doorbell"
+    assert [service["name"] for service in status["services"]] == list(topology.SERVICES)
+    for service in status["services"]:
+        assert service["pid"] == bridge.pids()[service["name"]]
+        assert service["epoch"] == 1
+        assert service["restarts"] == 0
+        assert service["state"] == "up"
+    assert status["link"]["state"] == "up"
+    assert status["link"]["epoch"] >= 1
+    queues = status["link"]["queues"]
+    assert [queue["queue"] for queue in queues] == list(range(len(queues)))
+    assert queues
+    for queue in queues:
+        for node in ("rc", "ep"):
+            assert set(QUEUE_COUNTERS) <= queue[node].keys()
+
+
+def test_queue_counters_of_both_sides_agree_with_the_traffic(bridge: LiveBridge) -> None:
+    def counts() -> tuple[int, int]:
+        queue = bridge.status()["link"]["queues"][0]
+        return queue["rc"]["tx_pkts"], queue["ep"]["rx_pkts"]
+
+    before = counts()
+    assert bridge.cli("ping", "-c", "3").returncode == 0
+    after = counts()
+
+    assert [after[0] - before[0], after[1] - before[1]] == [3, 3]
+
+
+def test_status_of_a_bridge_that_is_down_has_the_same_keys() -> None:
+    name = new_name()
+
+    done = cli("status", "--json", "--name", name)
+
+    status = json.loads(done.stdout)
+    assert done.returncode == 1
+    assert {"name", "state", "services", "link", "fabric", "backend", "backend_ep_to_rc"} <= status.keys()
+    assert status["state"] == "down"
+    assert status["link"]["state"] == "down"
+    assert [service["pid"] for service in status["services"]] == [None] * 5
+    assert leftovers(name) == []
+
+
+def test_status_for_people_names_every_service(bridge: LiveBridge) -> None:
+    done = bridge.cli("status")
+
+    assert done.returncode == 0
+    for service in topology.SERVICES:
+        assert service in done.stdout
+
+
+@pytest.mark.parametrize("options", [(), ("--from", "ep"), ("-6",), ("--from", "ep", "-6")])
+def test_ping_command_pings_the_other_node(bridge: LiveBridge, options: tuple[str, ...]) -> None:
+    done = bridge.cli("ping", "-c", "2", *options)
+
+    assert done.returncode == 0
+    assert "2 packets transmitted, 2 received, 0% packet loss" in done.stdout
+
+
+@pytest.mark.parametrize("code", [0, 1, 3, 77])
+def test_exec_returns_the_programs_exit_code(bridge: LiveBridge, code: int) -> None:
+    assert bridge.exec("rc", "sh", "-c", f"exit {code}").returncode == code
+
+
+def test_exec_passes_streams_and_arguments_and_runs_inside_the_node(bridge: LiveBridge) -> None:
+    done = bridge.exec("ep", "sh", "-c", 'echo "$1"; echo err >&2; ip -o -4 addr show ntb0', "-", "a  b")
+
+    assert done.stdout.startswith("a  b\n")
+    assert f"inet {bridge.address('ep')}/24" in done.stdout
+    assert done.stderr == "err\n"
+
+
+def test_exec_of_a_missing_program_is_one_line_and_exit_1(bridge: LiveBridge) -> None:
+    done = bridge.exec("rc", "no-such-program-at-all")
+
+    assert done.returncode == 1
+    assert done.stderr == "ntbnet: no-such-program-at-all is not installed\n"
+
+
+def test_up_of_a_running_bridge_changes_nothing(bridge: LiveBridge) -> None:
+    before = bridge.pids()
+
+    done = bridge.cli("up", "--detach", *bridge.config_words)
+
+    assert done.returncode == 0
+    assert "already up" in done.stderr
+    assert bridge.pids() == before
+    assert bridge.is_linked()
+
+
+@pytest.mark.parametrize("words", [("ping",), ("exec", "rc", "--", "true")])
+def test_command_that_needs_a_running_bridge_says_how_to_start_it(words: tuple[str, ...]) -> None:
+    name = new_name()
+
+    done = cli(words[0], "--name", name, *words[1:])
+
+    assert done.returncode == 1
+    assert done.stderr == f"ntbnet: bridge {name} is not up; start it with: ntbnet up --name {name}\n"
+
+
+def test_down_of_a_bridge_that_is_down_is_fine() -> None:
+    done = cli("down", "--name", new_name())
+
+    assert done.returncode == 0
+    assert "nothing to do" in done.stderr
+
+
+def test_down_removes_everything_while_programs_run_in_a_node(make_bridge: MakeBridge) -> None:
+    bridge = make_bridge()
+    pinger = Pinger(bridge)  # its socket keeps the namespace itself alive, nameless
+
+    assert bridge.down().returncode == 0
+
+    assert leftovers(bridge.name) == []
+    pinger.close()
+
+
+def test_demo_prints_one_object_with_every_promised_key() -> None:
+    done = cli("demo", "--json", "--count", "3")
+
+    result = json.loads(done.stdout)
+    assert done.returncode == 0, done.stderr
+    assert result["ok"] is True
+    assert result["fabric"] == "message"
+    assert {"backend", "backend_ep_to_rc"} <= result.keys()
+    assert 0 < result["startup_s"] < 15
+    sent = [(ping["from"], ping["family"], ping["sent"], ping["received"]) for ping in result["ping"]]
+    assert sent == [(node, family, 3, 3) for node in ("rc", "ep") for family in ("ipv4", "ipv6")]
+    for ping in result["ping"]:
+        assert 0 < ping["rtt_ms"]["min"] <= ping["rtt_ms"]["avg"] <= ping["rtt_ms"]["max"] < 1000
+    assert leftovers("ntbnet-demo") == []
+
+
+def kill_supervisor(bridge: LiveBridge) -> float:
+    """Seconds until the last of the services has ended."""
+    services = [record for record in processes_of(bridge.name) if record != bridge.supervisor()]
+    assert len(services) == 5
+    os.kill(bridge.supervisor().pid, signal.SIGKILL)
+    started_s = time.monotonic()
+    until(lambda: all(map(is_gone, services)), 10, "end of the services")
+    return time.monotonic() - started_s
+
+
+def test_services_end_within_2_s_of_their_supervisors_death(make_bridge: MakeBridge) -> None:
+    bridge = make_bridge()
+
+    assert kill_supervisor(bridge) < 2
+
+    code, status = shown(bridge)
+    assert code == 1
+    assert status["state"] == "down"
+    down = bridge.down()
+    assert down.returncode == 0
+    assert "was not up; removed what a killed run left" in down.stderr
+    assert leftovers(bridge.name) == []
+
+
+def test_up_after_a_killed_supervisor_cleans_and_works(make_bridge: MakeBridge) -> None:
+    bridge = make_bridge()
+    kill_supervisor(bridge)
+
+    done = bridge.up()
+
+    assert "removed what a killed run left" in done.stderr
+    assert bridge.cli("ping", "-c", "1").returncode == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_supervisor_in_the_foreground_ends_with_exit_0_on_a_signal(
+    make_bridge: MakeBridge, number: signal.Signals
+) -> None:
+    bridge = make_bridge(up=False)
+    done = []
+
+    def ask_to_stop() -> bool:
+        if bridge.is_linked() and not done:
+            done.append(number)
+            os.kill(bridge.supervisor().pid, number)
+        return bool(done)
+
+    with bridge.in_foreground() as process:
+        until(ask_to_stop, 20, "link")
+        _, said = process.communicate(timeout=20)
+
+    assert process.returncode == 0, said
+    assert "link is up" in said
+    assert leftovers(bridge.name) == []

@@ -1,0 +1,220 @@
+"""Real packets between the two nodes of one running bridge: none lost, none changed, none too early."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import re
+import socket
+import subprocess
+
+import pytest
+
+from tests.conftest import MakeBridge
+from tests.live.bridge import LiveBridge, child_environment, until
+from tests.live.traffic import TcpTransfer, other, udp_round_trip
+
+pytestmark = [pytest.mark.system, pytest.mark.needs_tun]
+
+POLLED_ONE_WAY_US = 5995.680
+"""Source: cover letter of the RFC series, sockperf on R-Car S4 with polled doorbells."""
+POLL_LIMIT_MBIT_S = 650
+"""13 frames of 65510 bytes in one poll of 12 ms are 568 Mbit/s; the rest is for the clock's grain."""
+IPERF3_PORT = 5201
+SOCKPERF_PORT = 11111
+HEADERS_BYTES = {"ipv4": 28, "ipv6": 48}
+"""IP header and ICMP or UDP header."""
+
+directions = pytest.mark.parametrize("source", ["rc", "ep"])
+families = pytest.mark.parametrize("family", ["ipv4", "ipv6"])
+
+
+def assert_ping_is_lossless(bridge: LiveBridge, source: str, family: str, *options: str) -> None:
+    done = bridge.exec(source, "ping", "-q", *options, bridge.address(other(source), family))
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    counts = re.search(r"(\d+) packets transmitted, (\d+) received, 0% packet loss", done.stdout)
+    assert counts, done.stdout
+    assert counts[1] == counts[2]
+
+
+@directions
+@families
+def test_ping_loses_nothing(bridge: LiveBridge, source: str, family: str) -> None:
+    assert_ping_is_lossless(bridge, source, family, "-c", "20", "-i", "0.02")
+
+
+@directions
+@families
+@pytest.mark.parametrize("size", [28, 576, 1280, 1500, 9000, 65510])
+def test_packet_of_any_size_crosses_whole(bridge: LiveBridge, source: str, family: str, size: int) -> None:
+    """ping compares the payload of each reply with what it sent, and fails when a byte differs."""
+    payload = max(size - HEADERS_BYTES[family], 0)
+
+    assert_ping_is_lossless(
+        bridge, source, family, "-c", "3", "-i", "0.02", "-M", "do", "-s", str(payload), "-p", "a5c3"
+    )
+
+
+@directions
+def test_packet_longer_than_the_mtu_is_refused_by_the_node(bridge: LiveBridge, source: str) -> None:
+    done = bridge.exec(
+        source, "ping", "-c", "1", "-W", "1", "-M", "do", "-s", "65483", bridge.address(other(source))
+    )
+
+    assert done.returncode == 1
+    assert "message too long" in done.stdout + done.stderr
+
+
+@directions
+def test_datagrams_keep_every_byte(bridge: LiveBridge, source: str) -> None:
+    chance = random.Random(1)
+    sizes = [0, 1, 2, 3, 63, 64, 65, 1472, 4095, 4096, 4097, 16384, 65481, 65482]
+    payloads = [chance.randbytes(size) for size in sizes]
+
+    assert [udp_round_trip(bridge, source, payload) for payload in payloads] == payloads
+
+
+@directions
+def test_64_mib_over_tcp_arrive_with_the_same_digest(bridge: LiveBridge, source: str) -> None:
+    TcpTransfer(bridge, source, 64 << 20, seed=64).finish(60)
+
+
+def test_tcp_both_ways_at_once_keeps_every_byte(bridge: LiveBridge) -> None:
+    both = [TcpTransfer(bridge, source, 8 << 20, seed=8) for source in ("rc", "ep")]
+
+    for transfer in both:
+        transfer.finish(60)
+
+
+def start_server(bridge: LiveBridge, node: str, *command: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        bridge.exec_words(node, *command),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=child_environment(),
+    )
+
+
+def is_bound(bridge: LiveBridge, node: str, protocol: str, port: int) -> bool:
+    done = subprocess.run(
+        ["ip", "netns", "exec", bridge.netns(node), "cat", f"/proc/net/{protocol}", f"/proc/net/{protocol}6"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return f":{port:04X} " in done.stdout
+
+
+def iperf3_mbit_s(bridge: LiveBridge, source: str) -> float:
+    target = other(source)
+    server = start_server(bridge, target, "iperf3", "-s", "-1")
+    try:
+        until(lambda: is_bound(bridge, target, "tcp", IPERF3_PORT), 10, "iperf3 server")
+        done = bridge.exec(source, "iperf3", "-c", bridge.address(target), "-t", "3", "-J")
+    finally:
+        server.kill()
+        server.communicate()
+    assert done.returncode == 0, done.stdout
+    return float(json.loads(done.stdout)["end"]["sum_received"]["bits_per_second"]) / 1e6
+
+
+def test_iperf3_from_rc_runs_and_does_not_get_past_the_poll(bridge: LiveBridge) -> None:
+    rate = iperf3_mbit_s(bridge, "rc")
+
+    assert 50 <= rate <= POLL_LIMIT_MBIT_S
+
+
+def test_iperf3_from_ep_runs(bridge: LiveBridge) -> None:
+    assert iperf3_mbit_s(bridge, "ep") >= 50
+
+
+def test_sockperf_one_way_latency_is_the_polled_one_of_the_board(bridge: LiveBridge) -> None:
+    port, address = str(SOCKPERF_PORT), bridge.address("ep")
+    server = start_server(bridge, "ep", "sockperf", "sr", "-i", address, "-p", port)
+    try:
+        until(lambda: is_bound(bridge, "ep", "udp", SOCKPERF_PORT), 10, "sockperf server")
+        done = bridge.exec("rc", "sockperf", "pp", "-i", address, "-p", port, "-t", "5")
+    finally:
+        server.kill()
+        server.communicate()
+
+    average = re.search(r"avg-latency=([\d.]+)", done.stdout)
+    assert average, done.stdout + done.stderr
+    assert float(average[1]) == pytest.approx(POLLED_ONE_WAY_US, rel=0.15)
+
+
+def test_smallest_mtu_carries_both_families_and_no_longer_packet(make_bridge: MakeBridge) -> None:
+    bridge = make_bridge("[netdev]\nmtu = 1280\n")
+
+    for source in ("rc", "ep"):
+        for family, headers in HEADERS_BYTES.items():
+            options = ("-c", "2", "-i", "0.02", "-M", "do")
+            assert_ping_is_lossless(bridge, source, family, *options, "-s", str(1280 - headers))
+        too_long = bridge.exec(
+            source, "ping", "-c", "1", "-W", "1", "-M", "do", "-s", "1253", bridge.address(other(source))
+        )
+        assert too_long.returncode == 1
+        payload = random.Random(2).randbytes(30000)
+        assert udp_round_trip(bridge, source, payload) == payload  # in fragments
+        TcpTransfer(bridge, source, 1 << 20, seed=3).finish(60)
+
+
+def test_small_bar_layout_and_small_ring_carry_traffic(make_bridge: MakeBridge) -> None:
+    """Frames of another length and a ring of few entries wrap around many times in one transfer."""
+    bridge = make_bridge("[netdev]\nmtu = 1500\n[transport]\ntransport_mtu = 2048\n[ntb]\nmw1 = 0x10000\n")
+
+    for source in ("rc", "ep"):
+        TcpTransfer(bridge, source, 4 << 20, seed=4).finish(60)
+
+
+def test_classic_control_block_layout_works_end_to_end(make_bridge: MakeBridge) -> None:
+    bridge = make_bridge('[ntb]\nctrl_layout = "classic"\n')
+
+    for source in ("rc", "ep"):
+        assert_ping_is_lossless(bridge, source, "ipv4", "-c", "5", "-i", "0.02")
+        TcpTransfer(bridge, source, 4 << 20, seed=5).finish(60)
+
+
+def test_tcp_between_the_services_works_end_to_end(make_bridge: MakeBridge) -> None:
+    bridge = make_bridge(f'[bridge]\ntransport = "tcp"\ntcp_base_port = {free_ports(10)}\n')
+
+    names = sorted(path.name for path in (bridge.run.path / "sockets").iterdir())
+    assert all(name.startswith("ask.") for name in names), names
+    for source in ("rc", "ep"):
+        assert_ping_is_lossless(bridge, source, "ipv6", "-c", "5", "-i", "0.02")
+        TcpTransfer(bridge, source, 4 << 20, seed=6).finish(60)
+
+
+def test_two_bridges_at_once_do_not_see_each_other(bridge: LiveBridge, make_bridge: MakeBridge) -> None:
+    second = make_bridge("")
+    payloads = [hashlib.sha512(one.name.encode()).digest() * 100 for one in (bridge, second)]
+
+    transfers = [TcpTransfer(one, "rc", 8 << 20, seed=7) for one in (bridge, second)]
+    arrived = [udp_round_trip(one, "ep", data) for one, data in zip((bridge, second), payloads, strict=True)]
+
+    assert arrived == payloads
+    for transfer in transfers:
+        transfer.finish(60)
+
+
+def free_ports(number: int) -> int:
+    """First of that many TCP ports in a row that nobody has now."""
+    for base in range(21000, 32000, number):
+        sockets = []
+        try:
+            for port in range(base, base + number):
+                one = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+                sockets.append(one)
+                one.bind(("127.0.0.1", port))
+        except OSError:
+            continue
+        else:
+            return base
+        finally:
+            for one in sockets:
+                one.close()
+    raise AssertionError("no free TCP ports")
