@@ -1,0 +1,221 @@
+"""Latency and throughput of a bridge, as sockperf and iperf3 see them, checked against its own counters."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ntbnet.app.bench_lab import Direction, Lab, json_from, run_program, serving
+from ntbnet.app.bench_samples import Samples
+from ntbnet.config import Config
+from ntbnet.devices.netdev import TX_STOP
+from ntbnet.devices.tick import Tick
+from ntbnet.errors import SetupError
+
+MESSAGE_BYTES = 14
+"""sockperf's smallest, and what the RFC series measured with."""
+SOCKPERF_PORT = 11111
+IPERF3_PORT = 5201
+MARGIN_S = 20.0
+"""What a measurement may take beyond its own duration."""
+COUNTERS_TIMEOUT_S = 2.0
+
+_SUMMARY = re.compile(r"avg-latency=([\d.]+) \(std-dev=([\d.]+)\)")
+_PERCENTILE = re.compile(r"percentile ([\d.]+) =\s*([\d.]+)")
+_EXTREME = re.compile(r"<(MIN|MAX)> observation =\s*([\d.]+)")
+_LOSSES = re.compile(r"dropped messages = (\d+); # duplicated messages = (\d+); # out-of-order messages = (\d+)")
+_FULL_LOG_LINE = re.compile(r"\d+, [\d.]+, [\d.]+, ([\d.]+)")
+
+
+# latency
+
+
+def ping_pong(way: Direction, seconds: int) -> dict[str, Any]:
+    """sockperf's TCP ping-pong; latencies in microseconds are half a round trip, as it defines them.
+
+    Raises:
+        SetupError: sockperf fails or says nothing that can be read.
+    """
+    where = ["--tcp", "-i", way.address, "-p", str(SOCKPERF_PORT)]
+    with tempfile.TemporaryDirectory() as folder:
+        full_log = Path(folder, "full.log")
+        client = ["sockperf", "ping-pong", *where, "-t", str(seconds), "-m", str(MESSAGE_BYTES)]
+        with serving(way.receiver, ["sockperf", "server", *where], SOCKPERF_PORT):
+            done = run_program(way.sender, [*client, "--full-log", str(full_log)], seconds + MARGIN_S)
+        log = full_log.read_text(encoding="ascii", errors="replace") if full_log.exists() else ""
+    return sockperf_result(done.stdout, log)
+
+
+def sockperf_result(output: str, full_log: str) -> dict[str, Any]:
+    """What sockperf measured, from what it printed and its full log.
+
+    Raises:
+        SetupError: there is no latency in it.
+    """
+    summary = _SUMMARY.search(output)
+    latencies = [float(value) for value in _FULL_LOG_LINE.findall(full_log)]
+    if summary is None or not latencies:
+        raise SetupError(f"sockperf measured nothing: {' '.join(output.split())[-160:]}")
+    extremes = {name.lower(): float(value) for name, value in _EXTREME.findall(output)}
+    losses = _LOSSES.search(output)
+    return {
+        "average_us": float(summary[1]),
+        "std_dev_us": float(summary[2]),
+        "n": len(latencies),
+        "percentiles_us": {name: float(value) for name, value in reversed(_PERCENTILE.findall(output))},
+        "min_us": extremes.get("min"),
+        "max_us": extremes.get("max"),
+        "dropped_duplicated_reordered": [int(count) for count in losses.groups()] if losses else None,
+        "samples_us": latencies,
+    }
+
+
+# throughput
+
+
+@dataclass(frozen=True, slots=True)
+class Ring:
+    """What crossed a bridge one way, by both ends' transport counters."""
+
+    sent: int
+    """Frames that the sender's transport put into the ring."""
+    received: int
+    """Frames that the receiver's transport took out of it."""
+    received_bytes: int
+
+    def complaint(self, least_bytes: int) -> str | None:
+        """Why the counters do not bear out a transfer of ``least_bytes``; None when they do."""
+        if not 0 < self.sent == self.received:
+            return f"{self.sent} frames sent, {self.received} received"
+        if self.received_bytes < least_bytes:
+            return f"{self.received_bytes} bytes crossed the ring, fewer than the {least_bytes} delivered"
+        return None
+
+
+def ring_counters(status: Mapping[str, Any], way: Direction) -> Ring:
+    """Counters of queue 0 in the direction ``rc->ep`` or ``ep->rc``.
+
+    Raises:
+        SetupError: a peer did not answer.
+    """
+    sender, _, receiver = way.name.partition("->")
+    try:
+        queue = status["link"]["queues"][0]
+        out, into = queue[sender], queue[receiver]
+        return Ring(out["tx_pkts"], into["rx_pkts"], into["rx_bytes"])
+    except (IndexError, KeyError):
+        raise SetupError("a peer does not answer while being measured") from None
+
+
+def _crossed(lab: Lab, way: Direction, before: Ring) -> Ring:
+    """What crossed since ``before``, once what is still in flight has arrived."""
+    deadline = time.monotonic() + COUNTERS_TIMEOUT_S
+    while True:
+        now = ring_counters(lab.bridge.status(), way)
+        ring = Ring(
+            now.sent - before.sent,
+            now.received - before.received,
+            now.received_bytes - before.received_bytes,
+        )
+        if ring.sent == ring.received or time.monotonic() > deadline:
+            return ring
+        time.sleep(0.02)  # between questions to other processes; nothing to await here
+
+
+def stream(way: Direction, seconds: int) -> dict[str, Any]:
+    """One iperf3 TCP transfer: what the receiver got.
+
+    Raises:
+        SetupError: iperf3 fails or says nothing that can be read.
+    """
+    server = ["iperf3", "-s", "-p", str(IPERF3_PORT)]
+    client = ["iperf3", "-c", way.address, "-p", str(IPERF3_PORT), "-t", str(seconds), "-J"]
+    with serving(way.receiver, server, IPERF3_PORT):
+        done = run_program(way.sender, client, seconds + MARGIN_S)
+    return iperf3_result(done.stdout)
+
+
+def iperf3_result(output: str) -> dict[str, Any]:
+    """Throughput in Gbit/s from iperf3's JSON.
+
+    Raises:
+        SetupError: it reports an error, or there is no transfer in it.
+    """
+    body = json_from("iperf3", output)
+    try:
+        end = body["end"]
+        return {
+            "gbit_s": round(end["sum_received"]["bits_per_second"] / 1e9, 4),
+            "bytes": int(end["sum_received"]["bytes"]),
+            "seconds": round(end["sum_received"]["seconds"], 3),
+            "retransmits": end["sum_sent"].get("retransmits"),
+            "congestion": end.get("sender_tcp_congestion"),
+            "intervals_gbit_s": [
+                round(interval["sum"]["bits_per_second"] / 1e9, 4) for interval in body["intervals"]
+            ],
+        }
+    except (KeyError, TypeError, ValueError):
+        raise SetupError("iperf3 reports no transfer") from None
+
+
+def throughput(lab: Lab, veth: Direction, rounds: int, seconds: int) -> dict[str, Any]:
+    """Rounds of RC->EP, EP->RC and veth, interleaved, so that all three see the same machine.
+
+    Returns:
+        For each direction over the bridge: samples, ratio to the veth run of the same round, raw
+        rounds, and ``unverified``: how its counters contradict iperf3, if they do.
+    """
+    ways = [lab.direction("rc", "ep"), lab.direction("ep", "rc")]
+    raw: dict[str, list[dict[str, Any]]] = {way.name: [] for way in (*ways, veth)}
+    unverified = []
+    for number in range(rounds):
+        for way in ways:
+            lab.say(f"iperf3 {way.name}, round {number + 1} of {rounds}")
+            before = ring_counters(lab.bridge.status(), way)
+            result = stream(way, seconds)
+            ring = _crossed(lab, way, before)
+            complaint = ring.complaint(result["bytes"])
+            if complaint is not None:
+                unverified.append(f"iperf3 {way.name}, round {number + 1}: {complaint}")
+            frames = {"tx_pkts": ring.sent, "rx_pkts": ring.received, "rx_bytes": ring.received_bytes}
+            raw[way.name].append({**result, "ring": frames})
+        raw[veth.name].append(stream(veth, seconds))
+    speeds = {name: [result["gbit_s"] for result in results] for name, results in raw.items()}
+    return {
+        "gbit_s": {name: Samples.of(values, 4).as_json() for name, values in speeds.items()},
+        "ratio_to_veth": {
+            way.name: Samples.of(
+                [mine / reference for mine, reference in zip(speeds[way.name], speeds["veth"], strict=True)], 4
+            ).as_json()
+            for way in ways
+        },
+        "rounds": raw,
+        "unverified": unverified,
+    }
+
+
+def poll_period_ms(config: Config) -> float:
+    """Milliseconds between two runs of the doorbell poll."""
+    kernel = config.profile.kernel
+    return Tick(kernel.hz).expiry(0, kernel.poll_ms * 1_000_000) / 1e6
+
+
+def polled_bounds(config: Config, ring_entries: int) -> dict[str, float]:
+    """The most that polled doorbells let through RC->EP, in Gbit/s.
+
+    A poll finds at most a ring of frames, one of which stays empty (``whole_ring``). ntb_netdev
+    stops its queue below ``TX_STOP`` free ones and hears of free ones only after the poll, so fewer
+    are in use (``until_stopped``). A packet of the full MTU goes in each.
+    """
+    bits = config.netdev.mtu * 8
+    period_ns = poll_period_ms(config) * 1e6
+    usable = ring_entries - 1
+    return {
+        "whole_ring": round(usable * bits / period_ns, 4),
+        "until_stopped": round(max(usable - TX_STOP + 1, 0) * bits / period_ns, 4),
+    }
