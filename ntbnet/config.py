@@ -39,9 +39,6 @@ CONTROL_BLOCK_BYTES = 512
 MIN_REGION_BYTES = 128
 """Least that is put behind a BAR. Source: Linux pci-epf-core.c, pci_epf_alloc_space."""
 
-BUSY_ENTRIES = 6
-"""Ring entries below which ntb_netdev never finds the five free ones it asks for."""
-
 WAKE_ENTRIES = 11
 """Ring entries below which a stopped queue is woken by its timer only."""
 
@@ -130,11 +127,13 @@ def warnings(config: Config) -> list[str]:
     frame = _frame_bytes(config, config.profile)
     queues = _queue_count(config, config.profile)
     entries = (_used_window_bytes(config) // queues - 4) // frame
-    if entries < BUSY_ENTRIES:
-        enough = (BUSY_ENTRIES * frame + 4) * queues
+    # one entry of a ring is never used: fewer than this and ntb_netdev never sees tx_stop free ones
+    least = config.netdev.tx_stop + 1
+    if entries < least:
+        enough = (least * frame + 4) * queues
         found.append(
-            f"ntb.mw1 = {mw1:#x}: a ring of {entries} frames of {frame} bytes never has the 5 free entries "
-            f"that the network device waits for; {enough:#x} bytes do"
+            f"ntb.mw1 = {mw1:#x}: a ring of {entries} frames of {frame} bytes never has the "
+            f"{config.netdev.tx_stop} free entries that the network device waits for; {enough:#x} bytes do"
         )
     elif entries < WAKE_ENTRIES:
         enough = (WAKE_ENTRIES * frame + 4) * queues

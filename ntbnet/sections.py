@@ -86,6 +86,9 @@ class Netdev:
     mtu: Annotated[int, Integer(MIN_MTU, MAX_TRANSPORT_MTU - HEADERS_BYTES, "bytes")] = 65510
     """Largest IP packet, bytes, 1280..65510; a frame less its 12-byte header and 14-byte Ethernet header."""
 
+    tx_stop: Annotated[int, Integer(1, 64, "ring entries")] = 5
+    """Free ring entries below which sending stops, 1..64; 5 is the kernel's, 1 fills the ring."""
+
 
 @dataclass(frozen=True, slots=True)
 class Ntb:

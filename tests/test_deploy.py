@@ -97,8 +97,9 @@ def test_procfile_line_starts_an_existing_module_with_the_sample_configuration(n
 
     assert os.access(ROOT / launcher, os.X_OK)
     assert (ROOT / "services" / f"{module}.py").is_file()
-    assert arguments[-2:] == ["--config", "${NTBNET_CONFIG:-deploy/ntbnet.toml}"]
-    assert arguments[:-2] == (["--node", name.removeprefix("peer-")] if module == "peer" else [])
+    config = ["--config", "${NTBNET_CONFIG:-deploy/ntbnet.toml}"]
+    assert arguments[-4:] == ["--name", "${NTBNET_NAME:-ntbnet}", *config]
+    assert arguments[:-4] == (["--node", name.removeprefix("peer-")] if module == "peer" else [])
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
@@ -42,17 +41,18 @@ def import_times(runs: int) -> dict[str, Samples]:
     """Milliseconds that importing a service's module takes in a fresh interpreter, by module.
 
     The interpreter's own start is not in it. The runs go round the modules, so that a disturbance
-    hits all of them alike.
+    hits all of them alike; a first round, which may have to read and compile, is not counted.
     """
     modules = sorted({module[0] for module in topology.MODULES.values()})
     taken: dict[str, list[float]] = {module: [] for module in modules}
-    for _ in range(runs):
+    for number in range(runs + 1):
         for module in modules:
             command = [sys.executable, "-c", _TIMED_IMPORT.format(module=module)]
             done = subprocess.run(
                 command, env=child_environment(), capture_output=True, text=True, check=True
             )
-            taken[module].append(int(done.stdout) / 1e6)
+            if number:
+                taken[module].append(int(done.stdout) / 1e6)
     return {module: Samples.of(times, 1) for module, times in taken.items()}
 
 
@@ -84,8 +84,7 @@ def private_bytes(pid: int, shared_file: str) -> int:
 def memory(bridge: str, pids: Mapping[str, int]) -> dict[str, int]:
     """Private bytes of each service."""
     return {
-        name: private_bytes(pid, str(dram_path(bridge, topology.NODE_OF[name])))
-        for name, pid in pids.items()
+        name: private_bytes(pid, str(dram_path(bridge, topology.NODE_OF[name]))) for name, pid in pids.items()
     }
 
 
@@ -103,8 +102,8 @@ def run_times_ns(pid: int) -> dict[int, int]:
     folder = Path(f"/proc/{pid}/task")
     try:
         return {
-            int(task): int((folder / task / "schedstat").read_text(encoding="ascii").split()[0])
-            for task in os.listdir(folder)
+            int(task.name): int((task / "schedstat").read_text(encoding="ascii").split()[0])
+            for task in folder.iterdir()
         }
     except OSError as problem:
         raise SetupError(f"{problem.filename}: {problem.strerror}") from None

@@ -193,9 +193,8 @@ class Lab:
     def direction(self, sender: str, receiver: str) -> Direction:
         """From node to node (``rc``, ``ep``) over the bridge."""
         node = self.config.node.rc if receiver == "rc" else self.config.node.ep
-        namespaces = [spec_from(self.config, self.name, side).netns for side in (sender, receiver)]
-        address = node.ipv4.partition("/")[0]
-        return Direction(f"{sender}->{receiver}", *namespaces, address)
+        here, there = (spec_from(self.config, self.name, side).netns for side in (sender, receiver))
+        return Direction(f"{sender}->{receiver}", here, there, node.ipv4.partition("/")[0])
 
     def up(self) -> float:
         """Start the bridge; seconds from ``ntbnet up`` to the first ping reply.

@@ -9,7 +9,7 @@ import struct
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, Self
 
 from ntbnet.app.bench_lab import Direction, Lab
 from ntbnet.app.bench_samples import Samples
@@ -50,7 +50,7 @@ class EchoProbes:
         self.replies: list[Reply] = []
         """In the order they came."""
 
-    def __enter__(self) -> EchoProbes:
+    def __enter__(self) -> Self:
         with self._stack:
             with inside(self._way.receiver):
                 self._echo = self._stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))

@@ -28,7 +28,9 @@ COUNTERS_TIMEOUT_S = 2.0
 _SUMMARY = re.compile(r"avg-latency=([\d.]+) \(std-dev=([\d.]+)\)")
 _PERCENTILE = re.compile(r"percentile ([\d.]+) =\s*([\d.]+)")
 _EXTREME = re.compile(r"<(MIN|MAX)> observation =\s*([\d.]+)")
-_LOSSES = re.compile(r"dropped messages = (\d+); # duplicated messages = (\d+); # out-of-order messages = (\d+)")
+_LOSSES = re.compile(
+    r"dropped messages = (\d+); # duplicated messages = (\d+); # out-of-order messages = (\d+)"
+)
 _FULL_LOG_LINE = re.compile(r"\d+, [\d.]+, [\d.]+, ([\d.]+)")
 
 
@@ -36,7 +38,7 @@ _FULL_LOG_LINE = re.compile(r"\d+, [\d.]+, [\d.]+, ([\d.]+)")
 
 
 def ping_pong(way: Direction, seconds: int) -> dict[str, Any]:
-    """sockperf's TCP ping-pong; latencies in microseconds are half a round trip, as it defines them.
+    """TCP ping-pong by sockperf; latencies in microseconds are half a round trip, as it defines them.
 
     Raises:
         SetupError: sockperf fails or says nothing that can be read.
@@ -190,7 +192,8 @@ def throughput(lab: Lab, veth: Direction, rounds: int, seconds: int) -> dict[str
         "gbit_s": {name: Samples.of(values, 4).as_json() for name, values in speeds.items()},
         "ratio_to_veth": {
             way.name: Samples.of(
-                [mine / reference for mine, reference in zip(speeds[way.name], speeds["veth"], strict=True)], 4
+                [mine / reference for mine, reference in zip(speeds[way.name], speeds["veth"], strict=True)],
+                4,
             ).as_json()
             for way in ways
         },

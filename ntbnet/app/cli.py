@@ -17,6 +17,7 @@ from rich.table import Table
 
 from ntbnet.app import demo as demo_module
 from ntbnet.app import logs_cli
+from ntbnet.app.bench import bench_app
 from ntbnet.app.bridge import Bridge
 from ntbnet.app.node import exec_in_node, spec_from
 from ntbnet.app.supervisor import Supervisor, child_environment
@@ -39,6 +40,7 @@ app = typer.Typer(
 config_app = typer.Typer(help="Check and show configurations.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
 app.add_typer(logs_cli.app, name="logs")
+app.add_typer(bench_app, name="bench")
 
 ConfigOption = Annotated[
     str | None,

@@ -40,7 +40,9 @@ class Edma:
         self._outbox = Outbox()
         self.registers = RegisterFile(edma_block(endpoint.edma_write_channels, endpoint.edma_read_channels))
         for direction in ("WR", "RD"):
-            self.registers.on_write(f"{direction}_INT_STATUS", self._on_status_write(f"{direction}_INT_STATUS"))
+            self.registers.on_write(
+                f"{direction}_INT_STATUS", self._on_status_write(f"{direction}_INT_STATUS")
+            )
             self.registers.on_write(f"{direction}_INT_CLEAR", self._on_clear_write(f"{direction}_INT_STATUS"))
             self.registers.on_write(f"{direction}_DOORBELL", self._on_channel_doorbell)
         self._line_high = False

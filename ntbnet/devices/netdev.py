@@ -73,6 +73,7 @@ class Netdev:
         mtu: longest IP packet, bytes, 0..max_mtu.
         local_mac: 6 bytes; frames for other addresses are dropped.
         peer_mac: 6 bytes; destination of every frame sent.
+        tx_stop: free ring entries below which sending stops, 1 or more.
 
     Attributes:
         tx_buffer: Ethernet frame being sent, header in place: put the packet at
@@ -95,12 +96,14 @@ class Netdev:
         mtu: int,
         local_mac: bytes,
         peer_mac: bytes,
+        tx_stop: int = TX_STOP,
     ) -> None:
         if len(local_mac) != MAC_BYTES or len(peer_mac) != MAC_BYTES:
             raise ValueError(f"MAC addresses {local_mac.hex()}, {peer_mac.hex()}: not {MAC_BYTES} bytes")
         queue = transport.create_queue(self)
         if queue is None:
             raise KernelError(errno.EIO, "the transport has no free queue")
+        self._tx_stop = tx_stop
         self._transport = transport
         self._outbox = outbox
         self._tasks = tasks
@@ -220,7 +223,7 @@ class Netdev:
         return True
 
     def _no_room(self) -> bool:
-        if self.queue.tx_free_entry() >= TX_STOP:
+        if self.queue.tx_free_entry() >= self._tx_stop:
             return False
         self._stop(True)
         self._arm_timer()
@@ -235,7 +238,7 @@ class Netdev:
         self._timer.schedule(self._tick.delay(self._tasks.now_ns, TX_TIME_NS))
 
     def _on_timer(self) -> Task[None]:
-        if self.queue.tx_free_entry() < TX_STOP:
+        if self.queue.tx_free_entry() < self._tx_stop:
             self._arm_timer()
         else:
             self._stop(False)

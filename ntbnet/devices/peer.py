@@ -182,6 +182,7 @@ class Peer:
             mtu=config.netdev.mtu,
             local_mac=mac_of(self._node),
             peer_mac=mac_of("ep" if self._node == "rc" else "rc"),
+            tx_stop=config.netdev.tx_stop,
         )
         self._packet_buffer = memoryview(self._netdev.tx_buffer)[ETH_HEADER_BYTES:]
         self._netdev.open()

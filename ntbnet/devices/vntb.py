@@ -102,14 +102,15 @@ class Vntb:
         self._doorbell_view = self.doorbells.view(first, ntb.db_count * DB_ENTRY_SIZE - first)
         self._silent = bytes(len(self._doorbell_view))
         self._command_at = self._block.offset("command")
-        self._mw_size = ntb.mw1
         # a BAR-match window's target is aligned to the BAR, which may be larger than the window
         self._mw_align = mw_bar_bytes = self._bar_bytes(bars.mw1, ntb.mw1)
+        # a classic block has no place for the size: the host takes the BAR's, so the window fills it
+        self._mw_size = ntb.mw1 if "mw_size" in self._block else mw_bar_bytes
         self._fill_control_block()
         self._controller.set_bar(bars.ctrl, self.ctrl.size, self.ctrl)
         self._controller.set_bar(bars.db, self.doorbells.size, self.doorbells)
         self._controller.set_bar(bars.mw1, mw_bar_bytes, None)
-        self._outbound = self._controller.allocate_outbound(ntb.mw1)
+        self._outbound = self._controller.allocate_outbound(self._mw_size)
         self._next_poll_ns: int | None = None
 
     def _bar_bytes(self, bar: int, wanted: int) -> int:

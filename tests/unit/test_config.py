@@ -47,13 +47,13 @@ def test_empty_text_gives_the_documented_defaults(defaults: Config) -> None:
     assert (defaults.node.rc.ipv4, defaults.node.rc.ipv6) == ("10.77.0.1/24", "fd77::1/64")
     assert (defaults.node.ep.ipv4, defaults.node.ep.ipv6) == ("10.77.0.2/24", "fd77::2/64")
     assert defaults.node.rc.dram_bytes == defaults.node.ep.dram_bytes == 33554432
-    assert (defaults.netdev.tun, defaults.netdev.mtu) == ("ntb0", 65510)
+    assert (defaults.netdev.tun, defaults.netdev.mtu, defaults.netdev.tx_stop) == ("ntb0", 65510, 5)
     assert (defaults.ntb.ctrl_layout, defaults.ntb.num_mws, defaults.ntb.mw1) == ("rfc1", 1, 983040)
     assert (defaults.ntb.spad_count, defaults.ntb.db_count, defaults.ntb.vbus_number) == (128, 16, 16)
     assert (defaults.ntb.vendor_id, defaults.ntb.device_id) == (0x1912, 0x0030)
     assert (defaults.ntb.vntb_vid, defaults.ntb.vntb_pid) == (0x1912, 0x0030)
     assert dataclasses.astuple(defaults.transport) == (65536, 0, 0)
-    assert dataclasses.astuple(defaults.timing) == (500, 1000, 200, 1000)
+    assert dataclasses.astuple(defaults.timing) == (500, 1000, 300, 1000)
     assert dataclasses.astuple(defaults.supervisor) == (50, 2000, 5000)
     assert (defaults.log.level, defaults.log.dir, defaults.run.dir) == ("info", "", "/run/ntbnet")
 
@@ -205,7 +205,7 @@ def test_second_memory_window_is_refused_with_the_reason() -> None:
         ({"node__rc__ipv6": '"fe80::1/64"'}, "node.rc.ipv6", "link-local"),
         ({"node__rc__ipv4": '"10.77.0.1"'}, "node.rc.ipv4", "address with prefix"),
         ({"node__rc__ipv4": "'10.77.0.1/24\n'"}, "not valid TOML", ""),
-        ({"timing__liveness_ms": "599"}, "timing.liveness_ms", "must be 600..10000 ms"),
+        ({"timing__liveness_ms": "899"}, "timing.liveness_ms", "must be 900..10000 ms"),
         ({"timing__heartbeat_ms": "400"}, "timing.liveness_ms", "must be 1200..10000 ms"),
         (
             {"supervisor__restart_backoff_max_ms": "49"},

@@ -16,7 +16,7 @@ IPV4 = b"\x45"
 IPV6 = b"\x60"
 
 
-def make(pair: Pair, side: Side, mtu: int | None = None) -> Netdev:
+def make(pair: Pair, side: Side, mtu: int | None = None, tx_stop: int = 5) -> Netdev:
     peer = pair.peer_of(side).name
     limit = side.transport.queues[0].max_size - 14
     return Netdev(
@@ -27,6 +27,7 @@ def make(pair: Pair, side: Side, mtu: int | None = None) -> Netdev:
         mtu=limit if mtu is None else mtu,
         local_mac=MACS[side.name],
         peer_mac=MACS[peer],
+        tx_stop=tx_stop,
     )
 
 
@@ -205,6 +206,22 @@ class TestFlowControl:
 
         assert pair.rc.stops() == [True, False]
         assert rc.xmit(IPV4)
+
+    def test_with_a_stop_level_of_one_the_whole_ring_is_used(self) -> None:
+        pair = Pair()
+        for side in pair.sides:
+            side.probe()
+        rc, ep = make(pair, pair.rc, tx_stop=1), make(pair, pair.ep)
+        rc.open()
+        ep.open()
+        pair.advance(100 * MS)
+
+        sent = 0
+        while rc.xmit(IPV4):
+            sent += 1
+
+        assert sent == 14
+        assert rc.queue.tx_free_entry() == 0
 
     @pytest.mark.covers("NTB 169")
     def test_timer_goes_on_while_the_ring_is_full(self) -> None:

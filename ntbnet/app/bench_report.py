@@ -1,0 +1,199 @@
+"""Figures beside their budgets, and the machine they were taken on."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+REFERENCE_LATENCY_US = 5995.68
+"""sockperf ping-pong average of the RFC series, TCP 14 B, doorbells polled every 5 ms at HZ=250."""
+LATENCY_TOLERANCE = 0.05
+STARTUP_BUDGET_S = 2.0
+IMPORT_BUDGET_MS = 150.0
+MEMORY_BUDGET_MIB = 40.0
+IDLE_BUDGET_PERCENT = 2.0
+RECOVERY_P50_BUDGET_MS = 250.0
+RECOVERY_WORST_BUDGET_MS = 1000.0
+BOUND_TOLERANCE = 0.05
+"""A polled direction faster than its bound by more than that was not polled."""
+TCP_BUDGET = {"message": 0.12, "local": 0.6}
+"""Least share of veth by fabric, at the largest MTU, where interrupts are not polled."""
+MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the table."""
+
+    what: str
+    measured: float
+    unit: str
+    budget: str
+    ratio: float
+    """Measured to budget."""
+    within: bool
+
+    @classmethod
+    def at_most(cls, what: str, measured: float, unit: str, budget: float) -> Row:
+        """Less is better."""
+        return cls(what, measured, unit, f"<= {budget:g}", round(measured / budget, 3), measured <= budget)
+
+    @classmethod
+    def at_least(cls, what: str, measured: float, unit: str, budget: float) -> Row:
+        """More is better."""
+        return cls(what, measured, unit, f">= {budget:g}", round(measured / budget, 3), measured >= budget)
+
+    @classmethod
+    def near(cls, what: str, measured: float, unit: str, target: float, tolerance: float) -> Row:
+        """Neither more nor less."""
+        ratio = measured / target
+        budget = f"{target:g} +-{100 * tolerance:g} %"
+        return cls(what, measured, unit, budget, round(ratio, 3), abs(ratio - 1) <= tolerance)
+
+
+def rows(result: Mapping[str, Any]) -> list[Row]:
+    """Every budget that ``result`` has a figure for."""
+    imports = max(samples["median"] for samples in result["imports_ms"].values())
+    private_mib = round(max(result["private_bytes"].values()) / MIB, 2)
+    recovery = result["recovery"]["all_ms"]
+    tcp, bounds = result["throughput"], result["polled_bounds_gbit_s"]
+    down_gbit_s = tcp["gbit_s"]["rc->ep"]["median"]
+    up_ratio = tcp["ratio_to_veth"]["ep->rc"]["median"]
+    return [
+        Row.at_most("cold start to first ping reply", result["startup_s"]["median"], "s", STARTUP_BUDGET_S),
+        Row.at_most("imports, slowest service", imports, "ms", IMPORT_BUDGET_MS),
+        Row.at_most("private memory, largest service", private_mib, "MiB", MEMORY_BUDGET_MIB),
+        Row.at_most(
+            "idle, five services",
+            result["idle_percent"]["total"]["median"],
+            "% of a core",
+            IDLE_BUDGET_PERCENT,
+        ),
+        Row.near(
+            "TCP 14 B ping-pong, average",
+            result["latency"]["average_us"],
+            "us",
+            REFERENCE_LATENCY_US,
+            LATENCY_TOLERANCE,
+        ),
+        Row.at_most(
+            "TCP RC->EP, polled",
+            down_gbit_s,
+            "Gbit/s",
+            round(bounds["whole_ring"] * (1 + BOUND_TOLERANCE), 4),
+        ),
+        Row.at_least(
+            "TCP EP->RC, share of veth", up_ratio, "", TCP_BUDGET.get(result["settings"]["fabric"], 0.6)
+        ),
+        Row.at_most("recovery from SIGKILL, p50", recovery["median"], "ms", RECOVERY_P50_BUDGET_MS),
+        Row.at_most("recovery from SIGKILL, worst", recovery["max"], "ms", RECOVERY_WORST_BUDGET_MS),
+    ]
+
+
+def machine() -> dict[str, Any]:
+    """What figures depend on beyond ntbnet."""
+    return {
+        "cpu": _cpu_model(),
+        "cores": len(os.sched_getaffinity(0)),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "loadavg": list(os.getloadavg()),
+        "tcp_congestion": _first_line("/proc/sys/net/ipv4/tcp_congestion_control"),
+        "keeps_bytecode": not sys.dont_write_bytecode,
+    }
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(models, platform.machine())
+
+
+def _first_line(path: str) -> str | None:
+    try:
+        return Path(path).read_text(encoding="ascii", errors="replace").strip()
+    except OSError:
+        return None
+
+
+def as_json(table: list[Row]) -> list[dict[str, Any]]:
+    """The rows for ``--json``."""
+    return [asdict(row) for row in table]
+
+
+def show(result: Mapping[str, Any], console: Console) -> None:
+    """The whole result, for people."""
+    about, settings = result["machine"], result["settings"]
+    one, five, _ = about["loadavg"]
+    console.print(
+        f"{about['cores']} x {about['cpu']}, Linux {about['kernel']}, Python {about['python']}, "
+        f"load {one:.1f} {five:.1f}, TCP {about['tcp_congestion']}",
+        markup=False,
+    )
+    console.print(
+        f"profile {settings['profile']}, fabric {settings['fabric']} over {settings['transport']}, "
+        f"MTU {settings['mtu']}, ntbnet {result['version']}",
+        markup=False,
+    )
+    budgets = Table("measured", "", "", "budget", "ratio", "", box=None)
+    for row in result["budgets"]:
+        verdict = "within" if row["within"] else "MISSED"
+        budgets.add_row(
+            row["what"], f"{row['measured']:g}", row["unit"], row["budget"], f"{row['ratio']:.2f}", verdict
+        )
+    console.print(budgets)
+    console.print()
+    _show_spread(result, console)
+    _show_latency(result["latency"], console)
+    _show_bounds(result, console)
+    for complaint in result["unverified"]:
+        console.print(f"DOES NOT COUNT: {complaint}", markup=False)
+
+
+def _show_spread(result: Mapping[str, Any], console: Console) -> None:
+    tcp = result["throughput"]
+    table = Table("samples", "n", "min", "median", "max", "unit", box=None)
+    groups = [("cold start", "s", result["startup_s"])]
+    groups += [(f"import {name}", "ms", item) for name, item in result["imports_ms"].items()]
+    groups += [(f"idle {name}", "%", item) for name, item in result["idle_percent"].items()]
+    groups += [(f"TCP {name}", "Gbit/s", item) for name, item in tcp["gbit_s"].items()]
+    groups += [(f"TCP {name} to veth", "", item) for name, item in tcp["ratio_to_veth"].items()]
+    groups += [(f"SIGKILL {name}", "ms", item) for name, item in result["recovery"]["service_ms"].items()]
+    for name, unit, samples in groups:
+        figures = (f"{samples[key]:g}" for key in ("min", "median", "max"))
+        table.add_row(name, str(samples["n"]), *figures, unit)
+    for name, size in result["private_bytes"].items():
+        table.add_row(f"private memory {name}", "1", "", f"{size / MIB:.1f}", "", "MiB")
+    console.print(table)
+    console.print()
+
+
+def _show_latency(latency: Mapping[str, Any], console: Console) -> None:
+    figures = ", ".join(f"p{float(name):g} {value:.0f}" for name, value in latency["percentiles_us"].items())
+    console.print(
+        f"ping-pong, half a round trip in us: {figures}, max {latency['max_us']:.0f}; "
+        f"average {latency['average_us']:.2f}, std-dev {latency['std_dev_us']:.0f}, n {latency['n']}",
+        markup=False,
+    )
+
+
+def _show_bounds(result: Mapping[str, Any], console: Console) -> None:
+    bounds = result["polled_bounds_gbit_s"]
+    median = result["throughput"]["gbit_s"]["rc->ep"]["median"]
+    console.print(
+        f"RC->EP is bound by the doorbell poll: a whole ring each poll is {1000 * bounds['whole_ring']:.0f} "
+        f"Mbit/s; ntb_netdev stops its queue before the ring is full, which leaves "
+        f"{1000 * bounds['until_stopped']:.0f} Mbit/s; measured {1000 * median:.0f} Mbit/s.",
+        markup=False,
+    )

@@ -1,0 +1,405 @@
+from __future__ import annotations
+
+import errno
+from typing import Any
+
+import pytest
+
+from ntbnet.devices.effects import Restart
+from ntbnet.devices.endpoint import FUNCTION_REGION_BYTES, EndpointController
+from ntbnet.errors import KernelError
+from ntbnet.regs.ntb_ctrl import RFC1, Command
+from ntbnet.wire import (
+    Call,
+    CfgRead,
+    CfgWrite,
+    Completion,
+    Irq,
+    IrqSource,
+    MemRead,
+    MemWrite,
+    Message,
+    Notice,
+    Reply,
+    Status,
+)
+from tests.unit.devices.kit import EP_DRAM, config, dram, logged, only, sent, u32
+
+CTRL, WINDOW, DOORBELLS = 0x3000_0000, 0x3010_0000, 0x3020_0000
+"""Bus addresses the tests give to BAR 0, 2 and 4."""
+OUTBOUND = 0xFE10_0000
+BUFFER = EP_DRAM + 0x500000
+EDMA_BASE = 0xE65D_5000
+MSI_ADDRESS = 0xF105_0040
+EPOCH = 5
+
+
+class Controller:
+    """An endpoint controller with all paths up and its BARs placed."""
+
+    def __init__(self, *, msi: bool = True) -> None:
+        self.dram = dram(EP_DRAM)
+        self.model = EndpointController(config(), self.dram)
+        self.model.start(0)
+        for peer, session in (("peer-ep", 2), ("edma", 3), ("rc-host", EPOCH)):
+            self.model.on_path(peer, True, session, "session agreed", 0)
+        self.configure(msi)
+
+    def configure(self, msi: bool) -> None:
+        for bar, base in ((0, CTRL), (2, WINDOW), (4, DOORBELLS)):
+            self.cfg_write(0x10 + 4 * bar, base)
+        if msi:
+            self.cfg_write(0x54, MSI_ADDRESS)
+            self.cfg_write(0x58, 0)
+            self.cfg_write(0x5C, 0, 2)
+            self.cfg_write(0x52, 1 | 4 << 4, 2)
+        self.cfg_write(0x04, 6, 2)
+
+    def host(self, message: Message) -> list[Any]:
+        return list(self.model.handle("rc-host", message, 0))
+
+    def client(self, message: Message) -> list[Any]:
+        return list(self.model.handle("peer-ep", message, 0))
+
+    def cfg_write(self, offset: int, value: int, size: int = 4) -> None:
+        answer = only(
+            self.host(CfgWrite(offset, value.to_bytes(size, "little"), 1, EPOCH)), "rc-host", Completion
+        )
+        assert answer.status is Status.OK
+
+    def cfg_read(self, offset: int, size: int = 4) -> int:
+        answer = only(self.host(CfgRead(offset, size, 1, EPOCH)), "rc-host", Completion)
+        return int.from_bytes(answer.data, "little")
+
+    def read(self, addr: int, size: int = 4) -> Completion:
+        return only(self.host(MemRead(addr, size, 7, EPOCH)), "rc-host", Completion)
+
+    def call(self, op: str, epoch: int = EPOCH, **args: Any) -> Reply:
+        return only(self.client(Call(op, args, 9, epoch)), "peer-ep", Reply)
+
+    def map_outbound(self, bus: int = 0x8000_0000, size: int = 0xF0000) -> None:
+        self.model.map_addr(OUTBOUND, bus, size)
+
+    def restart_link(self, epoch: int) -> list[Any]:
+        down = self.model.on_path("rc-host", False, 0, "test", 0)
+        return [*down, *self.model.on_path("rc-host", True, epoch, "test", 0)]
+
+
+@pytest.mark.covers("NTB 35")
+def test_function_offers_16_msi_vectors_and_the_ids_of_the_driver() -> None:
+    controller = Controller(msi=False)
+
+    assert controller.cfg_read(0x00) == 0x0030_1912
+    assert controller.cfg_read(0x08) >> 16 == 0x0500
+    assert controller.cfg_read(0x52, 2) >> 1 & 7 == 4
+
+
+def test_bar_registers_read_in_pieces() -> None:
+    controller = Controller()
+
+    assert controller.cfg_read(0x18) == WINDOW | 4
+    assert controller.cfg_read(0x1A, 2) == WINDOW >> 16
+    assert controller.cfg_read(0x18, 1) == 4
+
+
+def test_writes_of_the_host_reach_control_block_and_doorbells() -> None:
+    controller = Controller()
+    controller.host(MemWrite(CTRL + RFC1.offset("argument"), u32(16)))
+    controller.host(MemWrite(DOORBELLS + 8, u32(3)))
+
+    assert controller.dram.load_u32(RFC1.offset("argument")) == 16
+    assert controller.dram.load_u32(0x100000 + 8) == 3
+    assert controller.read(CTRL + RFC1.offset("num_mws")).data == u32(1)
+
+
+@pytest.mark.covers("NTB 73")
+def test_after_mw_set_trans_stores_through_the_bar_land_at_the_same_offset() -> None:
+    controller = Controller()
+    reply = controller.call("mw_set_trans", widx=0, addr=BUFFER, size=0xF0000)
+    controller.host(MemWrite(WINDOW + 0x1234, b"payload"))
+
+    assert (reply.tag, reply.error) == (9, 0)
+    assert controller.dram.load(0x500000 + 0x1234, 7) == b"payload"
+
+
+@pytest.mark.parametrize(
+    ("addr", "length"),
+    [
+        (WINDOW, 4),
+        (WINDOW + 0xF0000 - 2, 4),
+        (0x3100_0000, 4),
+        (CTRL - 4, 4),
+        (DOORBELLS + 254, 4),
+        (EP_DRAM, 4),
+    ],
+    ids=["unmapped", "window-end", "no-bar", "below", "bar-end", "local-address"],
+)
+def test_access_that_hits_nothing_is_dropped_counted_and_logged_once(addr: int, length: int) -> None:
+    controller = Controller()
+    if addr != WINDOW:
+        controller.call("mw_set_trans", widx=0, addr=BUFFER, size=0xF0000)
+    before = bytes(controller.dram.view(0, controller.dram.size))
+    effects = controller.host(MemWrite(addr, b"\xff" * length))
+    again = controller.host(MemWrite(addr, b"\xff" * length))
+
+    assert bytes(controller.dram.view(0, controller.dram.size)) == before
+    assert controller.model.counters["writes_dropped_no_window"] == 2
+    assert (len(logged(effects, "write.dropped")), len(logged(again, "write.dropped"))) == (1, 0)
+    assert controller.read(addr, length).status is Status.UR
+
+
+@pytest.mark.covers("NTB 74")
+def test_stores_of_the_client_cross_the_outbound_window() -> None:
+    controller = Controller()
+    controller.map_outbound(0x8060_0000)
+    effects = controller.client(MemWrite(OUTBOUND + 0x10, b"frame", EPOCH))
+
+    assert sent(effects) == [MemWrite(0x8060_0010, b"frame", EPOCH)]
+
+
+@pytest.mark.parametrize(
+    ("addr", "counter"),
+    [
+        (OUTBOUND, "writes_dropped_no_outbound_window"),
+        (EP_DRAM, "writes_dropped_not_in_aperture"),
+        (0xFE3F_FFFE, "writes_dropped_not_in_aperture"),
+    ],
+)
+def test_store_of_the_client_outside_every_window_is_dropped(addr: int, counter: str) -> None:
+    controller = Controller()
+
+    assert sent(controller.client(MemWrite(addr, b"\xff" * 4, EPOCH))) == []
+    assert controller.model.counters[counter] == 1
+
+
+@pytest.mark.covers("EDMA 165")
+@pytest.mark.parametrize(
+    "message",
+    [MemWrite(OUTBOUND, b"old", EPOCH - 1), Irq(IrqSource.PEER_DOORBELL, 1, EPOCH - 1)],
+    ids=["write", "doorbell"],
+)
+def test_what_the_client_sent_in_an_older_epoch_is_counted_and_lost(message: Message) -> None:
+    controller = Controller()
+    controller.map_outbound()
+
+    assert sent(controller.client(message)) == []
+    assert controller.model.counters["stale_epoch"] == 1
+
+
+@pytest.mark.covers("EDMA 53", "NTB 93")
+def test_doorbell_of_the_client_is_one_32_bit_write_to_the_msi_address() -> None:
+    controller = Controller()
+    effects = controller.client(Irq(IrqSource.PEER_DOORBELL, 0b101, EPOCH))
+
+    assert sent(effects) == [MemWrite(MSI_ADDRESS, u32(2), EPOCH), MemWrite(MSI_ADDRESS, u32(4), EPOCH)]
+
+
+@pytest.mark.covers("EDMA 59")
+def test_two_msis_share_one_outbound_window() -> None:
+    controller = Controller()
+    for _ in range(40):
+        controller.client(Irq(IrqSource.PEER_DOORBELL, 1, EPOCH))
+
+    assert controller.model.vntb.counters["msis_raised"] == 40
+
+
+@pytest.mark.covers("EDMA 62")
+def test_msi_stays_behind_earlier_writes() -> None:
+    controller = Controller()
+    controller.map_outbound()
+    effects = controller.client(MemWrite(OUTBOUND, b"data", EPOCH))
+    effects += controller.client(Irq(IrqSource.PEER_DOORBELL, 1, EPOCH))
+
+    assert [m.addr for m in sent(effects) if isinstance(m, MemWrite)] == [0x8000_0000, MSI_ADDRESS]
+
+
+@pytest.mark.covers("EDMA 63")
+def test_msi_is_not_sent_while_bus_mastering_is_off() -> None:
+    controller = Controller()
+    controller.cfg_write(0x04, 2, 2)
+    effects = controller.client(Irq(IrqSource.PEER_DOORBELL, 1, EPOCH))
+
+    assert sent(effects) == []
+    assert len(logged(effects, "msi.refused")) == 1
+
+
+@pytest.mark.covers("HAZARD 10.31")
+def test_msi_above_the_grant_hits_nobody() -> None:
+    controller = Controller()
+    controller.cfg_write(0x52, 1 | 2 << 4, 2)
+    effects = controller.client(Irq(IrqSource.PEER_DOORBELL, 0b111, EPOCH))
+
+    assert sent(effects) == [MemWrite(MSI_ADDRESS, u32(2), EPOCH), MemWrite(MSI_ADDRESS, u32(3), EPOCH)]
+    assert controller.model.vntb.counters["doorbells_refused"] == 1
+
+
+@pytest.mark.covers("EDMA 164")
+def test_hot_reset_forgets_what_the_host_wrote_and_keeps_memory() -> None:
+    controller = Controller()
+    controller.dram.store("test", 0x600000, b"kept")
+    controller.restart_link(EPOCH + 1)
+
+    assert [controller.cfg_read(0x10 + 4 * bar) & ~0xF for bar in range(6)] == [0] * 6
+    assert controller.cfg_read(0x04, 2) == 0
+    assert controller.cfg_read(0x52, 2) & 1 == 0
+    assert controller.read(CTRL).status is Status.UR
+    assert controller.dram.load(0x600000, 4) == b"kept"
+    controller.cfg_write(0x10, 0xFFFFFFFF)
+    assert controller.cfg_read(0x10) == 0xFFF00004
+
+
+def test_bridge_works_again_after_a_hot_reset() -> None:
+    controller = Controller()
+    controller.restart_link(EPOCH + 1)
+    controller.configure(msi=True)
+    controller.call("mw_set_trans", epoch=EPOCH + 1, widx=0, addr=BUFFER, size=0xF0000)
+    controller.host(MemWrite(WINDOW, b"again"))
+
+    assert controller.dram.load(0x500000, 5) == b"again"
+
+
+@pytest.mark.covers("HAZARD 10.15")
+def test_client_is_told_of_link_loss_and_of_the_new_epoch() -> None:
+    controller = Controller()
+    controller.call("ntb_attach")
+    controller.host(MemWrite(CTRL, u32(Command.LINK_UP)))
+    controller.model.on_deadline(12_000_000)
+    effects = controller.restart_link(EPOCH + 1)
+
+    assert sent(effects, "peer-ep") == [
+        Notice("link_event", {"up": False}, EPOCH),
+        Notice("epoch", {"epoch": 0}, 0),
+        Notice("epoch", {"epoch": EPOCH + 1}, EPOCH + 1),
+    ]
+
+
+@pytest.mark.covers("HAZARD 10.15")
+def test_loss_of_the_client_is_a_new_link_epoch_and_its_window_is_closed() -> None:
+    controller = Controller()
+    controller.call("mw_set_trans", widx=0, addr=BUFFER, size=0xF0000)
+    effects = controller.model.on_path("peer-ep", False, 0, "closed by peer", 0)
+    controller.host(MemWrite(WINDOW, b"late"))
+
+    assert [e for e in effects if isinstance(e, Restart)] == [Restart("rc-host", "peer-ep: closed by peer")]
+    assert controller.dram.load(0x500000, 4) == bytes(4)
+
+
+def test_client_that_asks_for_it_gets_a_new_link_epoch() -> None:
+    controller = Controller()
+    effects = controller.client(Call("restart_link", {"reason": "stuck"}, 3, EPOCH))
+
+    assert [e for e in effects if isinstance(e, Restart)] == [Restart("rc-host", "peer-ep: stuck")]
+    assert only(effects, "peer-ep", Reply).error == 0
+
+
+@pytest.mark.parametrize("op", ["mw_set_trans", "mw_clear_trans"])
+def test_window_request_of_an_older_epoch_is_refused(op: str) -> None:
+    reply = Controller().call(op, epoch=EPOCH - 1, widx=0, addr=BUFFER, size=0x1000)
+
+    assert reply.error == errno.ENODEV
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        {},
+        {"widx": 0, "addr": "x", "size": 4096},
+        {"widx": 0, "addr": BUFFER, "size": -1},
+        {"widx": True, "addr": BUFFER, "size": 4096},
+        {"widx": 0, "addr": BUFFER + 4096, "size": 4096},
+        {"widx": 0, "addr": EDMA_BASE, "size": 4096},
+        {"widx": 0, "addr": EP_DRAM + (8 << 20) - 4096, "size": 8192},
+        {"widx": 4, "addr": BUFFER, "size": 4096},
+    ],
+    ids=["missing", "text", "negative", "bool", "unaligned", "not-memory", "beyond-memory", "index"],
+)
+def test_impossible_window_request_is_refused_and_opens_nothing(args: dict[str, Any]) -> None:
+    controller = Controller()
+
+    assert controller.call("mw_set_trans", **args).error == errno.EINVAL
+    assert controller.read(WINDOW).status is Status.UR
+
+
+def test_unknown_call_is_refused() -> None:
+    controller = Controller()
+
+    assert controller.call("rm -rf").error == errno.EOPNOTSUPP
+    assert controller.call("restart_link", reason=["odd"]).error == 0
+
+
+def test_mw_clear_trans_closes_the_window() -> None:
+    controller = Controller()
+    controller.call("mw_set_trans", widx=0, addr=BUFFER, size=0xF0000)
+    controller.call("mw_clear_trans", widx=0)
+
+    assert controller.read(WINDOW).status is Status.UR
+
+
+@pytest.mark.covers("EDMA 160", "EDMA 161")
+def test_reads_both_ways_do_not_wait_for_each_other() -> None:
+    controller = Controller()
+    controller.map_outbound()
+    forwarded = only(controller.client(MemRead(OUTBOUND, 4, 11, EPOCH)), "rc-host", MemRead)
+
+    assert controller.read(CTRL + RFC1.offset("num_mws")).data == u32(1)
+    assert controller.host(MemWrite(DOORBELLS + 8, u32(1))) == []
+    answer = controller.host(Completion(forwarded.tag, Status.OK, b"abcd", EPOCH))
+    assert sent(answer) == [Completion(11, Status.OK, b"abcd", EPOCH)]
+
+
+@pytest.mark.covers("EDMA 170")
+def test_late_or_forged_completion_is_dropped_and_counted() -> None:
+    controller = Controller()
+    controller.map_outbound()
+    forwarded = only(controller.client(MemRead(OUTBOUND, 4, 11, EPOCH)), "rc-host", MemRead)
+    forged = Completion(forwarded.tag, Status.OK, b"evil", EPOCH)
+
+    assert controller.model.handle("edma", forged, 0) == []
+    assert sent(controller.host(forged)) == [Completion(11, Status.OK, b"evil", EPOCH)]
+    assert controller.host(forged) == []
+    assert controller.model.counters["late_completions"] == 2
+
+
+def test_read_of_the_client_while_the_link_is_down_is_answered_at_once() -> None:
+    controller = Controller()
+    controller.map_outbound()
+    controller.model.on_path("rc-host", False, 0, "test", 0)
+    answer = only(controller.client(MemRead(OUTBOUND, 4, 11, EPOCH)), "peer-ep", Completion)
+
+    assert answer.status is Status.UR
+
+
+@pytest.mark.covers("EDMA 159")
+def test_read_sees_the_writes_before_it() -> None:
+    controller = Controller()
+    controller.host(MemWrite(CTRL + 0x10, u32(0xABCD)))
+
+    assert controller.read(CTRL + 0x10).data == u32(0xABCD)
+
+
+def test_outbound_aperture_runs_out_with_enomem() -> None:
+    model = Controller().model
+    with pytest.raises(KernelError) as refused:
+        for _ in range(5):
+            model.allocate_outbound(0x100000)
+
+    assert refused.value.errno == errno.ENOMEM
+
+
+@pytest.mark.parametrize("src", ["rc-host", "peer-ep", "edma"])
+def test_message_nobody_expects_is_counted(src: str) -> None:
+    controller = Controller()
+
+    assert controller.model.handle(src, Notice("device_added"), 0) == []
+    assert controller.model.counters["unexpected"] == 1
+
+
+def test_host_cannot_reach_what_the_function_did_not_map() -> None:
+    """The function's own region is 4 MiB of DRAM; a host sees control block and doorbells of it."""
+    controller = Controller()
+    for addr in range(CTRL + (1 << 20), CTRL + FUNCTION_REGION_BYTES, 1 << 18):
+        controller.host(MemWrite(addr, b"\xff" * 64))
+
+    assert controller.dram.load(0x100100, FUNCTION_REGION_BYTES - 0x100100) == bytes(
+        FUNCTION_REGION_BYTES - 0x100100
+    )
