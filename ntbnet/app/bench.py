@@ -69,7 +69,7 @@ def run(name: str, config_path: str | None, plan: Plan, say: Callable[[str], Non
     from ntbnet.app.bench_lab import Lab, require_programs, veth_pair
     from ntbnet.app.bench_recovery import recovery
     from ntbnet.app.bench_samples import Samples
-    from ntbnet.app.bench_traffic import ping_pong, polled_bounds, throughput
+    from ntbnet.app.bench_traffic import ping_pong, tcp_bounds, throughput
 
     require_programs()
     lab = Lab(name, config_path, say)
@@ -101,7 +101,7 @@ def run(name: str, config_path: str | None, plan: Plan, say: Callable[[str], Non
         with veth_pair(name, lab.config.netdev.mtu) as veth:
             result["throughput"] = throughput(lab, veth, plan.rounds, plan.stream_s)
         entries = status["link"]["queues"][0]["rc"]["tx_max_entry"]
-        result["polled_bounds_gbit_s"] = polled_bounds(lab.config, entries)
+        result["tcp_bounds_gbit_s"] = tcp_bounds(lab.config, entries)
         result["recovery"] = recovery(lab, plan.killed, plan.kill_rounds)
     finally:
         say(f"stopping bridge {name}")

@@ -256,6 +256,7 @@ class Lab:
             "fabric": config.bridge.fabric,
             "transport": config.bridge.transport,
             "mtu": config.netdev.mtu,
+            "tx_stop": config.netdev.tx_stop,
             "hz": config.profile.kernel.hz,
             "poll_ms": config.profile.kernel.poll_ms,
             "mw1_bytes": config.ntb.mw1,

@@ -13,7 +13,7 @@ from typing import Any
 from ntbnet.app.bench_lab import Direction, Lab, json_from, run_program, serving
 from ntbnet.app.bench_samples import Samples
 from ntbnet.config import Config
-from ntbnet.devices.netdev import TX_STOP
+from ntbnet.devices.netdev import TX_TIME_NS
 from ntbnet.devices.tick import Tick
 from ntbnet.errors import SetupError
 
@@ -208,17 +208,23 @@ def poll_period_ms(config: Config) -> float:
     return Tick(kernel.hz).expiry(0, kernel.poll_ms * 1_000_000) / 1e6
 
 
-def polled_bounds(config: Config, ring_entries: int) -> dict[str, float]:
-    """The most that polled doorbells let through RC->EP, in Gbit/s.
+def tcp_bounds(config: Config, ring_entries: int) -> dict[str, float]:
+    """The most that the modelled kernels let through, in Gbit/s, with a packet of the full MTU in each frame.
 
-    A poll finds at most a ring of frames, one of which stays empty (``whole_ring``). ntb_netdev
-    stops its queue below ``TX_STOP`` free ones and hears of free ones only after the poll, so fewer
-    are in use (``until_stopped``). A packet of the full MTU goes in each.
+    One frame of a ring stays empty. ntb_netdev stops its queue below ``netdev.tx_stop`` free ones,
+    and free ones come back with the doorbell poll (RC->EP), or are noticed by the transmit timer,
+    which runs on the kernel tick (EP->RC).
+
+    Returns:
+        ``rc->ep`` and ``ep->rc``; ``rc->ep_whole_ring``: RC->EP if the queue did not stop early.
     """
+    kernel = config.profile.kernel
+    poll_ns, timer_ns = poll_period_ms(config) * 1e6, Tick(kernel.hz).expiry(0, TX_TIME_NS)
     bits = config.netdev.mtu * 8
-    period_ns = poll_period_ms(config) * 1e6
     usable = ring_entries - 1
+    in_use = max(usable - config.netdev.tx_stop + 1, 0)
     return {
-        "whole_ring": round(usable * bits / period_ns, 4),
-        "until_stopped": round(max(usable - TX_STOP + 1, 0) * bits / period_ns, 4),
+        "rc->ep": round(in_use * bits / poll_ns, 4),
+        "rc->ep_whole_ring": round(usable * bits / poll_ns, 4),
+        "ep->rc": round(in_use * bits / timer_ns, 4),
     }

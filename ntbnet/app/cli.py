@@ -105,7 +105,7 @@ async def _run_supervisor(bridge: Bridge, config_path: str | None, ready_fd: int
         if bridge.is_up():
             raise SetupError(f"bridge {run.name} was started by somebody else meanwhile")
         supervisor = Supervisor(config, run, config_path, say)
-        supervisor.prepare()
+        removed = supervisor.prepare()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, supervisor.request_stop, number.name)
     try:
@@ -114,7 +114,7 @@ async def _run_supervisor(bridge: Bridge, config_path: str | None, ready_fd: int
         status = await loop.run_in_executor(None, bridge.wait_for_link, LINK_TIMEOUT_S)
         say(f"link is up, epoch {status['link']['epoch']}")
         say(f"try: ntbnet ping --name {run.name}    stop: Ctrl-C or ntbnet down --name {run.name}")
-        _tell(ready_fd, {"ok": True})
+        _tell(ready_fd, {"ok": True, "said": removed})
         await supervisor.wait_for_stop()
     finally:
         await supervisor.stop()
@@ -140,11 +140,13 @@ def _start_detached(config: str | None, name: str) -> None:
         with os.fdopen(read_fd, "rb") as pipe:
             line = pipe.readline()
     body = json.loads(line) if line else {}
+    for text in body.get("said", ()):
+        err.print(text, markup=False)
     if body.get("ok"):
         err.print(f"bridge {name} is up; stop it with: ntbnet down --name {name}")
         return
-    assert child.stderr is not None
-    words = child.stderr.read().decode(errors="replace").strip().splitlines() if not line else []
+    # it may still be ending: what it started is gone only when it is
+    words = child.communicate()[1].decode(errors="replace").strip().splitlines()
     error = body.get("error") or (words[-1] if words else "it ended without a word")
     raise ConfigError(error) if body.get("code") == 2 else SetupError(error)
 
@@ -323,6 +325,13 @@ def main() -> None:
     except NtbnetError as problem:
         err.print(f"ntbnet: {problem}", markup=False, soft_wrap=True)
         sys.exit(_code_of(problem))
+    except BrokenPipeError:
+        # whoever read our output has seen enough; keep the interpreter's last flush quiet
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as problem:
+        err.print(f"ntbnet: {problem}", markup=False, soft_wrap=True)
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
 

@@ -84,19 +84,22 @@ class Supervisor:
 
     # bring up
 
-    def prepare(self) -> None:
+    def prepare(self) -> list[str]:
         """Run folder, DRAM and nodes; on failure nothing is left behind.
 
         What a killed run left under the same name is removed first, and said.
+
+        Returns:
+            What was said.
 
         Raises:
             SetupError: a permission, a device or space is missing, or a name is taken.
         """
         run, config = self._run, self._config
-        # whoever locks the run folder makes it: the folder alone is no leftover
-        left = [item for item in remove_leftovers(run, config) if item != "run folder"]
-        if left:
-            self._progress(f"removed what a killed run left: {', '.join(left)}")
+        left = remove_leftovers(run, config, keep_folder=True)
+        said = [f"removed what a killed run left: {', '.join(left)}"] if left else []
+        for text in said:
+            self._progress(text)
         run.create()
         try:
             run.write_run(self._record())
@@ -114,6 +117,7 @@ class Supervisor:
         self._log = Logger(stream, config.log.level, bound)
         if left:
             self._emit("supervisor.cleaned", what=left)
+        return said
 
     @staticmethod
     def _make_log_folder(folder: Path) -> None:
@@ -360,7 +364,8 @@ class Supervisor:
             if child.lifeline is not None:
                 self._close_lifeline(child, child.lifeline)
         self._emit("supervisor.stopped", reason=self._stop_reason)
-        remove_leftovers(self._run, self._config)
+        with self._run.lock():
+            remove_leftovers(self._run, self._config)
 
 
 def child_environment() -> dict[str, str]:
@@ -370,8 +375,13 @@ def child_environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{path}" if path else root, "PYTHONSAFEPATH": "1"}
 
 
-def remove_leftovers(run: RunDir, config: Config) -> list[str]:
+def remove_leftovers(run: RunDir, config: Config, *, keep_folder: bool = False) -> list[str]:
     """Kill what still runs under the run folder, then remove nodes, DRAM and the folder itself.
+
+    Args:
+        run: locked by the caller, unless nobody else can want it.
+        config: says what the nodes are called.
+        keep_folder: only empty the folder: the caller goes on under its lock.
 
     Returns:
         What was found and removed, in words.
@@ -386,7 +396,9 @@ def remove_leftovers(run: RunDir, config: Config) -> list[str]:
             found.append(f"node {node}")
         if shm.unlink(run.name, node):
             found.append(f"memory of {node}")
-    if run.exists():
+    if keep_folder:
+        run.empty()
+    elif run.exists():
         run.remove()
         found.append("run folder")
     return found

@@ -47,8 +47,6 @@ FUNCTION_REGION_BYTES = 4 << 20
 """First part of EP DRAM: what the function allocates from; the rest is the client's."""
 MEMORY_CLASS, RAM_SUBCLASS = 0x05, 0x00
 """Class code 0x0500 (memory, RAM), which ntb_hw_epf matches together with the ids."""
-_CALLS_OF_AN_EPOCH = frozenset(("mw_set_trans", "mw_clear_trans"))
-"""What they change belongs to the link epoch; a request of an older one comes too late."""
 
 
 class EndpointController:
@@ -311,7 +309,8 @@ class EndpointController:
             operation = self._calls.get(message.op)
             if operation is None:
                 raise KernelError(errno.EOPNOTSUPP, f"no operation {message.op[:32]!r}")
-            if message.op in _CALLS_OF_AN_EPOCH and message.epoch != self.epoch:
+            if message.op == "mw_set_trans" and message.epoch != self.epoch:
+                # the memory it names belongs to that epoch, and may be in other use by now
                 raise KernelError(errno.ENODEV, "that link epoch is over")
             reply = Reply(message.tag, 0, operation(message.args), message.epoch)
         except KernelError as failure:

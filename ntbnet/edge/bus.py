@@ -91,7 +91,10 @@ class ZmqBus:
     @staticmethod
     def _answer(socket: zmq.Socket[bytes], answer: Callable[[bytes], bytes]) -> None:
         while not socket.closed and _events(socket) & zmq.POLLIN:
-            question = socket.recv_multipart(zmq.NOBLOCK)
+            try:
+                question = socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return  # who connected does not speak ZeroMQ: readable, yet nothing to read
             socket.send(answer(question[0]), zmq.NOBLOCK)
 
     def _drain(self, label: str) -> None:

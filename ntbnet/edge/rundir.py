@@ -84,8 +84,8 @@ class RunDir:
         """True when the folder is there."""
         return self.path.is_dir()
 
-    def remove(self) -> None:
-        """Remove the folder with all in it, and the root when nothing else is there.  Idempotent.
+    def empty(self) -> None:
+        """Remove all in the folder but not the folder, so that a lock on it stays one.  Idempotent.
 
         Raises:
             SetupError: something cannot be removed.
@@ -99,6 +99,21 @@ class RunDir:
                 for name in folders:
                     is_link = stat.S_ISLNK(os.lstat(name, dir_fd=fd).st_mode)
                     _gone_ok(os.unlink if is_link else os.rmdir, name, fd)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise SetupError(f"cannot empty run folder {self.path}: {error.strerror}") from None
+
+    def remove(self) -> None:
+        """Remove the folder with all in it, and the root when nothing else is there.  Idempotent.
+
+        A lock on the folder holds nobody up from here on: this is the last thing its holder does.
+
+        Raises:
+            SetupError: something cannot be removed.
+        """
+        self.empty()
+        try:
             self.path.rmdir()
         except FileNotFoundError:
             pass

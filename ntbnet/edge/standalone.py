@@ -51,7 +51,8 @@ def _join(run: RunDir, config: Config, service: str) -> None:
     if service in living:
         raise SetupError(f"{service} of bridge {run.name} runs already; stop it first")
     if not living:
-        _remove_all(run, config)
+        _remove_nodes(run, config)
+        run.empty()  # not removed: whoever waits for our lock waits for this very folder's
         run.create()
         me = own_record()
         run.write_run(RunRecord(run.name, uuid.uuid4().hex[:12], "honcho", me, time.time(), None))
@@ -75,13 +76,13 @@ def _make_node(run: RunDir, config: Config, node: str) -> None:
 def _leave(run: RunDir, config: Config, service: str) -> None:
     run.forget_process(service)
     if not any(alive(record) for record in run.processes().values()):
-        _remove_all(run, config)
+        _remove_nodes(run, config)
+        run.remove()
 
 
-def _remove_all(run: RunDir, config: Config) -> None:
+def _remove_nodes(run: RunDir, config: Config) -> None:
     from ntbnet.app.node import remove_node, spec_from
 
     for node in ("rc", "ep"):
         remove_node(spec_from(config, run.name, node), run)
         shm.unlink(run.name, node)
-    run.remove()

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from itertools import count
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from ntbnet.app.bridge import Bridge
 from ntbnet.app.supervisor import kill as kill_process
 from ntbnet.app.supervisor import remove_leftovers
 from ntbnet.config import Config, load_text
-from ntbnet.edge.process import ProcessRecord, alive, record_of
+from ntbnet.edge.process import ProcessRecord, alive, record_of, send_signal
 from ntbnet.edge.rundir import RunDir
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -86,7 +86,7 @@ def processes_of(name: str) -> list[ProcessRecord]:
             words = (entry / "cmdline").read_bytes().split(b"\0")
         except OSError:
             continue
-        if (b"--name", name.encode()) in zip(words, words[1:], strict=False) and int(entry.name) != os.getpid():
+        if (b"--name", name.encode()) in pairwise(words) and int(entry.name) != os.getpid():
             record = record_of(int(entry.name))
             if record is not None:
                 found.append(record)
@@ -227,9 +227,18 @@ class LiveBridge:
     # violence
 
     def signal(self, service: str, number: signal.Signals) -> float:
-        """Send a signal to a service; monotonic seconds of that moment."""
-        os.kill(self.pids()[service], number)
+        """Send a signal to a living service; monotonic seconds of that moment."""
+        assert send_signal(self.run.processes()[service], number), f"{service} is dead"
         return time.monotonic()
+
+    def kill(self, service: str) -> float | None:
+        """SIGKILL a service and wait until it is gone; monotonic seconds of the kill, None when it was dead."""
+        record = self.run.processes()[service]
+        if not alive(record):
+            return None
+        killed_s = time.monotonic()
+        kill_process(record)
+        return killed_s
 
     # end
 

@@ -19,6 +19,8 @@ from tests.live.bridge import LiveBridge
 BLOCK_BYTES = 1 << 18
 _STREAM = struct.Struct("<QI20s")
 """Sequence number, length of the datagram, first 20 bytes of the payload's SHA-256."""
+_SO_RCVBUFFORCE = 33
+"""Receive buffer beyond the system's limit. Source: Linux asm-generic/socket.h."""
 _ECHO = struct.Struct("!BBHHHd")
 
 
@@ -111,7 +113,7 @@ class UdpStream:
         self._largest = largest
         self._sender = open_socket(bridge, source, socket.SOCK_DGRAM)
         self._receiver = open_socket(bridge, other(source), socket.SOCK_DGRAM)
-        self._receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUFFORCE, 1 << 24)
+        self._receiver.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 1 << 24)
         self._receiver.bind((bridge.address(other(source)), 0))
         self._receiver.settimeout(0.1)
         self._stop = threading.Event()
@@ -239,7 +241,5 @@ def udp_round_trip(bridge: LiveBridge, source: str, payload: bytes, timeout_s: f
 def summary(name: str, values: list[float], say: Callable[[str], object]) -> None:
     """Tell least, median and most of some times."""
     ordered = sorted(values)
-    middle = ordered[len(ordered) // 2]
-    say(
-        f"{name}: {len(ordered)} times, min {ordered[0]:.3f} s, median {middle:.3f} s, max {ordered[-1]:.3f} s"
-    )
+    least, middle, most = ordered[0], ordered[len(ordered) // 2], ordered[-1]
+    say(f"{name}: {len(ordered)} times, min {least:.3f} s, median {middle:.3f} s, max {most:.3f} s")

@@ -69,7 +69,7 @@ class Process:
         self.device = device
         self.armed_ns: int | None = None
         self.stopped = False
-        self.is_paused = False
+        self.is_paused = self.is_pumping = False
         self.inbox: list[tuple[str, Frame]] = []
         self.waiting: deque[bytes] = deque()
         timing = world.config.timing
@@ -132,10 +132,14 @@ class Process:
 
     def pump(self) -> None:
         device = self.device
-        while self.waiting and not (self.stopped or self.is_paused) and isinstance(device, Peer):
+        if self.is_pumping or not isinstance(device, Peer):
+            return
+        self.is_pumping = True
+        while self.waiting and not (self.stopped or self.is_paused):
             packet = self.waiting.popleft()
             device.receive_buffer()[: len(packet)] = packet
             self.perform(device.transmit(len(packet), self.world.now_ns))
+        self.is_pumping = False
 
     def on_timer(self) -> None:
         now = self.world.now_ns
@@ -198,6 +202,8 @@ class World:
         self.faults: dict[tuple[str, str], Fault] = {}
         self.frames = 0
         self._sessions: Counter[str] = Counter()
+        self._traffic = False
+        self._numbers: Counter[str] = Counter()
         self._events: list[tuple[int, int, Callable[[], None]]] = []
         self._serial = 0
         self._last_arrival: dict[tuple[str, str], int] = {}
@@ -289,7 +295,7 @@ class World:
         """Let time pass."""
         self.settle(lambda: False, duration_ns, must=False)
 
-    def settle(self, until: Callable[[], bool], within_ns: int, must: bool = True) -> int:
+    def settle(self, until: Callable[[], object], within_ns: int, must: bool = True) -> int:
         """Go on until ``until()`` holds; how long it took, ns. AssertionError when it never does."""
         begin, last_step = self.now_ns, self.steps + MAX_STEPS
         while not until():
@@ -302,9 +308,16 @@ class World:
         return self.now_ns - begin
 
     def is_up(self) -> bool:
-        """Packets can cross in both directions."""
+        """Packets can cross in both directions: all run, both carriers are up, in one link epoch."""
         running = [process for process in self.processes.values() if not process.is_paused]
-        return all(self.carrier.values()) and len(running) == len(SERVICES)
+        if not all(self.carrier.values()) or len(running) != len(SERVICES):
+            return False
+        epochs = {process.device.snapshot()["link"]["epoch"] for process in running if process.name != "edma"}
+        return len(epochs) == 1
+
+    def until_epoch(self, epoch: int, within_ns: int = 3 * SECOND) -> int:
+        """Wait until packets can cross in that link epoch or a later one; virtual ns it took."""
+        return self.settle(lambda: self.epoch >= epoch and self.is_up(), within_ns)
 
     def bring_up(self) -> World:
         """Start everything and wait for both carriers."""
@@ -337,6 +350,37 @@ class World:
         assert self.delivered["ep"][before["ep"] :] == sent["rc"]
         assert self.delivered["rc"][before["rc"] :] == sent["ep"]
 
+    def start_traffic(self, every_ns: int = 3 * MS, sizes: tuple[int, ...] = (64, 1500, 9000)) -> None:
+        """From now on each node sends a numbered packet every ``every_ns``, until ``stop_traffic``."""
+        self._traffic = True
+
+        def tick() -> None:
+            for node in ("rc", "ep"):
+                self._numbers[node] += 1
+                packet = packet_of(self.random, self._numbers[node], self.random.choice(sizes))
+                self.send(node, packet)
+            if self._traffic:
+                self.at(self.now_ns + every_ns, tick)
+
+        tick()
+
+    def stop_traffic(self) -> None:
+        """No more packets; those under way arrive or are lost."""
+        self._traffic = False
+        for process in self.processes.values():
+            process.waiting.clear()
+        self.run_for(100 * MS)
+
+    def check_history(self) -> int:
+        """Every packet came undamaged, at most once and in order; how many came. Forgets them."""
+        count = 0
+        for node, packets in self.delivered.items():
+            numbers = [number_in(packet) for packet in packets]
+            assert numbers == sorted(set(numbers)), f"{node}: misordered or repeated"
+            count += len(numbers)
+            packets.clear()
+        return count
+
     # what was seen
 
     def note(self, service: str, event: str, **keys: Any) -> None:
@@ -357,7 +401,7 @@ class World:
     def epoch(self) -> int:
         """Link epoch, as the host has it; 0 while the link is down."""
         process = self.processes.get("rc-host")
-        return 0 if process is None else process.paths["epc"].session
+        return 0 if process is None else process.device.snapshot()["link"]["epoch"]
 
     @property
     def digest(self) -> str:

@@ -17,11 +17,12 @@ from tests.live.traffic import Pinger
 
 pytestmark = [pytest.mark.system, pytest.mark.needs_tun]
 
-QUEUE_COUNTERS = (
-    "rx_bytes rx_pkts rx_memcpy rx_async rx_ring_empty rx_err_no_buf rx_err_oflow rx_err_ver rx_buff rx_index "
-    "rx_max_entry rx_alloc_entry tx_bytes tx_pkts tx_memcpy tx_async tx_ring_full tx_err_no_buf tx_mw tx_index "
-    "rx_info tx_max_entry free_tx"
-).split()
+QUEUE_COUNTERS = {
+    "rx_bytes", "rx_pkts", "rx_memcpy", "rx_async", "rx_ring_empty", "rx_err_no_buf",
+    "rx_err_oflow", "rx_err_ver", "rx_buff", "rx_index", "rx_max_entry", "rx_alloc_entry",
+    "tx_bytes", "tx_pkts", "tx_memcpy", "tx_async", "tx_ring_full", "tx_err_no_buf", "tx_mw",
+    "tx_index", "rx_info", "tx_max_entry", "free_tx",
+}
 """Source: Linux ntb_transport.c, debugfs_read."""
 
 
@@ -53,7 +54,7 @@ def test_status_of_a_running_bridge_has_every_promised_key(bridge: LiveBridge) -
     assert queues
     for queue in queues:
         for node in ("rc", "ep"):
-            assert set(QUEUE_COUNTERS) <= queue[node].keys()
+            assert queue[node].keys() >= QUEUE_COUNTERS
 
 
 def test_queue_counters_of_both_sides_agree_with_the_traffic(bridge: LiveBridge) -> None:
@@ -211,7 +212,7 @@ def test_supervisor_in_the_foreground_ends_with_exit_0_on_a_signal(
     make_bridge: MakeBridge, number: signal.Signals
 ) -> None:
     bridge = make_bridge(up=False)
-    done = []
+    done: list[signal.Signals] = []
 
     def ask_to_stop() -> bool:
         if bridge.is_linked() and not done:

@@ -119,7 +119,7 @@ def in_mounts(script: str, name: str, *options: str) -> subprocess.CompletedProc
 def test_too_little_shared_memory_is_one_line_and_exit_1(name: str) -> None:
     done = in_mounts("mount -t tmpfs -o size=40m tmpfs /dev/shm", name)
 
-    assert_one_line(done, 1, "/dev/shm", "dram_bytes")
+    assert_one_line(done, 1, f"ntbnet.{name}.ep.dram needs 33554432 bytes", "8388608 free", "remount,size=")
 
 
 def test_missing_tun_device_is_one_line_and_exit_1(name: str) -> None:

@@ -292,11 +292,17 @@ def test_client_that_asks_for_it_gets_a_new_link_epoch() -> None:
     assert only(effects, "peer-ep", Reply).error == 0
 
 
-@pytest.mark.parametrize("op", ["mw_set_trans", "mw_clear_trans"])
-def test_window_request_of_an_older_epoch_is_refused(op: str) -> None:
-    reply = Controller().call(op, epoch=EPOCH - 1, widx=0, addr=BUFFER, size=0x1000)
+def test_window_request_of_an_older_epoch_is_refused() -> None:
+    controller = Controller()
+    reply = controller.call("mw_set_trans", epoch=EPOCH - 1, widx=0, addr=BUFFER, size=0x1000)
 
     assert reply.error == errno.ENODEV
+    assert controller.read(WINDOW).status is Status.UR
+
+
+def test_window_may_be_closed_after_its_epoch() -> None:
+    """A client cleans up when the link bit falls, before it hears of the new epoch."""
+    assert Controller().call("mw_clear_trans", epoch=EPOCH - 1, widx=0).error == 0
 
 
 @pytest.mark.parametrize(
@@ -379,9 +385,11 @@ def test_read_sees_the_writes_before_it() -> None:
 
 def test_outbound_aperture_runs_out_with_enomem() -> None:
     model = Controller().model
+    pieces = [model.allocate_outbound(0x100000), model.allocate_outbound(0x100000)]
     with pytest.raises(KernelError) as refused:
-        for _ in range(5):
-            model.allocate_outbound(0x100000)
+        model.allocate_outbound(0x100000)
+
+    assert pieces == [0xFE20_0000, 0xFE30_0000]
 
     assert refused.value.errno == errno.ENOMEM
 

@@ -54,7 +54,7 @@ def registers(words: dict[int, int], sizes: dict[int, int] | None = None) -> Ans
         if isinstance(request, CfgWrite):
             return b""
         whole = masks.get(request.offset, words.get(request.offset & ~3, 0))
-        return (whole >> 8 * (request.offset & 3) & (1 << 8 * request.size) - 1).to_bytes(request.size, "little")
+        return whole.to_bytes(4, "little")[request.offset & 3 :][: request.size]
 
     return answer
 
@@ -117,7 +117,7 @@ def test_function_without_capabilities_has_no_msi() -> None:
 
 @pytest.mark.covers("NTB 105")
 @pytest.mark.parametrize(("host", "most", "granted"), [(32, 32, 16), (8, 32, 8), (32, 4, 4)])
-def test_msi_vectors_granted_are_the_least_of_host_function_and_driver(host: int, most: int, granted: int) -> None:
+def test_msi_vectors_are_the_least_of_host_function_and_driver(host: int, most: int, granted: int) -> None:
     controller, answer = model()
     function = run(enumerate_function(APERTURE), answer)
     assert isinstance(function, PciFunction)
@@ -143,7 +143,7 @@ def test_fewer_vectors_than_the_driver_needs_leave_msi_off() -> None:
 def test_reserved_number_of_vectors_is_refused() -> None:
     function = PciFunction(0x1912, 0x30, 0x0500, {}, 0x50)
     with pytest.raises(PeerError, match="2\\^7"):
-        run(enable_msi(function, MsiTarget(BusAddr(0), 32), 4, 32), lambda request: b"\xff\xff")
+        run(enable_msi(function, MsiTarget(BusAddr(0), 32), 4, 32), lambda _request: b"\xff\xff")
 
 
 def test_disable_msi_turns_it_off() -> None:

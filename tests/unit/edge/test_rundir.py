@@ -285,6 +285,17 @@ def test_waiter_gets_the_folder_that_replaced_the_removed_one(run: RunDir) -> No
     os.close(tell_end)
 
 
+def test_emptied_folder_keeps_its_lock(run: RunDir) -> None:
+    """A start that cleans up first must not let a second start in: its lock is on the folder."""
+    run.raise_epoch("link")
+    with run.lock(wait=False):
+        run.empty()
+
+        assert list(run.path.iterdir()) == []
+        with pytest.raises(SetupError, match="being started or stopped"), run.lock(wait=False):
+            pytest.fail("two holders")
+
+
 def test_counter_of_a_removed_run_is_not_made_again(run: RunDir) -> None:
     run.remove()
 

@@ -1,0 +1,212 @@
+"""Bytes that no neighbour of ours sent: counted, refused, survived."""
+
+from __future__ import annotations
+
+import random
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgpack
+import pytest
+import zmq
+
+from ntbnet import topology
+from ntbnet.wire import HEADER_BYTES, SERVICE_BY_LABEL, Kind, MemWrite, encode, encode_control
+from tests.live.bridge import LiveBridge, until
+from tests.live.traffic import TcpTransfer
+
+pytestmark = [pytest.mark.system, pytest.mark.needs_tun]
+
+VICTIMS = [pair for a, b in topology.PATHS for pair in ((a, b), (b, a))]
+"""(said to come from, sent to)."""
+
+NONSENSE = {
+    "empty frame": b"",
+    "one byte": b"\x00",
+    "text": b"GET / HTTP/1.1\r\n\r\n",
+    "header of zeros": bytes(HEADER_BYTES),
+    "header of ones": b"\xff" * HEADER_BYTES,
+    "long": random.Random(1).randbytes(1 << 20),
+}
+
+
+class Forger:
+    """Sends what it likes into the socket of a path, beside its rightful sender."""
+
+    def __init__(self, bridge: LiveBridge, src: str, dst: str) -> None:
+        self._bridge = bridge
+        self.src = src
+        self.dst = dst
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.PUSH)
+        self._socket.connect(f"ipc://{bridge.run.socket_path(f'{src}.{dst}')}")
+
+    def send(self, *frames: bytes | memoryview) -> None:
+        """Send one message."""
+        self._socket.send_multipart(frames)
+
+    def path(self) -> dict[str, Any]:
+        """The path as the victim sees it."""
+        paths = self._bridge.service(self.dst)["paths"]
+        found: dict[str, Any] = next((path for path in paths if path["peer"] == self.src), {"refused": {}})
+        return found
+
+    def refused(self, cause: str) -> int:
+        """Messages that the victim refused for that cause."""
+        count: int = self.path()["refused"].get(cause, 0)
+        return count
+
+    def expect_refusal(self, cause: str, send: Callable[[], None]) -> None:
+        """``send`` makes the victim count a refusal."""
+        before = self.refused(cause)
+        send()
+        until(lambda: self.refused(cause) > before, 5, f"{self.dst} counts {cause}, has {self.path()}")
+
+    def write(self, sequence: int, *, incarnation: int = 0, session: int = 0) -> tuple[bytes, bytes]:
+        """A well-made posted write to an address nobody has, under numbers of our choice or the path's."""
+        path = self.path()
+        header, payload = encode(
+            MemWrite(0x7777_0000_0000, b"forged!!", 0),
+            SERVICE_BY_LABEL[self.src],
+            SERVICE_BY_LABEL[self.dst],
+            incarnation or path["peer_incarnation"],
+            session or path["session"],
+            sequence,
+            0,
+        )
+        return header, bytes(payload)
+
+    def close(self) -> None:
+        """Go away."""
+        self._context.destroy(linger=0)
+
+
+@pytest.fixture(params=VICTIMS, ids=lambda pair: f"{pair[0]}-to-{pair[1]}")
+def forger(bridge: LiveBridge, request: pytest.FixtureRequest) -> Iterator[Forger]:
+    forger = Forger(bridge, *request.param)
+    before = bridge.pids()
+    yield forger
+    forger.close()
+    bridge.wait_for_link()
+    assert bridge.pids() == before
+    assert bridge.complaints() == []
+
+
+def test_nonsense_is_counted_as_damaged(forger: Forger) -> None:
+    for frame in NONSENSE.values():
+        forger.expect_refusal("damaged", lambda: forger.send(frame))  # noqa: B023 - called at once
+        forger.expect_refusal("damaged", lambda: forger.send(frame, frame))  # noqa: B023 - called at once
+
+
+def test_cut_and_changed_messages_are_counted_as_damaged(bridge: LiveBridge, forger: Forger) -> None:
+    bridge.wait_for_link()
+    header, payload = forger.write(0)
+    changed = bytearray(payload)
+    changed[3] ^= 0x10
+
+    forger.expect_refusal("damaged", lambda: forger.send(header[:-1], payload))
+    forger.expect_refusal("damaged", lambda: forger.send(header, payload[:-1]))
+    forger.expect_refusal("damaged", lambda: forger.send(header))
+    forger.expect_refusal("damaged", lambda: forger.send(header, bytes(changed)))
+    forger.expect_refusal("damaged", lambda: forger.send(header, payload + b"\0"))
+
+
+@pytest.mark.parametrize(
+    "forger", [("peer-rc", "rc-host"), ("rc-host", "epc"), ("epc", "peer-ep")], indirect=True
+)
+class TestWellMadeMessages:
+    def test_repeated_message_is_discarded_and_the_session_goes_on(
+        self, bridge: LiveBridge, forger: Forger
+    ) -> None:
+        bridge.wait_for_link()
+        session = forger.path()["session"]
+
+        forger.expect_refusal("repeated", lambda: forger.send(*forger.write(0)))
+
+        assert forger.path()["session"] == session
+
+    def test_message_of_an_older_session_is_discarded_and_the_session_goes_on(
+        self, bridge: LiveBridge, forger: Forger
+    ) -> None:
+        bridge.wait_for_link()
+        session = forger.path()["session"]
+
+        forger.expect_refusal("stale_session", lambda: forger.send(*forger.write(5, session=session + 7)))
+
+        assert forger.path()["session"] == session
+
+    def test_message_of_another_incarnation_is_discarded_and_the_session_goes_on(
+        self, bridge: LiveBridge, forger: Forger
+    ) -> None:
+        bridge.wait_for_link()
+        session = forger.path()["session"]
+
+        forger.expect_refusal("stale_incarnation", lambda: forger.send(*forger.write(5, incarnation=99)))
+
+        assert forger.path()["session"] == session
+
+    def test_message_from_the_future_is_surprise_down_and_a_new_session(
+        self, bridge: LiveBridge, forger: Forger
+    ) -> None:
+        bridge.wait_for_link()
+        session = forger.path()["session"]
+
+        forger.expect_refusal("gap", lambda: forger.send(*forger.write(1 << 40)))
+
+        bridge.wait_for_link()
+        until(lambda: forger.path()["session"] > session, 5, "a newer session")
+
+    def test_forged_greeting_of_another_bridge_is_refused(self, bridge: LiveBridge, forger: Forger) -> None:
+        bridge.wait_for_link()
+        path = forger.path()
+        src, dst = SERVICE_BY_LABEL[forger.src], SERVICE_BY_LABEL[forger.dst]
+        body = {"bridge": "somebody-else", "schema": 1}
+        hello = encode_control(Kind.HELLO, src, dst, path["peer_incarnation"], 0, body=body)
+
+        forger.expect_refusal("identity", lambda: forger.send(*(bytes(frame) for frame in hello)))
+
+
+def test_bytes_that_are_not_zeromq_are_survived(bridge: LiveBridge) -> None:
+    before = bridge.pids()
+
+    for path in sorted((bridge.run.path / "sockets").iterdir()):
+        for junk in (b"\0", b"GET / HTTP/1.1\r\n\r\n", random.Random(2).randbytes(4096)):
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stranger:
+                stranger.connect(str(path))
+                stranger.sendall(junk)
+
+    bridge.wait_for_link()
+    assert bridge.pids() == before
+    TcpTransfer(bridge, "rc", 1 << 20, seed=1).finish(30)
+    assert bridge.complaints() == []
+
+
+@pytest.mark.parametrize("service", topology.SERVICES)
+@pytest.mark.parametrize("frames", [[b""], [b"destroy"], [b"status", b"more"], [b"\xff" * 100_000]])
+def test_unknown_question_gets_an_answer_and_does_no_harm(
+    bridge: LiveBridge, service: str, frames: list[bytes]
+) -> None:
+    context = zmq.Context()
+    try:
+        question = context.socket(zmq.REQ)
+        question.setsockopt(zmq.RCVTIMEO, 5000)
+        question.connect(f"ipc://{bridge.run.socket_path(f'ask.{service}')}")
+        question.send_multipart(frames)
+        answer = msgpack.unpackb(question.recv())
+    finally:
+        context.destroy(linger=0)
+
+    assert "error" in answer or answer["service"] == service
+    assert bridge.service(service)["state"] == "up"
+
+
+def test_asker_that_leaves_without_its_answer_blocks_nobody(bridge: LiveBridge) -> None:
+    for _ in range(20):
+        context = zmq.Context()
+        question = context.socket(zmq.REQ)
+        question.connect(f"ipc://{bridge.run.socket_path('ask.epc')}")
+        question.send(b"status")
+        context.destroy(linger=100)
+
+    assert bridge.service("epc")["state"] == "up"

@@ -1,0 +1,195 @@
+"""What the bench reads from programs and makes of it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import mmap
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from ntbnet.app import bench_cost, bench_lab
+from ntbnet.app.bench_recovery import recovery_ns
+from ntbnet.app.bench_report import Row
+from ntbnet.app.bench_samples import Samples
+from ntbnet.app.bench_traffic import Ring, iperf3_result, poll_period_ms, sockperf_result, tcp_bounds
+from ntbnet.config import load_text
+from ntbnet.errors import SetupError
+
+MS = 1_000_000
+OUTAGE_NS = 48 * MS
+
+SOCKPERF = """\
+sockperf: \x1b[2;35m====> avg-latency=6000.861 (std-dev=135.098)\x1b[0m
+sockperf: # dropped messages = 1; # duplicated messages = 2; # out-of-order messages = 3
+sockperf: \x1b[2;35mTotal 3 observations\x1b[0m; each percentile contains 0.03 observations
+sockperf: ---> <MAX> observation = 6663.702
+sockperf: ---> percentile 99.000 = 6340.393
+sockperf: ---> percentile 50.000 = 5998.802
+sockperf: ---> <MIN> observation = 5546.603
+"""
+FULL_LOG = """\
+packet, txTime(sec), rxTime(sec), latency(usec)
+0, 2.419484793, 2.431662090, 6088.648
+1, 2.431662680, 2.443414222, 5875.771
+"""
+
+
+def test_samples_keep_the_raw_values_and_summarise_them() -> None:
+    assert Samples.of([3.00049, 1.0, 2.0]).as_json() == {
+        "n": 3,
+        "min": 1.0,
+        "median": 2.0,
+        "max": 3.0,
+        "samples": [3.0, 1.0, 2.0],
+    }
+
+
+def test_no_samples_are_refused() -> None:
+    with pytest.raises(ValueError, match="no sample"):
+        Samples.of([])
+
+
+def test_sockperf_is_read_with_percentiles_and_raw_latencies() -> None:
+    result = sockperf_result(SOCKPERF, FULL_LOG)
+    assert result["average_us"] == 6000.861
+    assert list(result["percentiles_us"].items()) == [("50.000", 5998.802), ("99.000", 6340.393)]
+    assert (result["min_us"], result["max_us"]) == (5546.603, 6663.702)
+    assert result["dropped_duplicated_reordered"] == [1, 2, 3]
+    assert result["samples_us"] == [6088.648, 5875.771]
+
+
+@pytest.mark.parametrize(("output", "log"), [("", FULL_LOG), (SOCKPERF, ""), ("sockperf: ERROR", "")])
+def test_sockperf_that_measured_nothing_is_an_error(output: str, log: str) -> None:
+    with pytest.raises(SetupError, match="sockperf measured nothing"):
+        sockperf_result(output, log)
+
+
+def test_iperf3_counts_what_the_receiver_got() -> None:
+    end = {
+        "sum_sent": {"bits_per_second": 9e9, "retransmits": 4},
+        "sum_received": {"bits_per_second": 3.5e8, "bytes": 43_750_000, "seconds": 1.0},
+        "sender_tcp_congestion": "cubic",
+    }
+    body = {"end": end, "intervals": [{"sum": {"bits_per_second": 4e8}}]}
+    assert iperf3_result(json.dumps(body)) == {
+        "gbit_s": 0.35,
+        "bytes": 43_750_000,
+        "seconds": 1.0,
+        "retransmits": 4,
+        "congestion": "cubic",
+        "intervals_gbit_s": [0.4],
+    }
+
+
+@pytest.mark.parametrize(
+    "output", ["", "[]", '{"error": "unable to connect"}', '{"end": {}, "intervals": []}']
+)
+def test_iperf3_without_a_transfer_is_an_error(output: str) -> None:
+    with pytest.raises(SetupError, match="iperf3"):
+        iperf3_result(output)
+
+
+def test_ring_bears_out_a_transfer_only_when_both_ends_agree_and_it_held_the_bytes() -> None:
+    assert Ring(10, 10, 5000).complaint(5000) is None
+    assert Ring(10, 9, 5000).complaint(5000) == "10 frames sent, 9 received"
+    assert Ring(0, 0, 0).complaint(0) == "0 frames sent, 0 received"
+    assert "fewer than" in (Ring(10, 10, 4999).complaint(5000) or "")
+
+
+def test_bounds_of_the_default_configuration_are_those_of_the_kernel() -> None:
+    config = load_text("", "defaults")
+    assert poll_period_ms(config) == 12.0
+    assert tcp_bounds(config, 14) == {"rc->ep": 0.3931, "rc->ep_whole_ring": 0.5678, "ep->rc": 0.5896}
+
+
+def test_recovery_is_the_end_of_the_last_outage() -> None:
+    times = [(1, 10), (11, 100), (101, 109), (120, 400), (401, 405)]
+    replies = [(sent * MS, received * MS) for sent, received in times]
+    assert recovery_ns(replies, 0, OUTAGE_NS) == 400 * MS
+
+
+def test_recovery_without_an_outage_is_the_first_reply() -> None:
+    replies = [(sent * MS, (sent + 9) * MS) for sent in range(1, 100, 5)]
+    assert recovery_ns(replies, 0, OUTAGE_NS) == 10 * MS
+
+
+def test_a_probe_on_its_way_at_the_kill_is_no_recovery() -> None:
+    replies = [(99 * MS, 103 * MS), (300 * MS, 312 * MS)]
+    assert recovery_ns(replies, 100 * MS, OUTAGE_NS) == 212 * MS
+    assert recovery_ns(replies[:1], 100 * MS, OUTAGE_NS) is None
+
+
+def test_rows_judge_by_their_kind_of_budget() -> None:
+    assert Row.at_most("x", 2.0, "s", 2.0).within
+    assert not Row.at_most("x", 2.1, "s", 2.0).within
+    assert Row.at_least("x", 0.12, "", 0.12).within
+    assert not Row.at_least("x", 0.06, "", 0.12).within
+    assert Row.at_least("x", 0.06, "", 0.12).ratio == 0.5
+    assert [Row.near("x", value, "us", 100.0, 0.05).within for value in (94, 96, 104, 106)] == [
+        False,
+        True,
+        True,
+        False,
+    ]
+
+
+def test_private_bytes_leave_the_named_mapping_out(tmp_path: Path) -> None:
+    size = 4 << 20
+    path = tmp_path / "dram"
+    path.write_bytes(bytes(size))
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY) as mapping:
+        mapping[:] = b"x" * size
+        everything = bench_cost.private_bytes(os.getpid(), "/no such file")
+        without = bench_cost.private_bytes(os.getpid(), str(path))
+    assert without > 0
+    assert everything - without > size // 2
+
+
+def test_run_time_of_every_thread_is_seen_and_grows() -> None:
+    before = bench_cost.run_times_ns(os.getpid())
+    end_s = time.thread_time() + 0.005
+    while time.thread_time() < end_s:
+        pass
+    after = bench_cost.run_times_ns(os.getpid())
+    assert after[os.getpid()] - before[os.getpid()] >= 4 * MS
+
+
+def test_idle_cost_is_run_time_over_wall_time() -> None:
+    def burn(seconds: float) -> None:
+        end_s = time.thread_time() + 0.01
+        while time.thread_time() < end_s:
+            pass
+
+    cost = bench_cost.idle_cost({"busy": os.getpid()}, 2, 0.01, burn)
+    assert len(cost["total"].values) == 2
+    assert cost["busy"].values == cost["total"].values
+    assert 5 < cost["busy"].median <= 120
+
+
+def test_a_service_that_ended_is_named() -> None:
+    services = [{"name": "epc", "pid": None}, {"name": "edma", "pid": 7}]
+    with pytest.raises(SetupError, match="epc ended"):
+        bench_cost.service_pids({"services": services})
+
+
+def test_missing_programs_are_named_with_their_packages(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for program in ("ip", "ping"):
+        (tmp_path / program).symlink_to("/bin/true")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SetupError) as refusal:
+        bench_lab.require_programs()
+    assert str(refusal.value) == "iperf3, sockperf not installed; apt-get install iperf3 sockperf"
+
+
+def test_a_program_that_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_lab, "inside", contextlib.nullcontext)
+    before_s = time.monotonic()
+    with pytest.raises(SetupError, match="sleep in here took longer"):
+        bench_lab.run_program("here", ["sleep", "30"], 0.01)
+    assert time.monotonic() - before_s < 10
