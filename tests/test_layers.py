@@ -24,8 +24,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "services": {"edge", "devices", "config", "log", "errors", "wire", "address"},
 }
 
-CONFIG_MODULES = {"config", "sections", "schema", "profile"}
-"""The configuration is one area in four files."""
+CONFIG_MODULES = {"config", "sections", "schema", "profile", "layout_plan", "layout_rules", "layout_traffic"}
+"""The configuration is one area in several files."""
 
 LAZY = {("edge", "ntbnet.app.node"), ("services", "ntbnet.app.node")}
 """Inside a function only: the first service makes the node when no supervisor did."""
