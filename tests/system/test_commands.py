@@ -18,10 +18,29 @@ from tests.live.traffic import Pinger
 pytestmark = [pytest.mark.system, pytest.mark.needs_tun]
 
 QUEUE_COUNTERS = {
-    "rx_bytes", "rx_pkts", "rx_memcpy", "rx_async", "rx_ring_empty", "rx_err_no_buf",
-    "rx_err_oflow", "rx_err_ver", "rx_buff", "rx_index", "rx_max_entry", "rx_alloc_entry",
-    "tx_bytes", "tx_pkts", "tx_memcpy", "tx_async", "tx_ring_full", "tx_err_no_buf", "tx_mw",
-    "tx_index", "rx_info", "tx_max_entry", "free_tx",
+    "rx_bytes",
+    "rx_pkts",
+    "rx_memcpy",
+    "rx_async",
+    "rx_ring_empty",
+    "rx_err_no_buf",
+    "rx_err_oflow",
+    "rx_err_ver",
+    "rx_buff",
+    "rx_index",
+    "rx_max_entry",
+    "rx_alloc_entry",
+    "tx_bytes",
+    "tx_pkts",
+    "tx_memcpy",
+    "tx_async",
+    "tx_ring_full",
+    "tx_err_no_buf",
+    "tx_mw",
+    "tx_index",
+    "rx_info",
+    "tx_max_entry",
+    "free_tx",
 }
 """Source: Linux ntb_transport.c, debugfs_read."""
 
