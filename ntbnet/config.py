@@ -294,7 +294,7 @@ def _queue_counts(sections: Sections, platform: Profile) -> tuple[int, int]:
         most = doorbells - 1
         return asked if 0 < asked < most else 1
 
-    return queues(vectors - 2), queues(sections.ntb.db_count)
+    return queues(vectors - 2), queues(sections.ntb.db_count - 2)
 
 
 def _queue_count(sections: Sections, platform: Profile) -> int:
