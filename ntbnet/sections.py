@@ -165,8 +165,8 @@ class Ntb:
     spad_count: Annotated[int, Integer(6, 1024, "32-bit words")] = 128
     """Scratchpads of each side, 32-bit words, 6..1024; the transport needs 6."""
 
-    db_count: Annotated[int, Integer(3, 32, "doorbells")] = 16
-    """Doorbell slots, 3..32; slot 0 is the link event, slot 1 is never used, the transport needs two more."""
+    db_count: Annotated[int, Integer(4, 32, "doorbells")] = 16
+    """Doorbell slots, 4..32; slots 0 and 1 carry no doorbell, and the transport needs two."""
 
     vbus_number: Annotated[int, Integer(0, 0xFF, hexadecimal=True)] = 0x10
     """Number of the virtual PCI bus on the endpoint, 0..0xff."""

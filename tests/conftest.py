@@ -10,7 +10,14 @@ import pytest
 
 from tests.live.bridge import HandStarted, LiveBridge, bridges
 
-PROGRAMS = {"ip": "iproute2", "ping": "iputils-ping", "iperf3": "iperf3", "sockperf": "sockperf"}
+PROGRAMS = {
+    "ip": "iproute2",
+    "ping": "iputils-ping",
+    "iperf3": "iperf3",
+    "sockperf": "sockperf",
+    "unshare": "util-linux",
+    "setpriv": "util-linux",
+}
 """Programs the system tests run, and the Debian packages they are in."""
 
 MakeBridge = Callable[..., LiveBridge]

@@ -101,13 +101,14 @@ async def _run_supervisor(bridge: Bridge, config_path: str | None, ready_fd: int
     def say(text: str) -> None:
         err.print(text, markup=False)
 
+    supervisor = Supervisor(config, run, config_path, say)
+    # before anything is made: a signal from here on is a request to take down what was made
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, supervisor.request_stop, number.name)
     with run.lock(wait=False):
         if bridge.is_up():
             raise SetupError(f"bridge {run.name} was started by somebody else meanwhile")
-        supervisor = Supervisor(config, run, config_path, say)
         removed = supervisor.prepare()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, supervisor.request_stop, number.name)
     try:
         say(f"starting bridge {run.name}: profile {config.profile.name}, fabric {config.bridge.fabric}")
         await supervisor.start()
@@ -291,7 +292,10 @@ def demo(
     def say(text: str) -> None:
         err.print(text, markup=False)
 
-    result = asyncio.run(demo_module.run(load_config(config), count, say))
+    try:
+        result = asyncio.run(demo_module.run(load_config(config), count, say))
+    except asyncio.CancelledError:  # SIGTERM; everything is removed by now
+        raise typer.Exit(143) from None
     if as_json:
         _print_json(result)
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import signal
 import time
 from collections.abc import Callable
 from functools import partial
@@ -33,6 +34,10 @@ async def run(config: Config, count: int, say: Callable[[str], None]) -> dict[st
     Raises:
         SetupError: the bridge cannot be started, or a demo runs already.
     """
+    task = asyncio.current_task()
+    assert task is not None
+    # as Ctrl-C does by itself: leave through the `finally` below
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     folder = RunDir(config.run.dir, NAME)
     bridge = Bridge(folder, config)
     started_s = time.monotonic()

@@ -41,6 +41,14 @@ def _read(offset: int, size: int) -> Task[int]:
     return int.from_bytes((yield CfgRead(offset, size)), "little")
 
 
+def _read_answered(offset: int) -> Task[int]:
+    """A 32-bit read of a register that is never all ones: that is a function which does not answer."""
+    value = yield from _read(offset, 4)
+    if value == _WORD:
+        raise PeerError(f"the function stopped answering (config space {offset:#x} reads all ones)")
+    return value
+
+
 def _write(offset: int, value: int, size: int) -> Task[None]:
     yield CfgWrite(offset, value.to_bytes(size, "little"))
 
@@ -54,7 +62,7 @@ def enumerate_function(aperture: Span) -> Task[PciFunction]:
     ids = yield from _read(_BLOCK.offset("VENDOR_ID"), 4)
     if ids & 0xFFFF in (0, 0xFFFF):
         raise PeerError(f"no function behind the link (ids read {ids:#010x})")
-    class_revision = yield from _read(_BLOCK.offset("REVISION_ID"), 4)
+    class_revision = yield from _read_answered(_BLOCK.offset("REVISION_ID"))
     sizes = yield from _size_bars()
     bars = {}
     next_base = aperture.base
@@ -78,13 +86,14 @@ def _size_bars() -> Task[dict[int, tuple[int, bool]]]:
     sizes: dict[int, tuple[int, bool]] = {}
     bar = 0
     while bar < BAR_COUNT:
-        mask = yield from _size_word(bar)
+        yield from _write(_BLOCK.offset("BAR", bar), _WORD, 4)
+        mask = yield from _read_answered(_BLOCK.offset("BAR", bar))
         is_64bit = mask & 0x6 == 0x4
         step = 2 if is_64bit else 1
         if mask and not mask & 1:
             if is_64bit and bar + 1 >= BAR_COUNT:
                 raise PeerError(f"BAR{bar} claims to be 64-bit")
-            high = (yield from _size_word(bar + 1)) if is_64bit else _WORD
+            high = (yield from _size_upper_half(bar + 1)) if is_64bit else _WORD
             size = -(high << 32 | mask & ~0xF) & (1 << 64) - 1
             if size & (size - 1) or not size:
                 raise PeerError(f"BAR{bar} has an impossible size mask {high:#x}:{mask:#x}")
@@ -93,7 +102,7 @@ def _size_bars() -> Task[dict[int, tuple[int, bool]]]:
     return sizes
 
 
-def _size_word(bar: int) -> Task[int]:
+def _size_upper_half(bar: int) -> Task[int]:
     yield from _write(_BLOCK.offset("BAR", bar), _WORD, 4)
     return (yield from _read(_BLOCK.offset("BAR", bar), 4))
 

@@ -43,6 +43,7 @@ HOST = "rc-host"
 LEAST_VECTORS, MOST_VECTORS = 4, 32
 """3 doorbells at least, 31 at most, and the link vector."""
 COMMAND_POLL_NS = 500_000
+LOOK_AGAIN_NS = 100_000_000
 ADDR_ALIGN, SIZE_ALIGN = 4096, 1
 CLASS_MEMORY_RAM = 0x0500
 _WORD = 0xFFFFFFFF
@@ -107,6 +108,7 @@ class NtbEpf(NtbDevice):
         self._mws: list[Span] = []
         self._spads = 0
         self._spad_offset = 0
+        self._looks_again = False
         self._rings: list[tuple[int, bytes]] = []
 
     # probe and remove
@@ -339,10 +341,23 @@ class NtbEpf(NtbDevice):
             return
 
     def link_is_up(self) -> Task[int]:
-        """Bit 0 of link_status; all ones is a device that is gone, not a link (EDMA 163)."""
+        """Bit 0 of link_status; all ones is a device that is gone, not a link (EDMA 163).
+
+        One that is only slow must be looked at again: no interrupt tells of its return.
+        """
         raw = yield Read(self._ctrl + self._block.offset("link_status"), 2)
-        status = _U16.unpack(raw)[0]
-        return 0 if status == LINK_ABSENT else status & LINK_UP
+        status = int.from_bytes(raw, "little")
+        if status != LINK_ABSENT:
+            return status & LINK_UP
+        if not self._looks_again:
+            self._looks_again = True
+            self._tasks.spawn("look_again", self._look_again())
+        return 0
+
+    def _look_again(self) -> Task[None]:
+        yield Sleep(LOOK_AGAIN_NS)
+        self._looks_again = False
+        self.signal_link_event()
 
     def link_enable(self) -> Task[None]:
         """LINK_UP command."""

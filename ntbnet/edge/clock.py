@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 import time
 
 monotonic_ns = time.monotonic_ns
@@ -33,6 +34,10 @@ _libc = ctypes.CDLL(None, use_errno=True)
 class Timer:
     """A timerfd: readable once its deadline has passed.
 
+    Deadlines mostly follow each other at one distance (the doorbell poll), so the timer is armed
+    with the last distance as its period: when the next deadline is where it fires anyhow, arming it
+    takes no system call. On an idle bridge that is a quarter of what a wake-up costs.
+
     Raises:
         OSError: the kernel refuses another file descriptor.
     """
@@ -43,18 +48,35 @@ class Timer:
             raise OSError(ctypes.get_errno(), "timerfd_create")
         self._spec = _Itimerspec()
         self._by_ref = ctypes.byref(self._spec)
+        self._period_ns = 0
+        self._last_ns = 0
+        self._next_ns = 0
+        """When it fires next unless armed again, 0 for never."""
         self.armed_ns = 0
+        """The deadline it was armed for and has not reached yet, or 0."""
 
     def arm(self, deadline_ns: int) -> None:
         """Fire at ``deadline_ns`` (monotonic, above 0); an earlier setting is replaced."""
+        deadline_ns = max(deadline_ns, 1)
         self.armed_ns = deadline_ns
-        value = self._spec.value
-        value.sec, value.nsec = divmod(max(deadline_ns, 1), _NS)
+        if deadline_ns == self._next_ns:
+            return
+        self._period_ns = max(deadline_ns - self._last_ns, 0)
+        self._next_ns = deadline_ns
+        value, interval = self._spec.value, self._spec.interval
+        value.sec, value.nsec = divmod(deadline_ns, _NS)
+        interval.sec, interval.nsec = divmod(self._period_ns, _NS)
         if _libc.timerfd_settime(self.fd, _TFD_TIMER_ABSTIME, self._by_ref, None) != 0:
             raise OSError(ctypes.get_errno(), "timerfd_settime")
 
     def expired(self) -> None:
-        """Note that it fired. It stays readable until it is armed again, which must follow."""
+        """Take note that it fired; does nothing when it has not. It must be armed again."""
+        try:
+            times = int.from_bytes(os.read(self.fd, 8), sys.byteorder)
+        except BlockingIOError:
+            return
+        self._last_ns = self._next_ns + (times - 1) * self._period_ns
+        self._next_ns = self._last_ns + self._period_ns if self._period_ns else 0
         self.armed_ns = 0
 
     def close(self) -> None:

@@ -21,8 +21,6 @@ RECOVERY_LIMIT_S = 2.0
 """From SIGKILL to the first ping reply."""
 TRANSFER_BYTES = 32 << 20
 KILL_AT_BYTES = 4 << 20
-CALM_S = 5.5
-"""A service that lived that long is restarted without waiting."""
 
 services = pytest.mark.parametrize("service", topology.SERVICES)
 
@@ -43,29 +41,17 @@ def pinger(bridge: LiveBridge) -> Iterator[Pinger]:
     pinger.close()
 
 
-@pytest.fixture
-def calm(bridge: LiveBridge) -> LiveBridge:
-    """The bridge with its link up, each service old enough to be restarted at once."""
-
-    def is_calm() -> bool:
-        return all((service["uptime_s"] or 0) >= CALM_S for service in bridge.status()["services"])
-
-    bridge.wait_for_link()
-    until(is_calm, 2 * CALM_S, "calm")
-    return bridge
-
-
 @services
 def test_kill_under_tcp_both_ways_loses_no_byte_and_ping_is_back(
-    calm: LiveBridge, pinger: Pinger, recoveries: list[float], service: str
+    bridge: LiveBridge, pinger: Pinger, recoveries: list[float], service: str
 ) -> None:
-    before = {row["name"]: row for row in calm.status()["services"]}
-    epoch = calm.status()["link"]["epoch"]
-    both = [TcpTransfer(calm, source, TRANSFER_BYTES, seed=len(service)) for source in ("rc", "ep")]
+    before = {row["name"]: row for row in bridge.wait_for_link()["services"]}
+    epoch = bridge.status()["link"]["epoch"]
+    both = [TcpTransfer(bridge, source, TRANSFER_BYTES, seed=len(service)) for source in ("rc", "ep")]
     until(lambda: all(one.received >= KILL_AT_BYTES for one in both), 20, "transfers under way")
     assert all(one.received < TRANSFER_BYTES for one in both)
 
-    killed_s = calm.kill(service)
+    killed_s = bridge.kill(service)
     assert killed_s is not None
     recovery_s = pinger.first_reply_s(killed_s, 10)
     for transfer in both:
@@ -73,15 +59,15 @@ def test_kill_under_tcp_both_ways_loses_no_byte_and_ping_is_back(
 
     recoveries.append(recovery_s)
     print(f"{service}: first ping reply {recovery_s:.3f} s after SIGKILL")
-    after = {row["name"]: row for row in calm.wait_for_link()["services"]}
+    after = {row["name"]: row for row in bridge.wait_for_link()["services"]}
     for name in topology.SERVICES:
         killed = name == service
         assert (after[name]["pid"] != before[name]["pid"]) == killed, name
         assert after[name]["restarts"] - before[name]["restarts"] == int(killed), name
         assert after[name]["epoch"] - before[name]["epoch"] == int(killed), name
-    assert calm.status()["link"]["epoch"] >= epoch + (service in topology.LINK_PATH)
+    assert bridge.status()["link"]["epoch"] >= epoch + (service in topology.LINK_PATH)
     assert recovery_s <= RECOVERY_LIMIT_S
-    assert calm.complaints() == []
+    assert bridge.complaints() == []
 
 
 def test_numbered_datagrams_stay_whole_single_and_in_order_across_kills(bridge: LiveBridge) -> None:

@@ -11,8 +11,7 @@ import pytest
 
 from ntbnet import topology
 from tests.conftest import MakeBridge
-from tests.live.bridge import LiveBridge
-from tests.live.traffic import Pinger, TcpTransfer, UdpStream, summary
+from tests.live.traffic import PATIENCE_S, Pinger, TcpTransfer, UdpStream, summary
 
 pytestmark = [pytest.mark.chaos, pytest.mark.system, pytest.mark.needs_tun]
 
@@ -33,6 +32,7 @@ def seed() -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_hundred_random_kills_damage_repeat_and_reorder_nothing(make_bridge: MakeBridge, seed: int) -> None:
     bridge = make_bridge(CONFIG)
     chance = random.Random(seed)
@@ -55,7 +55,7 @@ def test_hundred_random_kills_damage_repeat_and_reorder_nothing(make_bridge: Mak
             recoveries.append(pinger.first_reply_s(killed_s, 15))
     bridge.wait_for_link()
     for transfer in transfers:
-        transfer.finish(90)
+        transfer.finish(PATIENCE_S)
     for stream in streams:
         stream.finish()
     pinger.close()

@@ -232,7 +232,7 @@ class LiveBridge:
         return time.monotonic()
 
     def kill(self, service: str) -> float | None:
-        """SIGKILL a service and wait until it is gone; monotonic seconds of the kill, None when it was dead."""
+        """SIGKILL a service and wait until it is gone; monotonic seconds of it, None when it was dead."""
         record = self.run.processes()[service]
         if not alive(record):
             return None

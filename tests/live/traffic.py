@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import random
@@ -21,6 +22,11 @@ _STREAM = struct.Struct("<QI20s")
 """Sequence number, length of the datagram, first 20 bytes of the payload's SHA-256."""
 _SO_RCVBUFFORCE = 33
 """Receive buffer beyond the system's limit. Source: Linux asm-generic/socket.h."""
+_TCP_RTO_MAX_MS = 44
+"""Longest wait before a segment is sent again. Source: Linux 6.15 and later, uapi/linux/tcp.h."""
+RTO_MAX_MS = 1000
+PATIENCE_S = 130
+"""Older kernels wait up to 120 s when segment after segment fell into an outage."""
 _ECHO = struct.Struct("!BBHHHd")
 
 
@@ -47,6 +53,8 @@ class TcpTransfer:
         self._listener.bind((bridge.address(other(source)), 0))
         self._listener.listen(1)
         self._sender = open_socket(bridge, source, socket.SOCK_STREAM)
+        with contextlib.suppress(OSError):  # an older kernel: see PATIENCE_S
+            self._sender.setsockopt(socket.IPPROTO_TCP, _TCP_RTO_MAX_MS, RTO_MAX_MS)
         self._pool = ThreadPoolExecutor(2, thread_name_prefix=f"tcp-{source}")
         self._stop = threading.Event()
         self.started_s = time.monotonic()
@@ -56,7 +64,7 @@ class TcpTransfer:
     def _send(self) -> str:
         digest = hashlib.sha256()
         with self._sender as sender:
-            sender.settimeout(30)
+            sender.settimeout(PATIENCE_S)
             sender.connect(self._listener.getsockname())
             left = self.size
             while left:
@@ -69,10 +77,10 @@ class TcpTransfer:
     def _receive(self) -> str:
         digest = hashlib.sha256()
         with self._listener as listener:
-            listener.settimeout(30)
+            listener.settimeout(PATIENCE_S)
             receiver, _ = listener.accept()
         with receiver:
-            receiver.settimeout(30)
+            receiver.settimeout(PATIENCE_S)
             while block := receiver.recv(BLOCK_BYTES):
                 digest.update(block)
                 self.received += len(block)

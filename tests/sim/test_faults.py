@@ -72,7 +72,7 @@ def test_hundred_random_kills_lose_no_order_and_damage_nothing() -> None:
 @pytest.mark.parametrize("name", SERVICES)
 def test_bridge_recovers_from_a_stopped_process(name: str, stopped_ms: int) -> None:
     """A stop shorter than the liveness time may outlast every timeout of a driver."""
-    for at_step in (20, 150, 350, 520, 700):
+    for at_step in (20, 60, 150, 270, 330, 390, 430, 520, 700):
         world = World(seed=at_step)
         world.start()
         for _ in range(at_step):

@@ -5,23 +5,56 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from ntbnet import topology
+from ntbnet.edge.rundir import RunDir
+from ntbnet.edge.shm import dram_path
 from tests.conftest import MakeBridge
-from tests.live.bridge import LiveBridge, cli, is_gone, leftovers, new_name, processes_of, until
+from tests.live.bridge import (
+    CLI,
+    LiveBridge,
+    child_environment,
+    cli,
+    is_gone,
+    leftovers,
+    new_name,
+    processes_of,
+    until,
+)
 from tests.live.traffic import Pinger
 
 pytestmark = [pytest.mark.system, pytest.mark.needs_tun]
 
 QUEUE_COUNTERS = {
-    "rx_bytes", "rx_pkts", "rx_memcpy", "rx_async", "rx_ring_empty", "rx_err_no_buf",
-    "rx_err_oflow", "rx_err_ver", "rx_buff", "rx_index", "rx_max_entry", "rx_alloc_entry",
-    "tx_bytes", "tx_pkts", "tx_memcpy", "tx_async", "tx_ring_full", "tx_err_no_buf", "tx_mw",
-    "tx_index", "rx_info", "tx_max_entry", "free_tx",
+    "rx_bytes",
+    "rx_pkts",
+    "rx_memcpy",
+    "rx_async",
+    "rx_ring_empty",
+    "rx_err_no_buf",
+    "rx_err_oflow",
+    "rx_err_ver",
+    "rx_buff",
+    "rx_index",
+    "rx_max_entry",
+    "rx_alloc_entry",
+    "tx_bytes",
+    "tx_pkts",
+    "tx_memcpy",
+    "tx_async",
+    "tx_ring_full",
+    "tx_err_no_buf",
+    "tx_mw",
+    "tx_index",
+    "rx_info",
+    "tx_max_entry",
+    "free_tx",
 }
 """Source: Linux ntb_transport.c, debugfs_read."""
 
@@ -227,3 +260,62 @@ def test_supervisor_in_the_foreground_ends_with_exit_0_on_a_signal(
     assert process.returncode == 0, said
     assert "link is up" in said
     assert leftovers(bridge.name) == []
+
+
+MOMENTS: dict[str, Callable[[LiveBridge], bool]] = {
+    "run folder": lambda bridge: bridge.run.read_run() is not None,
+    "memory": lambda bridge: dram_path(bridge.name, "rc").exists(),
+    "first node": lambda bridge: bridge.run.read_node("rc") is not None,
+    "both nodes": lambda bridge: bridge.run.read_node("ep") is not None,
+    "services": lambda bridge: len(bridge.run.processes()) == len(topology.SERVICES),
+}
+"""How far `up` has come when something happens to it."""
+
+moments = pytest.mark.parametrize("has_come", MOMENTS.values(), ids=MOMENTS.keys())
+
+
+@moments
+def test_up_told_to_stop_while_starting_leaves_nothing(
+    make_bridge: MakeBridge, has_come: Callable[[LiveBridge], bool]
+) -> None:
+    bridge = make_bridge(up=False)
+
+    with bridge.in_foreground() as process:
+        until(lambda: has_come(bridge), 20, "progress")
+        process.terminate()
+        _, said = process.communicate(timeout=30)
+
+    assert process.returncode == 0, said
+    assert leftovers(bridge.name) == []
+
+
+@moments
+def test_up_killed_while_starting_is_cleaned_by_down(
+    make_bridge: MakeBridge, has_come: Callable[[LiveBridge], bool]
+) -> None:
+    bridge = make_bridge(up=False)
+
+    with bridge.in_foreground() as process:
+        until(lambda: has_come(bridge), 20, "progress")
+        process.kill()
+        process.communicate(timeout=30)
+    done = bridge.down()
+
+    assert done.returncode == 0, done.stderr
+    assert leftovers(bridge.name) == []
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_demo_told_to_stop_leaves_nothing(number: signal.Signals, code: int) -> None:
+    demo = RunDir(name="ntbnet-demo")
+
+    with subprocess.Popen(
+        (*CLI, "demo"), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=child_environment()
+    ) as process:
+        until(lambda: len(demo.processes()) == len(topology.SERVICES), 20, "services of the demo")
+        process.send_signal(number)
+        _, said = process.communicate(timeout=30)
+
+    assert process.returncode == code, said
+    assert "Traceback" not in said
+    assert leftovers("ntbnet-demo") == []

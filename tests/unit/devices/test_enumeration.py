@@ -86,6 +86,14 @@ def test_absent_function_is_refused(ids: int) -> None:
         run(enumerate_function(APERTURE), registers({0: ids}))
 
 
+@pytest.mark.covers("EDMA 162")
+@pytest.mark.parametrize("offset", [0x08, 0x10, 0x14, 0x24])
+def test_function_that_stops_answering_half_way_is_refused(offset: int) -> None:
+    words = {0: 0x1912, 8: 0x0500_0000, offset: 0xFFFF_FFFF}
+    with pytest.raises(PeerError, match="stopped answering"):
+        run(enumerate_function(APERTURE), registers(words))
+
+
 def test_bar_larger_than_the_aperture_is_refused() -> None:
     with pytest.raises(PeerError, match="does not fit"):
         run(enumerate_function(APERTURE), registers({0: 0x1912}, {0x10: 0xE000_0000}))

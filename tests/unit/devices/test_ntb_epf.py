@@ -9,7 +9,7 @@ import pytest
 from ntbnet.devices.effects import Effect, Outbox, Send
 from ntbnet.devices.memory import Allocator
 from ntbnet.devices.ntb import MwAlign
-from ntbnet.devices.ntb_epf import BarMap, NtbEpf
+from ntbnet.devices.ntb_epf import LOOK_AGAIN_NS, BarMap, NtbEpf
 from ntbnet.devices.task import Task, Tasks
 from ntbnet.errors import KernelError, PeerError
 from ntbnet.regs.ntb_ctrl import LAYOUTS, Command, CommandStatus
@@ -421,6 +421,21 @@ def test_link_of_a_device_that_is_gone_is_down() -> None:
     board.gone = True
 
     assert board.do(board.ntb.link_is_up()) == 0
+
+
+def test_device_that_did_not_answer_is_looked_at_again_once() -> None:
+    """No interrupt would tell the client that a slow device is back."""
+    board = bound()
+    board.gone = True
+    board.do(board.ntb.link_is_up())
+    board.do(board.ntb.link_is_up())
+    due = board.tasks.next_deadline()
+    assert due is not None
+    board.tasks.on_deadline(due)
+
+    assert due == LOOK_AGAIN_NS
+    assert board.client.link_events == 1
+    assert board.tasks.next_deadline() is None
 
 
 @pytest.mark.covers("NTB 59", "NTB 60", "NTB 61", "NTB 107")
