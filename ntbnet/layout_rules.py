@@ -51,12 +51,20 @@ def layout_violations(ntb: Ntb, profile: Profile, dram_bytes: int) -> list[Viola
         profile: the platform.
         dram_bytes: memory of the smaller node.
     """
-    found = [*_counts(ntb), *_bars(ntb, profile), *_modes(ntb, profile), *_spans(ntb, profile)]
+    return arrangement_violations(ntb, profile) or resource_violations(ntb, profile, dram_bytes)
+
+
+def arrangement_violations(ntb: Ntb, profile: Profile) -> list[Violation]:
+    """What is wrong with where things lie: numbers, BARs, modes, offsets."""
+    return [*_counts(ntb), *_bars(ntb, profile), *_modes(ntb, profile), *_spans(ntb, profile)]
+
+
+def resource_violations(ntb: Ntb, profile: Profile, dram_bytes: int) -> list[Violation]:
+    """What a good arrangement lacks: reach, windows, apertures, memory; [] for a plan without BARs."""
     plan = make_plan(ntb, profile)
-    if plan is None or found:
-        return found
-    found += [*_targets(ntb, profile, plan), *_resources(ntb, profile, plan, dram_bytes)]
-    return found
+    if plan is None:
+        return []
+    return [*_targets(ntb, profile, plan), *_resources(ntb, profile, plan, dram_bytes)]
 
 
 def _counts(ntb: Ntb) -> Iterator[Violation]:

@@ -80,6 +80,14 @@ def rings(ntb: Ntb, transport: Transport, plan: Plan, queues: int) -> list[Ring]
     return found
 
 
+def largest_mtu(ntb: Ntb, transport: Transport, profile: Profile, plan: Plan) -> int | None:
+    """Largest IP packet that a frame of every queue holds, bytes; None when there is no queue."""
+    queues = queue_counts(ntb, transport, profile, len(data_windows(ntb, plan)))[1]
+    if not queues:
+        return None
+    return min(ring.frame for ring in rings(ntb, transport, plan, queues)) - HEADERS_BYTES
+
+
 def traffic_violations(
     ntb: Ntb, transport: Transport, netdev: Netdev, profile: Profile, plan: Plan
 ) -> Iterator[Violation]:

@@ -24,7 +24,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "services": {"edge", "devices", "config", "log", "errors", "wire", "address"},
 }
 
-CONFIG_MODULES = {"config", "sections", "schema", "profile", "layout_plan", "layout_rules", "layout_traffic"}
+CONFIG_MODULES = {"config", "sections", "schema", "profile", "layout_plan", "layout_rules", "layout_traffic", "layout", "layout_suggest"}
 """The configuration is one area in several files."""
 
 LAZY = {("edge", "ntbnet.app.node"), ("services", "ntbnet.app.node")}
