@@ -16,6 +16,7 @@ from ntbnet.edge.process import alive, send_signal
 from ntbnet.edge.rundir import RunDir
 from ntbnet.edge.startup import load_config
 from ntbnet.errors import ConfigError, SetupError
+from ntbnet.layout import layout_of
 
 ANSWER_TIMEOUT_S = 1.0
 STOP_MARGIN_S = 5.0
@@ -63,11 +64,8 @@ class Bridge:
         """Everything ``ntbnet status`` shows; one object, the same keys in every state."""
         record = self.run.read_run()
         is_up = self.is_up()
-        answers: dict[str, dict[str, Any]] = {}
-        if is_up:
-            sockets = {name: self.run.socket_path(f"ask.{name}") for name in topology.SERVICES}
-            existing = {name: path for name, path in sockets.items() if Path(path).exists()}
-            answers = ask(existing, ANSWER_TIMEOUT_S)
+        answers = self.answers() if is_up else {}
+        config = self.config
         services = self._services(answers)
         link = _link(answers)
         return {
@@ -77,11 +75,22 @@ class Bridge:
             "run_id": record.run_id if record and is_up else None,
             "services": services,
             "link": link,
-            "fabric": self.config.bridge.fabric,
+            "profile": config.profile.name,
+            "fabric": config.bridge.fabric,
             "backend": "doorbell",
             "backend_ep_to_rc": "doorbell",
-            "nodes": _nodes(self.config, self.run.name),
+            "windows": {
+                "planned": [window.as_json() for window in layout_of(config).windows],
+                "actual": answers.get("epc", {}).get("windows", []),
+            },
+            "nodes": _nodes(config, self.run.name),
         }
+
+    def answers(self) -> dict[str, dict[str, Any]]:
+        """What each service of a running bridge says about itself; silent ones are left out."""
+        sockets = {name: self.run.socket_path(f"ask.{name}") for name in topology.SERVICES}
+        existing = {name: path for name, path in sockets.items() if Path(path).exists()}
+        return ask(existing, ANSWER_TIMEOUT_S)
 
     def _services(self, answers: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
         children = self._children()
