@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ntbnet.address import round_up
 from ntbnet.layout_plan import Plan, WindowPlan
 from ntbnet.layout_rules import broken
 from ntbnet.profile import Profile
@@ -142,7 +143,8 @@ def traffic_warnings(
     for ring in rings(ntb, transport, plan, queues):
         if ring.window.index not in seen:
             seen.add(ring.window.index)
-            yield from _ring_warnings(ring, netdev.tx_stop)
+            unit = 4 if ring.window.mode in {"bar", "wired"} else profile.endpoint.align
+            yield from _ring_warnings(ring, netdev.tx_stop, unit)
     frame = min(ring.frame for ring in rings(ntb, transport, plan, queues))
     if frame % 4:
         yield (
@@ -156,18 +158,19 @@ def traffic_warnings(
         )
 
 
-def _ring_warnings(ring: Ring, tx_stop: int) -> Iterator[str]:
+def _ring_warnings(ring: Ring, tx_stop: int, unit: int) -> Iterator[str]:
+    """``unit``: what the size of a window is a multiple of, bytes."""
     name, size = ring.window.name, ring.window.size
     # one entry of a ring is never used: fewer than this and ntb_netdev never sees tx_stop free ones
     least = tx_stop + 1
     if ring.entries < least:
-        enough = (least * ring.frame + 4) * ring.sharers
+        enough = round_up((least * ring.frame + 4) * ring.sharers, unit)
         yield (
             f"ntb.{name} = {size:#x}: a ring of {ring.entries} frames of {ring.frame} bytes never has the "
             f"{tx_stop} free entries that the network device waits for; {enough:#x} bytes do"
         )
     elif ring.entries < WAKE_ENTRIES:
-        enough = (WAKE_ENTRIES * ring.frame + 4) * ring.sharers
+        enough = round_up((WAKE_ENTRIES * ring.frame + 4) * ring.sharers, unit)
         yield (
             f"ntb.{name} = {size:#x}: a ring of {ring.entries} entries that was full is woken by its timer "
             f"only; {enough:#x} bytes avoid that"
