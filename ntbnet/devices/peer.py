@@ -171,6 +171,7 @@ class Peer:
             max_num_clients=config.transport.max_num_clients,
             max_mw_size=config.transport.max_mw_size,
             on_stuck=self._ask_for_new_epoch,
+            windows=[window.index for window in config.data_windows],
         )
         self._transport = transport
         yield from transport.probe()
@@ -272,7 +273,7 @@ class RcPeer(Peer):
             tasks=self._tasks,
             allocator=self._allocator,
             layout=config.ntb.ctrl_layout,
-            bar_map=BarMap(config=bars.ctrl, db=bars.db, mws=(bars.mw1,)),
+            bar_map=BarMap(config=bars.ctrl, db=bars.db, mws=bars.mws),
             command_timeout_ns=config.timing.command_timeout_ms * 1_000_000,
         )
         self._device = device
