@@ -184,6 +184,7 @@ class Peer:
             local_mac=mac_of(self._node),
             peer_mac=mac_of("ep" if self._node == "rc" else "rc"),
             tx_stop=config.netdev.tx_stop,
+            queues=getattr(config.netdev, "queues", 1),
         )
         self._packet_buffer = memoryview(self._netdev.tx_buffer)[ETH_HEADER_BYTES:]
         self._netdev.open()
@@ -337,14 +338,24 @@ class EpPeer(Peer):
         device = self._device
         if message.source is IrqSource.DOORBELL_SLOTS and isinstance(device, NtbVntb):
             device.on_doorbells(message.bits)
+        elif message.source is IrqSource.MSI_VECTOR:
+            self._on_local_msi()
         else:
             self._spurious(message.source.name.lower(), message.bits)
+
+    def _on_local_msi(self) -> None:
+        """The host stored to the page of this side's MSI controller; no queue has a number of its own yet."""
+        self.counters["msi_interrupts"] += 1
+        self._ring_every_queue()
 
     def _on_edma_line(self) -> None:
         """Acknowledge, then treat it as a ring of every queue: it says nothing more."""
         self.counters["edma_interrupts"] += 1
         for addr in self._edma_clear:
             self._outbox.send("edma", MemWrite(addr, b"\0\0\0\0"))
+        self._ring_every_queue()
+
+    def _ring_every_queue(self) -> None:
         device = self._device
         if device is not None:
             for vector in range(device.db_vector_count()):
