@@ -7,12 +7,13 @@ control block and doorbells at bind, memory windows when the transport maps them
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ntbnet.address import Span, hex_address, round_up
 from ntbnet.config import Config
-from ntbnet.layout_plan import CONTROL_BLOCK_BYTES, Plan, WindowPlan
+from ntbnet.layout_plan import CONTROL_BLOCK_BYTES, Plan, WindowPlan, ctrl_bytes, msix_bytes
 from ntbnet.layout_rules import holes, inbound_needed
 from ntbnet.profile import Bar
 
@@ -159,6 +160,9 @@ def layout_of(config: Config) -> Layout:
         Range("ctrl", "control block", 0, block, "dram"),
         Range("spads", "scratchpads, banks A and B", block, 8 * config.ntb.spad_count, "dram"),
     ]
+    if endpoint.msix and (msix := msix_table_offset(config)) is not None:
+        size = msix_bytes(endpoint.msi_vectors)
+        ranges[config.bars.ctrl].append(Range("msix", "MSI-X table, pending bits", msix, size, "dram"))
     db = config.db_region
     ranges[db.bar].append(Range("doorbells", "polled doorbells", db.offset, db.size, "dram"))
     for window in config.windows:
@@ -183,6 +187,15 @@ def layout_of(config: Config) -> Layout:
         bars,
         tuple(_windows(config)),
     )
+
+
+def msix_table_offset(config: Config) -> int | None:
+    """Where the MSI-X table lies in the config BAR; None when it has no room there."""
+    db = config.db_region
+    end = db.offset + db.size if db.bar == config.bars.ctrl else ctrl_bytes(config.ntb)
+    at = round_up(end, 8)
+    room = config.bar_sizes[config.bars.ctrl]
+    return at if at + msix_bytes(config.profile.endpoint.msi_vectors) <= room else None
 
 
 def assumed_spans(config: Config) -> dict[int, Span]:
@@ -227,18 +240,30 @@ def _windows(config: Config) -> Iterator[InboundWindow]:
     for bar, what in whole:
         yield InboundWindow(index, "bar", bar, 0, sizes[bar] - 1, what)
         index += 1
-    for window in config.windows:
-        limit = window.offset + window.size - 1
-        target = target_address(config, window)
-        number = -1 if window.mode == "wired" else index
-        yield InboundWindow(number, window.mode, window.bar, window.offset, limit, window.name, target)
-        index += window.mode != "wired"
-    submapped = {window.bar for window in config.windows if window.mode == "submap"}
-    for bar in sorted(submapped):
-        spans = [window.span for window in config.windows if window.bar == bar]
-        for hole in holes(spans, sizes[bar]):
-            yield InboundWindow(index, "submap", bar, hole.base, hole.limit, "padding")
+    # interrupt windows are opened when the host asks for the link, data windows by the transport after it
+    order = sorted(config.windows, key=lambda window: (window.mode == "wired", window.purpose == "data"))
+    for window in order:
+        if window.mode != "submap":
+            number = -1 if window.mode == "wired" else index
+            yield _inbound(config, number, window)
+            index += window.mode != "wired"
+    for bar in dict.fromkeys(window.bar for window in config.windows if window.mode == "submap"):
+        here = [window for window in config.windows if window.bar == bar]
+        parts = [_inbound(config, 0, window) for window in here]
+        parts += [
+            InboundWindow(0, "submap", bar, hole.base, hole.limit, "padding")
+            for hole in holes([window.span for window in here], sizes[bar])
+        ]
+        # the order of the array is the layout
+        for part in sorted(parts, key=lambda part: part.base):
+            yield dataclasses.replace(part, index=index)
             index += 1
+
+
+def _inbound(config: Config, index: int, window: WindowPlan) -> InboundWindow:
+    limit = window.offset + window.size - 1
+    target = target_address(config, window)
+    return InboundWindow(index, window.mode, window.bar, window.offset, limit, window.name, target)
 
 
 def inbound_windows_needed(config: Config) -> int:

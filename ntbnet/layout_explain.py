@@ -242,6 +242,9 @@ class Walk:
             name = f"spad bank {'AB'[bank]}[{index}]" + _rest(inner % 4)
         elif part.name == "doorbells":
             name = f"doorbell slot {inner // DB_ENTRY_BYTES}" + _rest(inner % DB_ENTRY_BYTES)
+        elif part.name == "msix":
+            entries = 16 * config.profile.endpoint.msi_vectors
+            name = f"MSI-X entry {inner // 16}+{inner % 16}" if inner < entries else "MSI-X pending bits"
         elif part.target == "dram":
             local = window.target
             address = part.name if local is None else hex_address(local + inner)

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from ntbnet.address import Span, round_up_pow2
+from ntbnet.address import Span, round_up, round_up_pow2
 from ntbnet.profile import Profile
 from ntbnet.sections import MAX_MWS, Ntb
 
@@ -126,6 +126,11 @@ def ctrl_bytes(ntb: Ntb) -> int:
     return CONTROL_BLOCK_BYTES[ntb.ctrl_layout] + 2 * 4 * ntb.spad_count
 
 
+def msix_bytes(vectors: int) -> int:
+    """MSI-X table of 16-byte entries, and the pending bits in words of 64 behind it."""
+    return 16 * vectors + 8 * -(-vectors // 64)
+
+
 def db_bytes(ntb: Ntb) -> int:
     """All doorbell words."""
     return DB_ENTRY_BYTES * ntb.db_count
@@ -183,7 +188,12 @@ def make_plan(ntb: Ntb, profile: Profile) -> Plan | None:
     numbers = {key: bar for key, bar in assigned.items() if bar is not None}
     if len(numbers) < len(assigned):
         return None
-    sizes = {bar: bar_size(profile, bar, end) for bar, end in needed_bytes(ntb, assigned).items()}
+    needed = needed_bytes(ntb, assigned)
+    if profile.endpoint.msix:
+        # behind everything else in the config BAR; a fixed one may have no room for it
+        ctrl = numbers["ctrl_bar"]
+        needed[ctrl] = round_up(needed[ctrl], 8) + msix_bytes(profile.endpoint.msi_vectors)
+    sizes = {bar: bar_size(profile, bar, end) for bar, end in needed.items()}
     for bar, spec in enumerate(profile.endpoint.bars):
         if spec.kind == "reserved" and spec.fixed_size:
             sizes[bar] = spec.fixed_size

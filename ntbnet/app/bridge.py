@@ -67,7 +67,7 @@ class Bridge:
         answers = self.answers() if is_up else {}
         config = self.config
         services = self._services(answers)
-        link = _link(answers)
+        link = link_state(answers)
         return {
             "name": self.run.name,
             "state": _overall(is_up, services, link),
@@ -177,7 +177,8 @@ class Bridge:
         return done + left
 
 
-def _link(answers: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def link_state(answers: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Link and queues, both sides, from what the services answered."""
     host = answers.get("rc-host", {}).get("link", {})
     peers = {node: answers.get(f"peer-{node}", {}).get("link", {}) for node in ("rc", "ep")}
     sides = {node: dict(enumerate(link.get("queues", []))) for node, link in peers.items()}
@@ -185,8 +186,12 @@ def _link(answers: dict[str, dict[str, Any]]) -> dict[str, Any]:
     for number in sorted(set(sides["rc"]) | set(sides["ep"])):
         both = [sides[node].get(number, {}) for node in ("rc", "ep")]
         is_up = all(queue.get("link") == "up" for queue in both)
-        queues.append({"queue": number, "state": "up" if is_up else "down", "rc": both[0], "ep": both[1]})
-    is_up = bool(queues) and all(queue["state"] == "up" for queue in queues)
+        # the network device takes one queue; the kernel leaves the others down, too
+        is_idle = all(queue.get("has_client") is False for queue in both)
+        state = "up" if is_up else "idle" if is_idle else "down"
+        queues.append({"queue": number, "state": state, "rc": both[0], "ep": both[1]})
+    used = [queue["state"] for queue in queues if queue["state"] != "idle"]
+    is_up = bool(used) and set(used) == {"up"}
     return {"state": "up" if is_up else "down", "epoch": host.get("epoch", 0), "queues": queues}
 
 

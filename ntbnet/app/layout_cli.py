@@ -280,8 +280,7 @@ def running_walk(config: Config, answers: dict[str, dict[str, Any]]) -> Walk:
 
 def actual_windows(config: Config, rows: list[dict[str, Any]]) -> list[InboundWindow]:
     """The inbound windows of an ``epc`` answer, named after what they were planned for."""
-    layout = layout_of(config)
-    found = [window for window in layout.windows if window.mode == "wired"]
+    layout, found = layout_of(config), []
     for row in rows:
         if row.get("direction") != "inbound" or row.get("bar") is None:
             continue

@@ -132,7 +132,7 @@ def test_all_services_killed_leave_what_the_next_run_replaces(by_hand: HandStart
 
 def test_service_with_another_control_block_layout_is_refused_and_said_so(by_hand: HandStarted) -> None:
     other = by_hand.bridge.folder / "classic.toml"
-    other.write_text('[ntb]\nctrl_layout = "classic"\n', encoding="utf-8")
+    other.write_text('[ntb]\nctrl_layout = "classic"\nnum_mws = 1\n', encoding="utf-8")
     for service in topology.SERVICES:
         by_hand.start(service, config=other if service == "rc-host" else None)
 

@@ -215,7 +215,7 @@ def test_show_prints_bars_holes_and_windows_as_json(run: Run) -> None:
     assert shown["inbound_windows"] == {"used": 4, "available": 16}
     bar2 = shown["bars"][1]
     assert (bar2["bar"], bar2["size"], bar2["holes"]) == (2, 0x100000, [{"offset": 0xF8000, "size": 0x8000}])
-    assert shown["windows"][3]["target"] == "0x00000000e65d5000"
+    assert shown["windows"][2]["target"] == "0x00000000e65d5000"
 
 
 @pytest.mark.parametrize("profile", SHIPPED)
@@ -305,6 +305,10 @@ ANSWERS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+WIRED = {"index": -1, "direction": "inbound", "mode": "wired", "bar": 4, "base": "0x0", "limit": "0x1fff",
+         "target": "0xa40380000", "size": 0x2000, "stale": False}  # fmt: skip
+
+
 def test_running_bridge_is_walked_by_what_it_programmed() -> None:
     config = load_text("", "x")
 
@@ -313,11 +317,11 @@ def test_running_bridge_is_walked_by_what_it_programmed() -> None:
     assert [(window.index, window.what) for window in found] == [(2, "mw1"), (3, "mw2")]
 
 
-def test_wired_window_of_a_running_bridge_is_there_without_being_programmed() -> None:
+def test_wired_window_of_a_running_bridge_is_walked() -> None:
     config = load_text("", "x", profile="rk3588")
     answers: dict[str, dict[str, Any]] = {
         "rc-host": {"bars": {"4": "[0xf0500000, 0xf0600000)"}},
-        "epc": {"windows": []},
+        "epc": {"windows": [WIRED]},
     }
 
     assert running_walk(config, answers).explain("BAR4+0xA0").target == "edma.RD_INT_STATUS"
