@@ -7,6 +7,7 @@ import hashlib
 import random
 import socket
 import time
+from collections.abc import Callable
 from typing import Any
 
 from ntbnet.edge.netns import inside
@@ -16,8 +17,21 @@ BLOCK_BYTES = 1 << 18
 TIMEOUT_S = 60.0
 
 
+def socket_inside(namespace: str) -> socket.socket:
+    """A TCP socket that lives in a network namespace."""
+    with inside(namespace):
+        return socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+
+
 async def transfer(
-    source: str, namespaces: tuple[str, str], address: str, size: int = TRANSFER_BYTES, seed: int = 1
+    source: str,
+    namespaces: tuple[str, str],
+    address: str,
+    size: int = TRANSFER_BYTES,
+    *,
+    seed: int = 1,
+    timeout_s: float = TIMEOUT_S,
+    open_socket: Callable[[str], socket.socket] = socket_inside,
 ) -> dict[str, Any]:
     """Send ``size`` seeded random bytes over TCP and compare digests.
 
@@ -27,12 +41,16 @@ async def transfer(
         address: IPv4 address of the receiver.
         size: bytes, at least 1.
         seed: of the bytes.
+        timeout_s: for all of it, seconds.
+        open_socket: makes a TCP socket in a namespace.
 
     Returns:
         ``from``, ``bytes`` that arrived, ``sha256_equal``, ``gbit_s`` (None when it did not finish)
         and ``error``: why not, or None.
     """
-    listener, sender = _socket(namespaces[1]), _socket(namespaces[0])
+    listener, sender = open_socket(namespaces[1]), open_socket(namespaces[0])
+    listener.setblocking(False)
+    sender.setblocking(False)
     result: dict[str, Any] = {
         "from": source,
         "bytes": 0,
@@ -44,7 +62,7 @@ async def transfer(
     try:
         listener.bind((address, 0))
         listener.listen(1)
-        async with asyncio.timeout(TIMEOUT_S), asyncio.TaskGroup() as group:
+        async with asyncio.timeout(timeout_s), asyncio.TaskGroup() as group:
             sent = group.create_task(_send(sender, listener.getsockname(), size, seed))
             got = group.create_task(_receive(listener))
         received, digest = got.result()
@@ -52,7 +70,7 @@ async def transfer(
         result["sha256_equal"] = received == size and digest == sent.result()
         result["gbit_s"] = round(received * 8 / (time.monotonic() - started_s) / 1e9, 4)
     except TimeoutError:
-        result["error"] = f"not finished in {TIMEOUT_S:.0f} s"
+        result["error"] = f"not finished in {timeout_s:g} s"
     except ExceptionGroup as problems:
         failures, others = problems.split(OSError)
         if others is not None or failures is None:
@@ -64,14 +82,6 @@ async def transfer(
         sender.close()
         listener.close()
     return result
-
-
-def _socket(namespace: str) -> socket.socket:
-    """A TCP socket that lives in a namespace."""
-    with inside(namespace):
-        made = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    made.setblocking(False)
-    return made
 
 
 async def _send(sender: socket.socket, where: tuple[str, int], size: int, seed: int) -> str:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -149,9 +150,13 @@ def test_service_with_another_control_block_layout_is_refused_and_said_so(by_han
     assert refusals("rc-host")[0].startswith("refused, ctrl_layout: ")
     status = by_hand.bridge.status()
     assert status["link"]["state"] == "down"
-    paths = {path["peer"]: path for path in by_hand.bridge.service("epc")["paths"]}
-    assert paths["rc-host"]["refused"]["identity"] > 0
-    assert paths["peer-ep"]["state"] == "up"
+
+    def paths() -> dict[str, dict[str, Any]]:
+        return {path["peer"]: path for path in by_hand.bridge.service("epc")["paths"]}
+
+    # the last service to start may not have come as far as its path yet
+    until(lambda: paths()["peer-ep"]["state"] == "up", 10, "path from epc to peer-ep")
+    assert paths()["rc-host"]["refused"]["identity"] > 0
 
 
 def test_honcho_starts_the_same_bridge_and_every_command_finds_it(by_hand: HandStarted) -> None:
