@@ -27,7 +27,7 @@ def explain(address: str, profile: str = "r-car-s4", text: str = "", size: int =
     return Walk(config_of(profile, text)).explain(address, size)
 
 
-@pytest.mark.covers("EDMA 52", "EDMA 78", "NTB 78")
+@pytest.mark.covers("EDMA 78")
 @pytest.mark.parametrize(
     ("profile", "address", "target"),
     [

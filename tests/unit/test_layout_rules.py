@@ -104,7 +104,7 @@ BROKEN = {
 """Profile, keys, the key that is complained about first, and what the rule says."""
 
 
-@pytest.mark.covers("EDMA 80", "EDMA 81", "EDMA 82", "NTB 15", "NTB 20", "NTB 23", "HAZARD 11.f")
+@pytest.mark.covers("EDMA 80", "EDMA 81", "EDMA 82", "NTB 15", "NTB 23", "HAZARD 11.f")
 @pytest.mark.parametrize(("profile", "ntb", "key", "says"), BROKEN.values(), ids=BROKEN)
 def test_broken_layout_is_refused_with_key_and_rule(profile: str, ntb: str, key: str, says: str) -> None:
     result = checked(ntb, profile)
@@ -159,7 +159,6 @@ def test_violation_keeps_the_value_that_was_written() -> None:
     }
 
 
-@pytest.mark.covers("NTB 20", "HAZARD 10.20")
 @pytest.mark.parametrize(("db_count", "queues"), [(4, 2), (5, 3), (8, 8)])
 def test_doorbell_slots_below_what_the_queues_need_are_refused(db_count: int, queues: int) -> None:
     more = f"[transport]\nmax_num_clients = {queues}\ntransport_mtu = 2048\n[netdev]\nmtu = 1500\n"

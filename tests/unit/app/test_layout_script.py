@@ -116,7 +116,7 @@ def test_id_on_the_link_is_not_cut_but_refused() -> None:
     assert state.values["vendor_id"] == 0x1957
 
 
-@pytest.mark.covers("NTB 20", "NTB 21")
+@pytest.mark.covers("NTB 20", "NTB 21", "HAZARD 10.20")
 @pytest.mark.parametrize("db_count", [0, 33])
 def test_doorbell_count_is_taken_by_configfs_and_refused_at_bind(db_count: int) -> None:
     state, refused = read_script(BEFORE.replace("16", str(db_count)) + COVER_LETTER)
