@@ -124,6 +124,14 @@ def traffic_violations(
             f"its 12-byte frame header and 14-byte Ethernet header",
             str(netdev.mtu),
         )
+    if netdev.queues > ep_queues:
+        yield Violation(
+            "netdev.queues",
+            netdev.queues,
+            f"must be 1..{ep_queues}: the transport has so many queues, one for each data window unless "
+            f"transport.max_num_clients says otherwise",
+            str(netdev.queues),
+        )
 
 
 def traffic_warnings(

@@ -89,6 +89,9 @@ class Netdev:
     tx_stop: Annotated[int, Integer(1, 64, "ring entries")] = 5
     """Free ring entries below which sending stops, 1..64; 5 is the kernel's, 1 fills the ring."""
 
+    queues: Annotated[int, Integer(1, 32, "queues")] = 1
+    """Transport queues that the device uses, 1..32; a flow of packets stays on one of them."""
+
 
 MAX_MWS = 4
 """Memory windows a control block can describe."""

@@ -170,6 +170,14 @@ def test_doorbell_slots_below_what_the_queues_need_are_refused(db_count: int, qu
     assert checked(f"db_count = {queues + 4}", more=more).config is not None
 
 
+@pytest.mark.parametrize(("queues", "accepted"), [(1, True), (4, True), (5, False)])
+def test_network_device_uses_no_more_queues_than_the_transport_has(queues: int, accepted: bool) -> None:
+    result = checked(FOUR_WINDOWS, more=f"{FOUR_QUEUES}queues = {queues}\n")
+
+    assert (result.config is not None) == accepted
+    assert keys_of(result) == ([] if accepted else ["netdev.queues"])
+
+
 def test_four_windows_in_one_bar_with_four_queues_are_a_layout() -> None:
     config = checked(FOUR_WINDOWS, more=FOUR_QUEUES).config
 
