@@ -332,6 +332,11 @@ class Supervisor:
         self._stop_reason = self._stop_reason or reason
         self._stopping.set()
 
+    @property
+    def is_stopping(self) -> bool:
+        """True once somebody asked for it."""
+        return self._stopping.is_set()
+
     async def wait_for_stop(self) -> None:
         """Until somebody asked for it."""
         await self._stopping.wait()
@@ -388,7 +393,7 @@ def remove_leftovers(run: RunDir, config: Config, *, keep_folder: bool = False) 
     """
     found = []
     for name, record in run.processes().items():
-        if alive(record):
+        if alive(record) and record.pid != os.getpid():
             found.append(f"process {name} ({record.pid})")
             kill(record)
     for node in ("rc", "ep"):

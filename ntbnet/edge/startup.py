@@ -117,6 +117,10 @@ def main(recipe: Recipe, arguments: argparse.Namespace) -> int:
     except NtbnetError as problem:
         sys.stderr.write(f"{recipe.service}: {problem}\n")
         return 2 if isinstance(problem, ConfigError) else 1
+    except (OSError, zmq.ZMQError) as problem:
+        # the machine refuses: no descriptors, no memory, no space
+        sys.stderr.write(f"{recipe.service}: {problem}\n")
+        return 1
 
 
 def _run(recipe: Recipe, config: Config, run: RunDir, arguments: argparse.Namespace) -> int:
@@ -147,7 +151,9 @@ def _run(recipe: Recipe, config: Config, run: RunDir, arguments: argparse.Namesp
         about = {"service": service, "node": node, "pid": os.getpid(), "epoch": incarnation, "run_id": run_id}
         about |= {"fabric": config.bridge.fabric, "profile": config.bridge.profile}
         question_endpoint = f"ipc://{run.socket_path(f'ask.{service}')}"
-        return uvloop.run(_serve(driver, log, about, question_endpoint, arguments.notify_fd))
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.get_loop()  # may fail; the coroutine is made only once it has not
+            return runner.run(_serve(driver, log, about, question_endpoint, arguments.notify_fd))
     finally:
         if tun is not None:
             tun.close()
