@@ -36,9 +36,7 @@ async def running(bridge: Bridge, supervisor: Supervisor) -> AsyncIterator[list[
         loop.add_signal_handler(number, supervisor.request_stop, number.name)
     with run.lock(wait=False):
         if bridge.is_up():
-            raise SetupError(
-                f"bridge {run.name} is up already; first: ntbnet down --name {run.name}"
-            )
+            raise SetupError(f"bridge {run.name} is up already; first: ntbnet down --name {run.name}")
         said = supervisor.prepare()
         run.record_process(SUPERVISOR)
     try:

@@ -120,9 +120,7 @@ def show(result: dict[str, Any], console: Console) -> None:
     say = partial(console.print, markup=False, soft_wrap=True)
     say()
     say("  rc: tun ntb0 -- peer-rc -- rc-host == PCIe == epc/edma -- peer-ep -- tun ntb0 :ep")
-    say(
-        f"  profile {result['profile']}, fabric {result['fabric']}, first reply after {result['startup_s']:.2f} s"
-    )
+    say(f"  profile {result['profile']}, fabric {result['fabric']}, up in {result['startup_s']:.2f} s")
     say(f"  interrupts RC->EP: {result['backend']} (polled), EP->RC: {result['backend_ep_to_rc']} (MSI)")
     say()
     table = Table("from", "to", "family", "sent", "received", "loss", "rtt min", "avg", "max ms", box=None)

@@ -130,6 +130,7 @@ def test_all_services_killed_leave_what_the_next_run_replaces(by_hand: HandStart
     assert by_hand.bridge.cli("ping", "-c", "1").returncode == 0
 
 
+@pytest.mark.covers("HAZARD 11.i")
 def test_service_with_another_control_block_layout_is_refused_and_said_so(by_hand: HandStarted) -> None:
     other = by_hand.bridge.folder / "classic.toml"
     other.write_text('[ntb]\nctrl_layout = "classic"\n', encoding="utf-8")
