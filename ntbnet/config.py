@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from ntbnet import profile as profiles
+from ntbnet.address import round_up
 from ntbnet.errors import ConfigError
 from ntbnet.profile import Profile
 from ntbnet.schema import Integer, TableReader, keys, shown
@@ -123,38 +124,39 @@ def to_toml(config: Config) -> str:
 def warnings(config: Config) -> list[str]:
     """What is allowed but will not work well, one line each; [] when all is well."""
     found = []
-    mw1, transport = config.ntb.mw1, config.transport
-    frame = _frame_bytes(config, config.profile)
-    queues = _queue_count(config, config.profile)
-    entries = (_used_window_bytes(config) // queues - 4) // frame
-    # one entry of a ring is never used: fewer than this and ntb_netdev never sees tx_stop free ones
-    least = config.netdev.tx_stop + 1
-    if entries < least:
-        enough = (least * frame + 4) * queues
+    entries, frame = _ring_entries(config), _frame_bytes(config)
+    if entries < WAKE_ENTRIES:
+        enough = WAKE_ENTRIES * config.transport.transport_mtu + 4
         found.append(
-            f"ntb.mw1 = {mw1:#x}: a ring of {entries} frames of {frame} bytes never has the "
-            f"{config.netdev.tx_stop} free entries that the network device waits for; {enough:#x} bytes do"
-        )
-    elif entries < WAKE_ENTRIES:
-        enough = (WAKE_ENTRIES * frame + 4) * queues
-        found.append(
-            f"ntb.mw1 = {mw1:#x}: a ring of {entries} entries that was full is woken by its timer only; "
-            f"{enough:#x} bytes avoid that"
+            f"ntb.mw1 = {config.ntb.mw1:#x}: a ring of {entries} entries that was full is woken by its timer "
+            f"only; {enough:#x} bytes avoid that"
         )
     if frame % 4:
         found.append(
-            f"transport.transport_mtu = {transport.transport_mtu}: frames of {frame} bytes, not a multiple "
-            "of 4, put frame headers on unaligned addresses"
+            f"transport.transport_mtu = {config.transport.transport_mtu}: frames of {frame} bytes, not a "
+            "multiple of 4, put frame headers on unaligned addresses"
         )
-    rc_queues, ep_queues = _queue_counts(config, config.profile)
-    asked = f"transport.max_num_clients = {transport.max_num_clients}"
-    if rc_queues != ep_queues:
-        found.append(
-            f"{asked}: rc takes {rc_queues} queues and ep {ep_queues}: the handshake never completes"
-        )
-    elif transport.max_num_clients > rc_queues:
-        found.append(f"{asked}: more than the doorbells carry, so {rc_queues} is used")
     return found
+
+
+def shared_identity(config: Config) -> dict[str, int | str]:
+    """What both ends of a bridge must have equal, by key: two that differ in it are no bridge."""
+    ntb, transport, bars = config.ntb, config.transport, config.bars
+    return {
+        "profile": config.profile.name,
+        "ctrl_layout": ntb.ctrl_layout,
+        "num_mws": ntb.num_mws,
+        "mw1": ntb.mw1,
+        "ctrl_bar": bars.ctrl,
+        "mw1_bar": bars.mw1,
+        "db_bar": bars.db,
+        "spad_count": ntb.spad_count,
+        "db_count": ntb.db_count,
+        "transport_mtu": transport.transport_mtu,
+        "max_num_clients": transport.max_num_clients,
+        "max_mw_size": transport.max_mw_size,
+        "mtu": config.netdev.mtu,
+    }
 
 
 def _profile(name: str, source: str, read_profile: Callable[[str], str] | None) -> Profile:
@@ -267,38 +269,15 @@ def _check_window(sections: Sections, platform: Profile, source: str) -> None:
             f"{source}: ntb.mw1 = {mw1:#x}: must be 0x1000..{largest:#x} bytes: half of profile "
             f"{platform.name}'s outbound aperture, and a quarter of the smaller node's DRAM"
         )
-    frame = _frame_bytes(sections, platform)
-    largest = frame - HEADERS_BYTES
-    if largest < MIN_MTU:
+    frame = _frame_bytes(sections)
+    largest_mtu = frame - HEADERS_BYTES
+    if sections.netdev.mtu > largest_mtu:
         raise ConfigError(
-            f"{source}: ntb.mw1 = {mw1:#x}: a frame has {frame} bytes, less than the 1306 of the least MTU: "
-            f"must be larger, or transport.max_mw_size larger or 0, or transport.max_num_clients smaller"
+            f"{source}: netdev.mtu = {sections.netdev.mtu}: must be {MIN_MTU}..{largest_mtu} bytes: a frame "
+            f"of {frame} bytes (transport.transport_mtu, at most half of ntb.mw1) less its 12-byte frame "
+            f"header and 14-byte Ethernet header"
         )
-    if sections.netdev.mtu > largest:
-        raise ConfigError(
-            f"{source}: netdev.mtu = {sections.netdev.mtu}: must be {MIN_MTU}..{largest} bytes: a frame of "
-            f"{frame} bytes (transport.transport_mtu, at most half of a queue's share of ntb.mw1) less its "
-            f"12-byte frame header and 14-byte Ethernet header"
-        )
-
-
-def _queue_counts(sections: Sections, platform: Profile) -> tuple[int, int]:
-    """Queues that the RC and the EP would each choose for one window; they do not negotiate it.
-
-    Source: Linux ntb_transport.c, ntb_transport_probe; ntb_hw_epf.c and pci-epf-vntb.c, db_valid_mask.
-    """
-    vectors = min(platform.endpoint.msi_vectors, platform.rc.msi_vectors)
-    asked = sections.transport.max_num_clients
-
-    def queues(doorbells: int) -> int:
-        most = doorbells - 1
-        return asked if 0 < asked < most else 1
-
-    return queues(vectors - 2), queues(sections.ntb.db_count - 2)
-
-
-def _queue_count(sections: Sections, platform: Profile) -> int:
-    return max(_queue_counts(sections, platform))
+    _check_ring(sections, largest, source)
 
 
 def _used_window_bytes(sections: Sections) -> int:
@@ -306,10 +285,35 @@ def _used_window_bytes(sections: Sections) -> int:
     return min(sections.ntb.mw1, cap) if cap else sections.ntb.mw1
 
 
-def _frame_bytes(sections: Sections, platform: Profile) -> int:
-    """Largest frame with all headers; at least two fit a queue's share of the window.
+def _frame_bytes(sections: Sections) -> int:
+    """Largest frame with all headers; at least two fit the window, which one queue has to itself.
 
     Source: Linux ntb_transport.c, ntb_transport_init_queue.
     """
-    share = _used_window_bytes(sections) // _queue_count(sections, platform)
-    return min(sections.transport.transport_mtu, (share - 4) // 2)
+    return min(sections.transport.transport_mtu, (_used_window_bytes(sections) - 4) // 2)
+
+
+def _ring_entries(sections: Sections) -> int:
+    return (_used_window_bytes(sections) - 4) // _frame_bytes(sections)
+
+
+def _check_ring(sections: Sections, largest: int, source: str) -> None:
+    """Refuse a ring in which the network device never sees the free entries it waits for.
+
+    One entry of a ring is never used. Source: Linux ntb_netdev.c, ntb_netdev_start_xmit.
+    """
+    ntb, transport, stop = sections.ntb, sections.transport, sections.netdev.tx_stop
+    entries, frame = _ring_entries(sections), _frame_bytes(sections)
+    if entries > stop:
+        return
+    least = (stop + 1) * transport.transport_mtu + 4
+    why = f"a ring of {entries} frames of {frame} bytes never has the {stop} free entries of netdev.tx_stop"
+    if round_up(least, 4096) > largest:
+        raise ConfigError(f"{source}: netdev.tx_stop = {stop}: must be 1..{entries - 1}: {why}")
+    if _used_window_bytes(sections) < ntb.mw1 >= round_up(least, 4096):
+        least = round_up(least, 4096)
+        name = f"transport.max_mw_size = {transport.max_mw_size:#x}"
+        raise ConfigError(f"{source}: {name}: must be {least:#x}..{ntb.mw1:#x} bytes, or 0: {why}")
+    raise ConfigError(
+        f"{source}: ntb.mw1 = {ntb.mw1:#x}: must be {round_up(least, 4):#x}..{largest:#x} bytes: {why}"
+    )

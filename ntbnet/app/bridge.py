@@ -11,7 +11,7 @@ from typing import Any
 
 from ntbnet import topology
 from ntbnet.app.ask import ask
-from ntbnet.app.supervisor import kill, remove_leftovers
+from ntbnet.app.leftovers import kill, remove_leftovers
 from ntbnet.config import Config
 from ntbnet.edge.process import ProcessRecord, alive, send_signal
 from ntbnet.edge.rundir import RunDir
@@ -80,8 +80,8 @@ class Bridge:
             "services": services,
             "link": link,
             "fabric": self.config.bridge.fabric,
-            "backend": "doorbell",
-            "backend_ep_to_rc": "doorbell",
+            "backend": _backend(answers.get("peer-rc")),
+            "backend_ep_to_rc": _backend(answers.get("peer-ep")),
             "nodes": _nodes(self.config, self.run.name),
         }
 
@@ -187,6 +187,11 @@ def _link(answers: dict[str, dict[str, Any]]) -> dict[str, Any]:
         queues.append({"queue": number, "state": "up" if is_up else "down", "rc": both[0], "ep": both[1]})
     is_up = bool(queues) and all(queue["state"] == "up" for queue in queues)
     return {"state": "up" if is_up else "down", "epoch": host.get("epoch", 0), "queues": queues}
+
+
+def _backend(sender: dict[str, Any] | None) -> str | None:
+    """What a peer rings the other one with; None while it does not answer."""
+    return sender.get("backend_tx") if sender else None
 
 
 def _overall(is_up: bool, services: list[dict[str, Any]], link: dict[str, Any]) -> str:

@@ -22,9 +22,10 @@ from ntbnet.app import logs_cli
 from ntbnet.app.bench import bench_app
 from ntbnet.app.bridge import Bridge
 from ntbnet.app.bringup import running, unless_stopped
-from ntbnet.app.node import exec_in_node, spec_from
-from ntbnet.app.supervisor import Supervisor, child_environment
+from ntbnet.app.child import child_environment
+from ntbnet.app.supervisor import Supervisor
 from ntbnet.config import Config, to_toml, warnings
+from ntbnet.edge.node import exec_in_node, spec_from
 from ntbnet.edge.rundir import RunDir
 from ntbnet.edge.startup import DEFAULT_NAME, load_config
 from ntbnet.errors import ConfigError, NtbnetError, SetupError

@@ -15,10 +15,10 @@ from rich.table import Table
 
 from ntbnet.app.bridge import Bridge
 from ntbnet.app.bringup import running, unless_stopped
-from ntbnet.app.node import spec_from
 from ntbnet.app.supervisor import Supervisor
 from ntbnet.config import Config
 from ntbnet.edge.netns import inside
+from ntbnet.edge.node import spec_from
 from ntbnet.edge.rundir import RunDir
 from ntbnet.errors import SetupError
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from ntbnet.address import BusAddr, Span, hex_address
 from ntbnet.config import Config
+from ntbnet.devices.complaints import Once
 from ntbnet.devices.effects import Effect, Outbox, Restart
 from ntbnet.devices.enumeration import PciFunction, disable_msi, enable_msi, enumerate_function
 from ntbnet.devices.memory import Window
@@ -40,6 +41,8 @@ from ntbnet.wire import (
 
 ENDPOINT, DRIVER = "epc", "peer-rc"
 ENUMERATION_RETRY_NS = 100_000_000
+"""Wait before the function is looked for again; it doubles each time."""
+MAX_ENUMERATION_RETRY_NS = 5_000_000_000
 MAX_DMA_MAPPINGS = 64
 MAX_FORWARDED_READS = 256
 
@@ -67,7 +70,7 @@ class RootComplex:
         self._forwarded: dict[int, int] = {}
         self._dma: list[Span] = []
         self.counters: Counter[str] = Counter()
-        self._logged: set[tuple[str, str]] = set()
+        self._refusals, self._failures = Once(), Once()
 
     # the driver's side (of the process)
 
@@ -123,17 +126,22 @@ class RootComplex:
             self._notify("device_removed", {"reason": reason})
         self.epoch = self._tasks.epoch = session if up else 0
         self._outbox.log("link.changed", up=up, link_epoch=session, reason=reason)
+        self._failures.begin_epoch()
         if up:
             self._tasks.spawn("enumerate", self._enumerate())
 
     def _enumerate(self) -> Task[None]:
         function: PciFunction | None = None
+        wait_ns = ENUMERATION_RETRY_NS
         while function is None:
             try:
                 function = yield from enumerate_function(self._aperture)
             except PeerError as problem:
-                self._outbox.log("pci.failed", reason=str(problem))
-                yield Sleep(ENUMERATION_RETRY_NS)
+                self.counters["enumeration_failures"] += 1
+                if self._failures.is_first(str(problem)):
+                    self._outbox.log("pci.failed", reason=str(problem))
+                yield Sleep(wait_ns)
+                wait_ns = min(2 * wait_ns, MAX_ENUMERATION_RETRY_NS)
         self._function = function
         bars = {f"BAR{bar}": str(span) for bar, span in function.bars.items()}
         vendor, device = f"{function.vendor_id:#06x}", f"{function.device_id:#06x}"
@@ -191,8 +199,7 @@ class RootComplex:
                 self._outbox.send(DRIVER, Irq(IrqSource.MSI_VECTOR, vector, self.epoch))
                 return
             self.counters["msis_refused"] += 1
-            if ("msi", "vector") not in self._logged:
-                self._logged.add(("msi", "vector"))
+            if self._refusals.is_first("msi"):
                 vector_shown = int.from_bytes(data, "little")
                 self._outbox.log("msi.refused", cause="not granted", vector=vector_shown)
             return
@@ -206,8 +213,7 @@ class RootComplex:
 
     def _fault(self, what: str, addr: int, length: int) -> None:
         self.counters[f"dma_{what}_faults"] += 1
-        if (what, "dma") not in self._logged:
-            self._logged.add((what, "dma"))
+        if self._refusals.is_first("dma", what):
             event = "write.dropped" if what == "write" else "read.refused"
             self._outbox.log(event, cause="not mapped for DMA", addr=hex_address(addr), size_bytes=length)
 
@@ -225,8 +231,7 @@ class RootComplex:
                 self._outbox.send(ENDPOINT, message)
             else:
                 self.counters["writes_unclaimed"] += 1
-                if ("write", "bar") not in self._logged:
-                    self._logged.add(("write", "bar"))
+                if self._refusals.is_first("bar"):
                     addr, size = hex_address(message.addr), len(message.data)
                     self._outbox.log("write.dropped", cause="no BAR there", addr=addr, size_bytes=size)
         elif isinstance(message, MemRead):

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 from ntbnet.address import hex_address, round_up, round_up_pow2
 from ntbnet.config import Config
+from ntbnet.devices.complaints import Once
 from ntbnet.devices.effects import Outbox
 from ntbnet.devices.memory import Allocator, Window
 from ntbnet.devices.tick import Tick
@@ -84,7 +85,8 @@ class Vntb:
         self._poll_ns = config.profile.kernel.poll_ms * NS_PER_MS
         self._memory = memory
         self.counters: Counter[str] = Counter()
-        self._logged: set[str] = set()
+        self._refusals = Once()
+        self._mapped: tuple[int, int] | None = None
         self._client_attached = False
         self._client_epoch = 0
         self._bind()
@@ -181,7 +183,7 @@ class Vntb:
         self._fill_control_block()
         self.doorbells.zero("doorbells")
         self._controller.unmap_bar(self._config.bars.mw1)
-        self._controller.unmap_addr(self._outbound)
+        self._unmap_outbound()
 
     # poll: doorbells, then one command
 
@@ -242,15 +244,31 @@ class Vntb:
             addr, size = self._load_u64("addr"), self._load_u64("size")
             if not 1 <= size <= self._mw_size:
                 raise KernelError(errno.EINVAL, f"CONFIGURE_MW size {size:#x}: allowed 1..{self._mw_size:#x}")
-            self._controller.unmap_addr(self._outbound)
-            self._controller.map_addr(self._outbound, addr, size)
+            self._map_outbound(addr, size)
         elif command is Command.TEARDOWN_MW:
             self._check_mw(argument)
-            self._controller.unmap_addr(self._outbound)
+            self._unmap_outbound()
         elif command is Command.LINK_UP:
             self._set_link(True, "LINK_UP from the RC")
         elif command is Command.LINK_DOWN:
             self._set_link(False, "LINK_DOWN from the RC")
+
+    def _map_outbound(self, addr: int, size: int) -> None:
+        """Swap the mapping of the window; one that the controller refuses leaves the old one in force."""
+        old = self._mapped
+        self._unmap_outbound()
+        try:
+            self._controller.map_addr(self._outbound, addr, size)
+        except KernelError:
+            if old is not None:
+                self._controller.map_addr(self._outbound, *old)
+                self._mapped = old
+            raise
+        self._mapped = addr, size
+
+    def _unmap_outbound(self) -> None:
+        self._controller.unmap_addr(self._outbound)
+        self._mapped = None
 
     def _check_mw(self, widx: int) -> None:
         if not 0 <= widx < self._config.ntb.num_mws:
@@ -309,6 +327,5 @@ class Vntb:
 
     def _refuse_doorbell(self, cause: str, bit: int) -> None:
         self.counters["doorbells_refused"] += 1
-        if cause not in self._logged:
-            self._logged.add(cause)
+        if self._refusals.is_first(cause):
             self._outbox.log("msi.refused", cause=cause, vector=bit + FIRST_DB_SLOT)

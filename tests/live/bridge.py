@@ -16,8 +16,8 @@ from typing import Any
 
 from ntbnet import topology
 from ntbnet.app.bridge import Bridge
-from ntbnet.app.supervisor import kill as kill_process
-from ntbnet.app.supervisor import remove_leftovers
+from ntbnet.app.leftovers import kill as kill_process
+from ntbnet.app.leftovers import remove_leftovers
 from ntbnet.config import Config, load_text
 from ntbnet.edge.process import ProcessRecord, alive, record_of, send_signal
 from ntbnet.edge.rundir import RunDir
@@ -210,7 +210,7 @@ class LiveBridge:
         """Tracebacks and error events of all services; [] for a bridge whose parts only died by our hand."""
         found = []
         for service in topology.SERVICES:
-            found += Path(self.run.log_path(f"{service}.err")).read_text(encoding="utf-8").splitlines()
+            found += self.run.stderr_path(service).read_text(encoding="utf-8").splitlines()
             found += [str(line) for line in self.log_lines(service) if line["level"] == "error"]
         return found
 

@@ -9,7 +9,7 @@ import pytest
 from ntbnet.devices.effects import Effect, Outbox, Send
 from ntbnet.devices.memory import Allocator
 from ntbnet.devices.ntb import MwAlign
-from ntbnet.devices.ntb_epf import LOOK_AGAIN_NS, BarMap, NtbEpf
+from ntbnet.devices.ntb_epf import LOOK_AGAIN_NS, BarMap, NtbEpf, bar_map_override
 from ntbnet.devices.task import Task, Tasks
 from ntbnet.errors import KernelError, PeerError
 from ntbnet.regs.ntb_ctrl import LAYOUTS, Command, CommandStatus
@@ -20,6 +20,7 @@ T = TypeVar("T")
 EPOCH = 8
 CTRL, WINDOW, DOORBELLS = 0x3000_0000, 0x3010_0000, 0x3020_0000
 BARS = [[0, CTRL, 0x100000], [2, WINDOW, 0x100000], [4, DOORBELLS, 0x100]]
+PLACED = BarMap(config=0, db=4, mws=(2,))
 NOTICE: dict[str, Any] = {"class_code": 0x0500, "bars": BARS}
 SECOND = 1_000_000_000
 
@@ -48,7 +49,13 @@ class Board:
         gone: every read is answered with UR.
     """
 
-    def __init__(self, layout: str = "rfc1", notice: dict[str, Any] | None = None, vectors: Any = 16) -> None:
+    def __init__(
+        self,
+        layout: str = "rfc1",
+        notice: dict[str, Any] | None = None,
+        vectors: Any = 16,
+        bar_map: BarMap | None = PLACED,
+    ) -> None:
         self.block = LAYOUTS[layout]
         self.ctrl = bytearray(0x2000)
         for name, value in (("num_mws", 1), ("spad_offset", self.block.size), ("spad_count", 128)):
@@ -74,7 +81,7 @@ class Board:
             tasks=self.tasks,
             allocator=Allocator(dram(RC_DRAM)),
             layout=layout,
-            bar_map=BarMap(config=0, db=4, mws=(2,)),
+            bar_map=bar_map,
             command_timeout_ns=SECOND,
         )
         self.client = Client()
@@ -178,6 +185,40 @@ def test_device_of_another_class_is_not_matched(class_code: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    ("ids", "bars"),
+    [
+        ((0x1912, 0x0030), BARS),
+        ((0x1957, 0x0809), [[0, CTRL, 0x100000], [2, DOORBELLS, 0x100], [4, WINDOW, 0x100000]]),
+    ],
+    ids=["r-car", "i.MX8"],
+)
+def test_device_table_says_which_bar_holds_what(ids: tuple[int, int], bars: list[list[int]]) -> None:
+    notice = {**NOTICE, "vendor_id": ids[0], "device_id": ids[1], "bars": bars}
+    board = Board(notice=notice, bar_map=None)
+    board.do(board.ntb.probe())
+    board.ntb.peer_db_set(1)
+    board.pump()
+
+    assert board.ntb.peer_mw_get_addr(0)[0] == WINDOW
+    assert board.writes[-1] == (DOORBELLS + 4 * 2, u32(3))
+
+
+@pytest.mark.parametrize("ids", [(0x1912, 0x0031), (0x1913, 0x0030), (None, None), ([], "0030")])
+def test_device_that_no_bar_map_is_known_for_is_refused(ids: tuple[Any, Any]) -> None:
+    with pytest.raises(PeerError, match="no BAR map"):
+        Board(notice={**NOTICE, "vendor_id": ids[0], "device_id": ids[1]}, bar_map=None)
+
+
+def test_bars_of_the_configuration_override_the_device_table_only_where_they_differ() -> None:
+    elsewhere = BarMap(config=2, db=4, mws=(0,))
+
+    assert bar_map_override(0x1912, 0x0030, PLACED) is None
+    assert bar_map_override(0x1912, 0x0030, elsewhere) == elsewhere
+    assert bar_map_override(0x1912, 0x0030, BarMap(config=0, db=4, mws=(5,))) == BarMap(0, 4, (5,))
+    assert bar_map_override(0x1912, 0x0031, PLACED) == PLACED
+
+
+@pytest.mark.parametrize(
     "bars",
     [
         None,
@@ -230,6 +271,7 @@ IMPOSSIBLE = [
     ("spad_offset", 0),
     ("spad_offset", 338),
     ("spad_offset", 0x100000),
+    ("spad_count", 1025),
     ("spad_count", 0x20000),
     ("mw_offset", 0x100000),
     ("mw_offset", 6),
