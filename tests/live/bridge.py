@@ -73,6 +73,24 @@ def run_command(
     )
 
 
+@contextlib.contextmanager
+def in_background(*words: str) -> Iterator[subprocess.Popen[str]]:
+    """A program that runs beside the test, with its stderr to read; killed when it outlives the block."""
+    process = subprocess.Popen(
+        words,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=child_environment(),
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
 def cli(*words: str, timeout_s: float = COMMAND_TIMEOUT_S) -> subprocess.CompletedProcess[str]:
     """Run the ``ntbnet`` command to its end."""
     return run_command(*CLI, *words, timeout_s=timeout_s)
@@ -146,16 +164,11 @@ class LiveBridge:
         """The options that select the configuration."""
         return ("--config", str(self.config_path)) if self.config_path else ()
 
-    def in_foreground(self) -> subprocess.Popen[str]:
-        """``ntbnet up``, which runs until it is told to stop."""
-        return subprocess.Popen(
-            (*CLI, "up", "--name", self.name, *self.config_words),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=child_environment(),
-        )
+    @contextlib.contextmanager
+    def in_foreground(self) -> Iterator[subprocess.Popen[str]]:
+        """``ntbnet up``, which runs until it is told to stop, at the latest at the end of the block."""
+        with in_background(*CLI, "up", "--name", self.name, *self.config_words) as process:
+            yield process
 
     def down(self) -> subprocess.CompletedProcess[str]:
         """``ntbnet down``."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from typing import Any
@@ -13,14 +12,13 @@ from typing import Any
 import pytest
 
 from ntbnet import topology
-from ntbnet.edge.rundir import RunDir
 from ntbnet.edge.shm import dram_path
 from tests.conftest import MakeBridge
 from tests.live.bridge import (
     CLI,
     LiveBridge,
-    child_environment,
     cli,
+    in_background,
     is_gone,
     leftovers,
     new_name,
@@ -266,7 +264,7 @@ MOMENTS: dict[str, Callable[[LiveBridge], bool]] = {
     "memory": lambda bridge: dram_path(bridge.name, "rc").exists(),
     "first node": lambda bridge: bridge.run.read_node("rc") is not None,
     "both nodes": lambda bridge: bridge.run.read_node("ep") is not None,
-    "services": lambda bridge: len(bridge.run.processes()) == len(topology.SERVICES),
+    "services": lambda bridge: set(topology.SERVICES) <= set(bridge.run.processes()),
 }
 """How far `up` has come when something happens to it."""
 
@@ -307,15 +305,14 @@ def test_up_killed_while_starting_is_cleaned_by_down(
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_demo_told_to_stop_leaves_nothing(number: signal.Signals) -> None:
-    demo = RunDir(name="ntbnet-demo")
-
-    with subprocess.Popen(
-        (*CLI, "demo"), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=child_environment()
-    ) as process:
-        until(lambda: len(demo.processes()) == len(topology.SERVICES), 20, "services of the demo")
+    with in_background(*CLI, "demo") as process:
+        assert process.stderr is not None
+        said = [next(process.stderr)]
+        while "waiting for" not in said[-1]:
+            said.append(next(process.stderr))
         process.send_signal(number)
-        _, said = process.communicate(timeout=30)
+        said += process.communicate(timeout=30)[1].splitlines()
 
     assert process.returncode == 1, said
-    assert said.splitlines()[-1] == "ntbnet: stopped before it was done"
+    assert said[-1] == "ntbnet: stopped before it was done"
     assert leftovers("ntbnet-demo") == []

@@ -13,8 +13,6 @@ from pathlib import Path
 import pytest
 
 from ntbnet import topology
-from ntbnet.config import to_toml
-from ntbnet.edge.startup import load_config
 from ntbnet.log import COMMON_KEYS, EVENTS
 from tests.live.bridge import ROOT, HandStarted, child_environment, leftovers, run_command, until
 
