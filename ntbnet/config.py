@@ -190,8 +190,29 @@ def warnings(config: Config) -> list[str]:
     plan = Plan(config.bars, config.windows, config.db_region, config.bar_sizes)
     return [
         *kernel_surprises(ntb),
-        *traffic_warnings(ntb, transport, config.netdev, config.profile, plan),
+        *traffic_warnings(ntb, transport, config.profile, plan),
     ]
+
+
+def shared_identity(config: Config) -> dict[str, int | str]:
+    """What both ends of a bridge must have equal, by key: two that differ in it are no bridge."""
+    ntb, transport, bars = config.ntb, config.transport, config.bars
+    return {
+        "profile": config.profile.name,
+        "ctrl_layout": ntb.ctrl_layout,
+        "windows": ", ".join(
+            f"{one.name} {one.purpose} {one.mode} BAR{one.bar}+{one.offset:#x} {one.size:#x}"
+            for one in config.windows
+        ),
+        "ctrl_bar": bars.ctrl,
+        "db_bar": bars.db,
+        "spad_count": ntb.spad_count,
+        "db_count": ntb.db_count,
+        "transport_mtu": transport.transport_mtu,
+        "max_num_clients": transport.max_num_clients,
+        "max_mw_size": transport.max_mw_size,
+        "mtu": config.netdev.mtu,
+    }
 
 
 def _profile(name: str, source: str, read_profile: Callable[[str], str] | None) -> Profile:

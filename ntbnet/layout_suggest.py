@@ -17,7 +17,7 @@ from ntbnet.layout_rules import arrangement_violations, resource_violations
 from ntbnet.layout_traffic import largest_mtu, traffic_violations
 from ntbnet.profile import Profile
 from ntbnet.schema import Integer, Violation, keys
-from ntbnet.sections import MAX_MWS, Netdev, Ntb, Transport
+from ntbnet.sections import HEADERS_BYTES, MAX_MWS, MIN_MTU, Netdev, Ntb, Transport
 
 _RULES = {key.name: key.rule for key in keys(Ntb)}
 
@@ -28,7 +28,7 @@ class Suggestion:
 
     Attributes:
         ntb: section [ntb]; None when no layout exists.
-        mtu: what netdev.mtu must be lowered to; None when it may stay.
+        mtu: what netdev.mtu must be lowered to, and transport_mtu to hold no more; None when both may stay.
         notes: what differs from what was asked.
         reason: why none exists; empty otherwise.
         tried: arrangements looked at.
@@ -98,10 +98,13 @@ def _judge(ntb: Ntb, profile: Profile, dram_bytes: int) -> tuple[list[Violation]
     plan = make_plan(ntb, profile)
     if found or plan is None:
         return found, None
-    most = largest_mtu(ntb, Transport(), profile, plan)
-    mtu = most if most is not None and most < Netdev().mtu else None
-    netdev = Netdev() if mtu is None else dataclasses.replace(Netdev(), mtu=mtu)
-    return list(traffic_violations(ntb, Transport(), netdev, profile, plan)), mtu
+    transport, netdev = Transport(), Netdev()
+    most = largest_mtu(ntb, transport, netdev.tx_stop, profile, plan)
+    mtu = max(most, MIN_MTU) if most is not None and most < netdev.mtu else None
+    if mtu is not None:
+        netdev = dataclasses.replace(netdev, mtu=mtu)
+        transport = dataclasses.replace(transport, transport_mtu=mtu + HEADERS_BYTES)
+    return list(traffic_violations(ntb, transport, netdev, profile, plan)), mtu
 
 
 def _why(profile: Profile, sizes: Sequence[int], nearest: tuple[object, Violation] | None, tried: int) -> str:

@@ -81,12 +81,19 @@ def rings(ntb: Ntb, transport: Transport, plan: Plan, queues: int) -> list[Ring]
     return found
 
 
-def largest_mtu(ntb: Ntb, transport: Transport, profile: Profile, plan: Plan) -> int | None:
-    """Largest IP packet that a frame of every queue holds, bytes; None when there is no queue."""
+def largest_mtu(ntb: Ntb, transport: Transport, tx_stop: int, profile: Profile, plan: Plan) -> int | None:
+    """Largest IP packet whose frames every queue has enough of, bytes; None when there is no queue.
+
+    transport_mtu must be so small, too, that a frame holds no more.
+    """
     queues = queue_counts(ntb, transport, profile, len(data_windows(ntb, plan)))[1]
     if not queues:
         return None
-    return min(ring.frame for ring in rings(ntb, transport, plan, queues)) - HEADERS_BYTES
+    frames = [
+        min(ring.frame, (ring.share - 4) // (tx_stop + 1) & ~3)
+        for ring in rings(ntb, transport, plan, queues)
+    ]
+    return min(frames) - HEADERS_BYTES
 
 
 def traffic_violations(
@@ -124,6 +131,8 @@ def traffic_violations(
             f"its 12-byte frame header and 14-byte Ethernet header",
             str(netdev.mtu),
         )
+    in_use = rings(ntb, transport, plan, ep_queues)[: netdev.queues]
+    yield from _stuck_rings(ntb, transport, netdev, in_use, profile)
     if netdev.queues > ep_queues:
         yield Violation(
             "netdev.queues",
@@ -134,9 +143,32 @@ def traffic_violations(
         )
 
 
-def traffic_warnings(
-    ntb: Ntb, transport: Transport, netdev: Netdev, profile: Profile, plan: Plan
-) -> Iterator[str]:
+def _stuck_rings(
+    ntb: Ntb, transport: Transport, netdev: Netdev, found: list[Ring], profile: Profile
+) -> Iterator[Violation]:
+    """Rings in which the network device never sees the free entries it waits for: one is never used.
+
+    Source: Linux ntb_netdev.c, ntb_netdev_start_xmit.
+    """
+    cap, seen = transport.max_mw_size, set()
+    for ring in found:
+        if ring.entries > netdev.tx_stop or ring.window.index in seen:
+            continue
+        seen.add(ring.window.index)
+        unit = 4 if ring.window.mode in {"bar", "wired"} else profile.endpoint.align
+        enough = ((netdev.tx_stop + 1) * transport.transport_mtu + 4) * ring.sharers
+        rule = (
+            f"a ring of {ring.entries} frames of {ring.frame} bytes never has the {netdev.tx_stop} free "
+            f"entries of netdev.tx_stop: must be at least {round_up(enough, unit):#x} bytes, or "
+            f"transport.transport_mtu smaller, or netdev.tx_stop at most {ring.entries - 1}"
+        )
+        if cap and cap < ring.window.size >= enough:
+            yield Violation("transport.max_mw_size", cap, rule, f"{cap:#x}")
+        else:
+            yield broken(ntb, ring.window.name, rule)
+
+
+def traffic_warnings(ntb: Ntb, transport: Transport, profile: Profile, plan: Plan) -> Iterator[str]:
     """What the kernel accepts silently and what then limps or never moves, one line each."""
     windows = data_windows(ntb, plan)
     left_out = sum(window.purpose == "data" for window in plan.windows) - len(windows)
@@ -152,7 +184,7 @@ def traffic_warnings(
         if ring.window.index not in seen:
             seen.add(ring.window.index)
             unit = 4 if ring.window.mode in {"bar", "wired"} else profile.endpoint.align
-            yield from _ring_warnings(ring, netdev.tx_stop, unit)
+            yield from _ring_warnings(ring, unit)
     frame = min(ring.frame for ring in rings(ntb, transport, plan, queues))
     if frame % 4:
         yield (
@@ -166,18 +198,10 @@ def traffic_warnings(
         )
 
 
-def _ring_warnings(ring: Ring, tx_stop: int, unit: int) -> Iterator[str]:
+def _ring_warnings(ring: Ring, unit: int) -> Iterator[str]:
     """``unit``: what the size of a window is a multiple of, bytes."""
     name, size = ring.window.name, ring.window.size
-    # one entry of a ring is never used: fewer than this and ntb_netdev never sees tx_stop free ones
-    least = tx_stop + 1
-    if ring.entries < least:
-        enough = round_up((least * ring.frame + 4) * ring.sharers, unit)
-        yield (
-            f"ntb.{name} = {size:#x}: a ring of {ring.entries} frames of {ring.frame} bytes never has the "
-            f"{tx_stop} free entries that the network device waits for; {enough:#x} bytes do"
-        )
-    elif ring.entries < WAKE_ENTRIES:
+    if ring.entries < WAKE_ENTRIES:
         enough = round_up((WAKE_ENTRIES * ring.frame + 4) * ring.sharers, unit)
         yield (
             f"ntb.{name} = {size:#x}: a ring of {ring.entries} entries that was full is woken by its timer "

@@ -59,7 +59,11 @@ EVENTS: dict[str, Event] = {
         "info", ("vendor", "device", "bars"), "host found the function and placed its BARs"
     ),
     "pci.bar_moved": Event("info", ("bar", "old", "new"), "host gave a BAR another address under way"),
-    "pci.failed": Event("warning", ("reason",), "host could not enumerate the function"),
+    "pci.failed": Event(
+        "warning",
+        ("reason",),
+        "host could not enumerate the function; logged once a reason in a link epoch",
+    ),
     "msi.granted": Event("info", ("vectors", "address"), "host enabled MSI"),
     "msi.refused": Event(
         "warning", ("cause", "vector"), "an MSI was not raised or not accepted; logged once a cause"
@@ -129,6 +133,16 @@ EVENTS: dict[str, Event] = {
     "supervisor.service_hung": Event(
         "warning", ("name", "child_pid"), "a service gave no sign of life and is killed"
     ),
+    "supervisor.spawn_failed": Event(
+        "error", ("name", "reason"), "a service process could not be started; it is tried again"
+    ),
+    "supervisor.repaired": Event(
+        "warning", ("side", "what"), "parts of a node were lost and made anew; users of its memory restart"
+    ),
+    "supervisor.write_failed": Event(
+        "warning", ("file", "reason"), "a file that status reads was not written"
+    ),
+    "supervisor.failed": Event("error", ("reason",), "the supervisor failed and takes the bridge down"),
     "supervisor.cleaned": Event("warning", ("what",), "left over by a run that was killed"),
     "supervisor.stopped": Event("info", ("reason",), "bridge is down"),
 }

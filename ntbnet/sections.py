@@ -174,8 +174,8 @@ class Ntb:
     vbus_number: Annotated[int, Integer(0, 0xFF, hexadecimal=True)] = 0x10
     """Number of the virtual PCI bus on the endpoint, 0..0xff."""
 
-    vendor_id: Annotated[int, Integer(0, 0xFFFE, hexadecimal=True)] = 0x1912
-    """Vendor id that the host enumerates, 0..0xfffe (0xffff means no device)."""
+    vendor_id: Annotated[int, Integer(1, 0xFFFE, hexadecimal=True)] = 0x1912
+    """Vendor id that the host enumerates, 1..0xfffe (0 and 0xffff mean no device)."""
 
     device_id: Annotated[int, Integer(0, 0xFFFF, hexadecimal=True)] = 0x0030
     """Device id that the host enumerates, 0..0xffff."""
@@ -198,7 +198,7 @@ class Transport:
     """Largest frame with all headers, bytes, 1306..65536: what the least MTU needs, the kernel's default."""
 
     max_num_clients: Annotated[int, Integer(0, 32, "queues")] = 0
-    """Number of queues, 0..32; 0 lets the transport choose."""
+    """Number of queues, 0..32; 0 lets the transport choose. The network device uses netdev.queues of them."""
 
     max_mw_size: Annotated[int, Integer(0, 1024 * MIB, "bytes", multiple_of=4096, hexadecimal=True)] = 0
     """Most of a memory window that is used, bytes, 0..0x40000000, a multiple of 0x1000; 0 is no limit."""
@@ -208,8 +208,8 @@ class Transport:
 class Timing:
     """Section [timing]: how long anybody waits."""
 
-    completion_timeout_ms: Annotated[int, Integer(1, 10000, "ms")] = 500
-    """How long a read across the link waits for its completion, ms, 1..10000."""
+    completion_timeout_ms: Annotated[int, Integer(20, 10000, "ms")] = 500
+    """How long a read across the link waits for its completion, ms, 20..10000."""
 
     command_timeout_ms: Annotated[int, Integer(100, 60000, "ms")] = 1000
     """How long the host waits for a command's status, ms, 100..60000; 1000 is what the driver does."""

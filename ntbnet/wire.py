@@ -21,12 +21,17 @@ offset  size  field        content
 40      4     length       bytes in the payload frame
 44      4     arg          request size, status, errno, interrupt source: by kind
 48      8     timestamp    monotonic ns of the sender
-56      8     checksum     XXH3-64 of the payload, seeded with the XXH3-64 of bytes 0..55
+56      8     checksum     XXH3-64 of the payload, seeded with the XXH3-64 of bytes 0..55,
+                           itself seeded with the key of the run (0: none)
 ======  ====  ===========  ==========================================================
 
 Control bodies (HELLO, OPEN, CALL, REPLY, NOTICE) are msgpack maps.  This module alone knows the
 format; ``decode`` trusts nothing: it checks type, range, length and checksum of every field
 and raises WireError naming the field.  Changed bytes mean a new ``SCHEMA_VERSION``.
+
+The key is 64 random bits that all services of one run share (``RunDir.secret``).  It keeps out
+who can reach a socket but cannot read the run folder: what he makes up fails the checksum.  It
+is no cryptographic MAC: XXH3 is not made to resist whoever has seen messages and their checksums.
 """
 
 from __future__ import annotations
@@ -234,16 +239,28 @@ def encode_control(
     sequence: int = 0,
     timestamp_ns: int = 0,
     body: dict[str, Any] | None = None,
+    key: int = 0,
 ) -> tuple[bytes, bytes]:
-    """Frames of a message of the path itself (HELLO .. BEAT)."""
+    """Frames of a message of the path itself (HELLO .. BEAT); ``key`` as for ``encode``."""
     payload = b"" if body is None else _pack_body(body)
-    return _seal(kind, src, dst, incarnation, session, 0, 0, sequence, 0, arg, timestamp_ns, payload), payload
+    header = _seal(kind, src, dst, incarnation, session, 0, 0, sequence, 0, arg, timestamp_ns, payload, key)
+    return header, payload
 
 
 def encode(
-    message: Message, src: int, dst: int, incarnation: int, session: int, sequence: int, timestamp_ns: int
+    message: Message,
+    src: int,
+    dst: int,
+    incarnation: int,
+    session: int,
+    sequence: int,
+    timestamp_ns: int,
+    key: int = 0,
 ) -> tuple[bytes, bytes | memoryview]:
-    """Header and payload frames of ``message``; an empty payload is not sent as a frame."""
+    """Header and payload frames of ``message``; an empty payload is not sent as a frame.
+
+    ``key`` seeds the checksum, 0..2^64-1: the receiver needs the same.
+    """
     address = arg = tag = 0
     payload: bytes | memoryview = b""
     if isinstance(message, MemWrite):
@@ -280,6 +297,7 @@ def encode(
         arg,
         timestamp_ns,
         payload,
+        key,
     )
     return header, payload
 
@@ -297,6 +315,7 @@ def _seal(
     arg: int,
     timestamp_ns: int,
     payload: bytes | memoryview,
+    key: int,
 ) -> bytes:
     head = _HEAD.pack(
         SCHEMA_VERSION,
@@ -315,11 +334,13 @@ def _seal(
         arg,
         timestamp_ns,
     )
-    return head + _U64.pack(xxh3_64_intdigest(payload, xxh3_64_intdigest(head)))
+    return head + _U64.pack(xxh3_64_intdigest(payload, xxh3_64_intdigest(head, key)))
 
 
-def decode_header(frame: bytes | memoryview, payload: bytes | memoryview) -> Header:
+def decode_header(frame: bytes | memoryview, payload: bytes | memoryview, key: int = 0) -> Header:
     """The header of a message, after version, length and checksum were found right.
+
+    ``key`` is the one the sender gave ``encode``.
 
     Raises:
         WireError: names the field that is wrong; nothing of the message may be used.
@@ -333,7 +354,7 @@ def decode_header(frame: bytes | memoryview, payload: bytes | memoryview) -> Hea
         raise WireError(f"length: header says {header.length}, payload has {len(payload)} bytes")
     if header.length > MAX_PAYLOAD_BYTES:
         raise WireError(f"length: {header.length} above {MAX_PAYLOAD_BYTES}")
-    digest = xxh3_64_intdigest(payload, xxh3_64_intdigest(frame[: HEADER_BYTES - 8]))
+    digest = xxh3_64_intdigest(payload, xxh3_64_intdigest(frame[: HEADER_BYTES - 8], key))
     if digest != _U64.unpack_from(frame, HEADER_BYTES - 8)[0]:
         raise WireError("checksum: does not match header and payload")
     if header.flags or header.reserved:

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from tests.live.bridge import HandStarted, LiveBridge, bridges
@@ -19,6 +20,10 @@ PROGRAMS = {
     "setpriv": "util-linux",
 }
 """Programs the system tests run, and the Debian packages they are in."""
+
+# the suite runs beside bridges of its own on two cores: how long an example takes says nothing there
+hypothesis.settings.register_profile("ntbnet", deadline=None)
+hypothesis.settings.load_profile("ntbnet")
 
 MakeBridge = Callable[..., LiveBridge]
 

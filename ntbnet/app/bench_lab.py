@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from ntbnet.app.bridge import Bridge
-from ntbnet.app.node import spec_from
-from ntbnet.app.supervisor import child_environment
+from ntbnet.app.child import child_environment
 from ntbnet.config import Config
 from ntbnet.edge.netns import inside, netns_inode
+from ntbnet.edge.node import spec_from
 from ntbnet.edge.rundir import RunDir
 from ntbnet.edge.startup import load_config
 from ntbnet.errors import SetupError

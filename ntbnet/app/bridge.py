@@ -5,20 +5,23 @@ from __future__ import annotations
 import json
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ntbnet import topology
 from ntbnet.app.ask import ask
-from ntbnet.app.supervisor import kill, remove_leftovers
+from ntbnet.app.leftovers import kill, remove_leftovers
 from ntbnet.config import Config
-from ntbnet.edge.process import alive, send_signal
+from ntbnet.edge.process import ProcessRecord, alive, send_signal
 from ntbnet.edge.rundir import RunDir
 from ntbnet.edge.startup import load_config
 from ntbnet.errors import ConfigError, SetupError
 from ntbnet.layout import layout_of
 
 ANSWER_TIMEOUT_S = 1.0
+SUPERVISOR = "supervisor"
+"""Name under which the supervisor notes its own process."""
 STOP_MARGIN_S = 5.0
 
 
@@ -48,10 +51,9 @@ class Bridge:
     def is_up(self) -> bool:
         """True while its supervisor, or any service under honcho, lives."""
         record = self.run.read_run()
-        if record is None:
-            return False
-        if record.mode == "supervisor":
-            return alive(record.supervisor)
+        supervisor = self.run.process(SUPERVISOR) if record is None else record.supervisor
+        if record is None or record.mode == "supervisor":
+            return supervisor is not None and alive(supervisor)
         return any(alive(process) for process in self.run.processes().values())
 
     def has_leftovers(self) -> bool:
@@ -77,8 +79,8 @@ class Bridge:
             "link": link,
             "profile": config.profile.name,
             "fabric": config.bridge.fabric,
-            "backend": "doorbell",
-            "backend_ep_to_rc": "doorbell",
+            "backend": _backend(answers.get("peer-rc")),
+            "backend_ep_to_rc": _backend(answers.get("peer-ep")),
             "windows": {
                 "planned": [window.as_json() for window in layout_of(config).windows],
                 "actual": answers.get("epc", {}).get("windows", []),
@@ -125,8 +127,8 @@ class Bridge:
             return {}
         return children if isinstance(children, dict) else {}
 
-    def wait_for_link(self, timeout_s: float) -> dict[str, Any]:
-        """Status once the queue link is up.
+    def wait_for_link(self, timeout_s: float, given_up: Callable[[], bool] = lambda: False) -> dict[str, Any]:
+        """Status once the queue link is up, or once ``given_up`` says so.
 
         Raises:
             SetupError: it does not come up in time; says what the link waits for.
@@ -134,7 +136,7 @@ class Bridge:
         deadline = time.monotonic() + timeout_s
         while True:
             status = self.status()
-            if status["state"] == "up":
+            if status["state"] == "up" or given_up():
                 return status
             if time.monotonic() >= deadline:
                 silent = [service["name"] for service in status["services"] if service["state"] != "up"]
@@ -152,29 +154,35 @@ class Bridge:
         Raises:
             SetupError: somebody else is starting or stopping it right now.
         """
-        record = self.run.read_run()
-        done = []
-        if record is not None and self.is_up():
+        if not self.run.exists():
+            return []
+        with self.run.lock():
+            # who starts or stops it has the lock: what we see now is no half-made run
+            targets = self._request_stop()
+        if targets:
             deadline = time.monotonic() + self.config.supervisor.stop_timeout_ms / 1000 + STOP_MARGIN_S
-            if record.mode == "supervisor":
-                send_signal(record.supervisor, signal.SIGTERM)
-                targets = [record.supervisor]
-            else:
-                targets = [process for process in self.run.processes().values() if alive(process)]
-                for process in targets:
-                    send_signal(process, signal.SIGTERM)
-            done.append("supervisor" if record.mode == "supervisor" else "services")
             while any(alive(process) for process in targets) and time.monotonic() < deadline:
                 time.sleep(0.01)  # the processes are not our children: there is nothing to await
             for process in targets:
                 kill(process)
+        done = ["services"] if targets else []
         if not self.run.exists():
             return done
-        with self.run.lock(wait=True):
+        with self.run.lock():
+            if self.is_up():
+                raise SetupError(f"bridge {self.run.name} was started again meanwhile")
             left = remove_leftovers(self.run, self.config)
-        if done:
-            left = [item for item in left if item != "run folder"]
-        return done + left
+        return done + [item for item in left if not targets or item != "run folder"]
+
+    def _request_stop(self) -> list[ProcessRecord]:
+        """SIGTERM for the supervisor, or under honcho for every service; who got it."""
+        record, processes = self.run.read_run(), self.run.processes()
+        if record is not None and record.mode == "honcho":
+            targets = list(processes.values())
+        else:
+            known = (record.supervisor if record else None, processes.get(SUPERVISOR))
+            targets = [process for process in dict.fromkeys(known) if process is not None]
+        return [process for process in targets if send_signal(process, signal.SIGTERM)]
 
 
 def link_state(answers: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -193,6 +201,11 @@ def link_state(answers: dict[str, dict[str, Any]]) -> dict[str, Any]:
     used = [queue["state"] for queue in queues if queue["state"] != "idle"]
     is_up = bool(used) and set(used) == {"up"}
     return {"state": "up" if is_up else "down", "epoch": host.get("epoch", 0), "queues": queues}
+
+
+def _backend(sender: dict[str, Any] | None) -> str | None:
+    """What a peer rings the other one with; None while it does not answer."""
+    return sender.get("backend_tx") if sender else None
 
 
 def _overall(is_up: bool, services: list[dict[str, Any]], link: dict[str, Any]) -> str:

@@ -6,22 +6,26 @@ import asyncio
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
+from functools import partial
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from ntbnet import __version__
 from ntbnet.app import demo as demo_module
 from ntbnet.app import layout_cli, logs_cli
 from ntbnet.app.bench import bench_app
 from ntbnet.app.bridge import Bridge
-from ntbnet.app.node import exec_in_node, spec_from
-from ntbnet.app.supervisor import Supervisor, child_environment
+from ntbnet.app.bringup import running, unless_stopped
+from ntbnet.app.child import child_environment
+from ntbnet.app.supervisor import Supervisor
 from ntbnet.config import Config, to_toml, warnings
+from ntbnet.edge.node import exec_in_node, spec_from
 from ntbnet.edge.rundir import RunDir
 from ntbnet.edge.startup import DEFAULT_NAME, load_config
 from ntbnet.errors import ConfigError, NtbnetError, SetupError
@@ -48,6 +52,10 @@ ConfigOption = Annotated[
     str | None,
     typer.Option("--config", "-c", metavar="FILE", help="Configuration (TOML); defaults without it."),
 ]
+LongConfigOption = Annotated[
+    str | None,
+    typer.Option("--config", metavar="FILE", help="Configuration it was started with, for its run.dir."),
+]
 NameOption = Annotated[str, typer.Option("--name", "-n", help="Name of the bridge; several may run at once.")]
 ProfileOption = layout_cli.ProfileOption
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
@@ -56,9 +64,32 @@ out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"ntbnet {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Two hosts joined by an emulated PCIe Non-Transparent Bridge."""
+
+
+def say(text: str) -> None:
+    """One line for people, on stderr."""
+    err.print(text, markup=False, soft_wrap=True)
+
+
 def _bridge(name: str, config_path: str | None = None, profile: str | None = None) -> Bridge:
     config = load_config(config_path, profile)
-    return Bridge(RunDir(config.run.dir, name), config)
+    run = RunDir(config.run.dir, name)
+    if run.exists() and not os.access(run.path, os.R_OK | os.W_OK | os.X_OK):
+        raise SetupError(f"bridge {name} belongs to another user (run folder {run.path}); run as root")
+    return Bridge(run, config)
 
 
 def _print_json(value: dict[str, Any]) -> None:
@@ -76,11 +107,11 @@ def up(
     """Start the two nodes and the five services; runs until Ctrl-C or `ntbnet down`."""
     bridge = _bridge(name, config, profile)
     for warning in warnings(bridge.config if bridge.is_up() else load_config(config, profile)):
-        err.print(f"warning: {warning}", markup=False)
+        say(f"warning: {warning}")
     if bridge.is_up():
         record = bridge.run.read_run()
         pid = record.supervisor.pid if record else "?"
-        err.print(f"bridge {name} is already up (process {pid}); its configuration stays as it is")
+        say(f"bridge {name} is already up (process {pid}); its configuration stays as it is")
         _tell(ready_fd, {"ok": True})
         return
     if detach:
@@ -101,36 +132,23 @@ def _tell(ready_fd: int, body: dict[str, Any]) -> None:
 async def _run_supervisor(
     bridge: Bridge, config_path: str | None, profile: str | None, ready_fd: int
 ) -> None:
-    run, config = bridge.run, load_config(config_path, profile)
-    loop = asyncio.get_running_loop()
-
-    def say(text: str) -> None:
-        err.print(text, markup=False)
-
-    supervisor = Supervisor(config, run, config_path, say)
-    # before anything is made: a signal from here on is a request to take down what was made
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, supervisor.request_stop, number.name)
-    with run.lock(wait=False):
-        if bridge.is_up():
-            raise SetupError(f"bridge {run.name} was started by somebody else meanwhile")
-        removed = supervisor.prepare()
-    try:
-        say(f"starting bridge {run.name}: profile {config.profile.name}, fabric {config.bridge.fabric}")
-        await supervisor.start()
-        status = await loop.run_in_executor(None, bridge.wait_for_link, LINK_TIMEOUT_S)
+    name, config = bridge.run.name, load_config(config_path, profile)
+    supervisor = Supervisor(config, bridge.run, config_path, say)
+    say(f"starting bridge {name}: profile {config.profile.name}, fabric {config.bridge.fabric}")
+    async with running(bridge, supervisor) as removed:
+        loop = asyncio.get_running_loop()
+        wait = partial(bridge.wait_for_link, LINK_TIMEOUT_S, lambda: supervisor.is_stopping)
+        status = await unless_stopped(supervisor, loop.run_in_executor(None, wait))
         say(f"link is up, epoch {status['link']['epoch']}")
-        say(f"try: ntbnet ping --name {run.name}    stop: Ctrl-C or ntbnet down --name {run.name}")
+        say(f"try: ntbnet ping --name {name}    stop: Ctrl-C or ntbnet down --name {name}")
         _tell(ready_fd, {"ok": True, "said": removed})
         await supervisor.wait_for_stop()
-    finally:
-        await supervisor.stop()
 
 
 def _start_detached(config: str | None, profile: str | None, name: str) -> None:
     """Run ``up`` in a session of its own, and wait until it says how it went."""
     read_fd, write_fd = os.pipe()
-    command = [sys.executable, "-m", "ntbnet.app.cli", "up", "--name", name, "--ready-fd", str(write_fd)]
+    command = [sys.executable, "-m", "ntbnet.app.entry", "up", "--name", name, "--ready-fd", str(write_fd)]
     if config is not None:
         command += ["--config", config]
     if profile is not None:
@@ -150,9 +168,9 @@ def _start_detached(config: str | None, profile: str | None, name: str) -> None:
             line = pipe.readline()
     body = json.loads(line) if line else {}
     for text in body.get("said", ()):
-        err.print(text, markup=False)
+        say(text)
     if body.get("ok"):
-        err.print(f"bridge {name} is up; stop it with: ntbnet down --name {name}")
+        say(f"bridge {name} is up; stop it with: ntbnet down --name {name}")
         return
     # it may still be ending: what it started is gone only when it is
     words = child.communicate()[1].decode(errors="replace").strip().splitlines()
@@ -165,17 +183,15 @@ def down(name: NameOption = DEFAULT_NAME, config: ConfigOption = None) -> None:
     """Stop the bridge and remove everything of it: processes, nodes, memory, run folder."""
     bridge = _bridge(name, config)
     if not bridge.run.exists():
-        err.print(f"bridge {name} is not up; nothing to do")
+        say(f"bridge {name} is not up; nothing to do")
         return
     was_up = bridge.is_up()
     with err.status(f"stopping bridge {name}"):
         done = bridge.down()
     if was_up:
-        err.print(f"bridge {name} is down")
+        say(f"bridge {name} is down")
     else:
-        err.print(
-            f"bridge {name} was not up; removed what a killed run left: {', '.join(done)}", markup=False
-        )
+        say(f"bridge {name} was not up; removed what a killed run left: {', '.join(done)}")
 
 
 @app.command(epilog="Example: ntbnet status --json | jq .link.epoch")
@@ -240,9 +256,10 @@ def ping(
     ] = 4,
     source: Annotated[str, typer.Option("--from", metavar="rc|ep", help="Node that sends.")] = "rc",
     ipv6: Annotated[bool, typer.Option("-6", help="IPv6 instead of IPv4.")] = False,
+    config_path: LongConfigOption = None,
 ) -> None:
     """Ping from one node to the other, with the system's own ping. Exit code as ping's."""
-    bridge = _bridge(name)
+    bridge = _bridge(name, config_path)
     config = _require_up(bridge)
     _check_node("--from", source)
     _require("ping", "iputils-ping")
@@ -265,15 +282,18 @@ def exec_(
     context: typer.Context,
     node: Annotated[str, typer.Argument(metavar="rc|ep", help="Node to run it in.")],
     name: NameOption = DEFAULT_NAME,
+    config_path: LongConfigOption = None,
 ) -> None:
     """Run any program inside a node; exit code is the program's. Put `--` before the program."""
-    bridge = _bridge(name)
+    bridge = _bridge(name, config_path)
     config = _require_up(bridge)
     _check_node("node", node)
     if not context.args:
         raise ConfigError("no program given; example: ntbnet exec rc -- ip addr")
     program = context.args[0]
     if shutil.which(program) is None:
+        if Path(program).exists():
+            raise SetupError(f"{program} is not an executable file")
         package = PACKAGES.get(program)
         how = f"; apt-get install {package}" if package else ""
         raise SetupError(f"{program} is not installed{how}")
@@ -301,9 +321,6 @@ def demo(
     """Start a bridge of its own, ping both ways over IPv4 and IPv6, transfer 64 MiB each way, stop."""
     _require("ping", "iputils-ping")
 
-    def say(text: str) -> None:
-        err.print(text, markup=False)
-
     try:
         result = asyncio.run(demo_module.run(load_config(config, profile), count, say))
     except asyncio.CancelledError:  # SIGTERM; everything is removed by now
@@ -320,7 +337,7 @@ def config_check(file: Annotated[str, typer.Argument(help="Configuration to chec
     """Say whether a configuration is right; one line naming key, value and range when it is not."""
     config = load_config(file)
     for warning in warnings(config):
-        err.print(f"warning: {warning}", markup=False)
+        say(f"warning: {warning}")
     out.print(f"{file}: good (profile {config.profile.name})", markup=False)
 
 
@@ -339,14 +356,14 @@ def main() -> None:
     try:
         app()
     except NtbnetError as problem:
-        err.print(f"ntbnet: {problem}", markup=False, soft_wrap=True)
+        say(f"ntbnet: {problem}")
         sys.exit(_code_of(problem))
     except BrokenPipeError:
         # whoever read our output has seen enough; keep the interpreter's last flush quiet
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as problem:
-        err.print(f"ntbnet: {problem}", markup=False, soft_wrap=True)
+        say(f"ntbnet: {problem}")
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

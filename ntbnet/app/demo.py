@@ -14,17 +14,19 @@ from rich.console import Console
 from rich.table import Table
 
 from ntbnet.app.bridge import Bridge
-from ntbnet.app.node import spec_from
+from ntbnet.app.bringup import running, unless_stopped
 from ntbnet.app.supervisor import Supervisor
 from ntbnet.app.transfer import transfer
 from ntbnet.config import Config
 from ntbnet.edge.netns import inside
+from ntbnet.edge.node import spec_from
 from ntbnet.edge.rundir import RunDir
 from ntbnet.errors import SetupError
 
 NAME = "ntbnet-demo"
 PING_INTERVAL_S = 0.1
 FIRST_REPLY_TIMEOUT_S = 15.0
+LAST_REPLY_TIMEOUT_S = 5
 _COUNTS = re.compile(r"(\d+) packets transmitted, (\d+) received")
 _TIMES = re.compile(r"= ([\d.]+)/([\d.]+)/([\d.]+)/")
 
@@ -39,35 +41,27 @@ async def run(config: Config, count: int, say: Callable[[str], None]) -> dict[st
     assert task is not None
     # as Ctrl-C does by itself: leave through the `finally` below
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    folder = RunDir(config.run.dir, NAME)
-    bridge = Bridge(folder, config)
+    bridge = Bridge(RunDir(config.run.dir, NAME), config)
     started_s = time.monotonic()
-    with folder.lock(wait=False):
-        if bridge.is_up():
-            raise SetupError("another demo is running; wait for it, or: ntbnet down --name ntbnet-demo")
-        supervisor = Supervisor(config, folder, None, say)
-        say("making two nodes")
-        supervisor.prepare()
-    try:
-        say("starting five services")
-        await supervisor.start()
-        await _first_reply(config)
+    supervisor = Supervisor(config, bridge.run, None, say)
+    say("making two nodes and starting five services")
+    async with running(bridge, supervisor):
+        await unless_stopped(supervisor, _first_reply(config))
         startup_s = time.monotonic() - started_s
         say(f"first ping reply after {startup_s:.2f} s")
         pings = []
         for source in ("rc", "ep"):
             for family in ("ipv4", "ipv6"):
                 say(f"pinging from {source} over {family}")
-                pings.append(await _ping(config, source, family, count))
+                pings.append(await unless_stopped(supervisor, _ping(config, source, family, count)))
         transfers = []
         for source, peer in (("ep", "rc"), ("rc", "ep")):
             say(f"sending 64 MiB from {source} over TCP")
             namespaces = (spec_from(config, NAME, source).netns, spec_from(config, NAME, peer).netns)
-            transfers.append(await transfer(source, namespaces, _address(config, source, "ipv4")))
+            sending = transfer(source, namespaces, _address(config, source, "ipv4"))
+            transfers.append(await unless_stopped(supervisor, sending))
         status = await asyncio.get_running_loop().run_in_executor(None, bridge.status)
-    finally:
         say("stopping")
-        await supervisor.stop()
     return {
         "ok": all(ping["received"] == ping["sent"] for ping in pings)
         and all(one["sha256_equal"] for one in transfers),
@@ -114,9 +108,10 @@ async def _first_reply(config: Config) -> None:
 
 async def _ping(config: Config, source: str, family: str, count: int) -> dict[str, Any]:
     address = _address(config, source, family)
-    _, output = await _run_ping(
-        config, source, "-q", "-n", "-i", str(PING_INTERVAL_S), "-c", str(count), address
-    )
+    # without a deadline, ping waits for the last reply only twice as long as the slowest one took
+    deadline_s = str(int(count * PING_INTERVAL_S) + LAST_REPLY_TIMEOUT_S)
+    options = ("-q", "-n", "-i", str(PING_INTERVAL_S), "-c", str(count), "-w", deadline_s)
+    _, output = await _run_ping(config, source, *options, address)
     counts, times = _COUNTS.search(output), _TIMES.search(output)
     if counts is None:
         raise SetupError(f"ping said nothing that can be read: {output.strip()[-120:]}")
@@ -135,8 +130,7 @@ def show(result: dict[str, Any], console: Console) -> None:
     say = partial(console.print, markup=False, soft_wrap=True)
     say()
     say("  rc: tun ntb0 -- peer-rc -- rc-host == PCIe == epc/edma -- peer-ep -- tun ntb0 :ep")
-    startup = f"first reply after {result['startup_s']:.2f} s"
-    say(f"  profile {result['profile']}, fabric {result['fabric']}, {startup}")
+    say(f"  profile {result['profile']}, fabric {result['fabric']}, up in {result['startup_s']:.2f} s")
     say(f"  interrupts RC->EP: {result['backend']} (polled), EP->RC: {result['backend_ep_to_rc']} (MSI)")
     say()
     table = Table("from", "to", "family", "sent", "received", "loss", "rtt min", "avg", "max ms", box=None)

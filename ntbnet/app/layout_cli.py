@@ -26,7 +26,7 @@ from ntbnet.layout import InboundWindow, Layout, layout_of
 from ntbnet.layout_explain import Explanation, Walk
 from ntbnet.layout_suggest import Suggestion, suggest
 from ntbnet.schema import Integer, keys
-from ntbnet.sections import Ntb
+from ntbnet.sections import HEADERS_BYTES, Ntb
 
 layout_app = typer.Typer(
     help="Plan BARs and memory windows: check, draw, suggest, import, export.", no_args_is_help=True
@@ -178,6 +178,7 @@ def _suggested(found: Suggestion, profile: str) -> str | None:
         lines.append(f"{name} = {rule.written(value) if isinstance(rule, Integer) else json.dumps(value)}")
     if found.mtu is not None:
         lines += ["", "[netdev]", f"mtu = {found.mtu}"]
+        lines += ["", "[transport]", f"transport_mtu = {found.mtu + HEADERS_BYTES}"]
     return "\n".join(lines) + "\n"
 
 

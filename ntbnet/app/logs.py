@@ -180,10 +180,9 @@ def folder_files(folder: Path) -> list[Path]:
     try:
         if (folder / "logs").is_dir():
             folder /= "logs"
-        found = [path for path in folder.iterdir() if path.suffix == ".jsonl" and path.is_file()]
+        return sorted(path for path in folder.iterdir() if path.suffix == ".jsonl" and path.is_file())
     except OSError:
         return []
-    return sorted(path for path in found if not path.name.endswith(".err.jsonl"))
 
 
 def merge(sources: Iterable[Iterable[Line]]) -> Iterator[Line]:

@@ -17,6 +17,7 @@ from typing import Any
 
 from ntbnet.address import Span, hex_address
 from ntbnet.config import Config
+from ntbnet.devices.complaints import Once
 from ntbnet.devices.effects import Effect, Outbox
 from ntbnet.regs.edma import edma_block
 from ntbnet.regs.file import RegisterFile
@@ -48,7 +49,7 @@ class Edma:
         self._line_high = False
         self._cpu_up = False
         self.counters: Counter[str] = Counter()
-        self._logged: set[str] = set()
+        self._refusals = Once()
 
     def handle(self, src: str, message: Message, now_ns: int) -> Sequence[Effect]:
         """Register access from the endpoint's CPU or, through an inbound window, from the host."""
@@ -116,6 +117,5 @@ class Edma:
 
     def _ignore(self, cause: str, addr: int) -> None:
         self.counters["writes_ignored"] += 1
-        if cause not in self._logged:
-            self._logged.add(cause)
+        if self._refusals.is_first(cause):
             self._outbox.log("edma.write_ignored", cause=cause, addr=hex_address(addr))

@@ -54,18 +54,6 @@ COUNTERS = (
 _ETHERTYPES = {4: b"\x08\x00", 6: b"\x86\xdd"}
 """Ethertype by IP version, in network byte order."""
 _GROUP_BIT = 0x01
-_LOCAL_BIT = 0x02
-
-
-def random_mac(entropy: bytes) -> bytes:
-    """A unicast, locally administered MAC address made of 6 random bytes (eth_random_addr).
-
-    Raises:
-        ValueError: ``entropy`` is not 6 bytes long.
-    """
-    if len(entropy) != MAC_BYTES:
-        raise ValueError(f"{len(entropy)} random bytes, a MAC address needs {MAC_BYTES}")
-    return bytes((entropy[0] & ~_GROUP_BIT & 0xFF | _LOCAL_BIT,)) + entropy[1:]
 
 
 class _Subqueue:

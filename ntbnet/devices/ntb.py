@@ -17,9 +17,6 @@ from ntbnet.devices.memory import Buffer, Window
 from ntbnet.devices.task import Task
 from ntbnet.errors import KernelError
 
-NO_REGISTER = 0xFFFFFFFF
-"""What a scratchpad read gives when there is no scratchpad or no device: all ones."""
-
 
 @dataclass(frozen=True, slots=True)
 class MwAlign:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ntbnet.address import Span, hex_address
+from ntbnet.devices.complaints import Once
 from ntbnet.devices.effects import Outbox
 from ntbnet.devices.memory import Allocator, Buffer, Window
 from ntbnet.devices.ntb import MwAlign, NtbDevice
@@ -46,6 +47,8 @@ LEAST_VECTORS, MOST_VECTORS = 4, 32
 COMMAND_POLL_NS = 500_000
 LOOK_AGAIN_NS = 100_000_000
 ADDR_ALIGN, SIZE_ALIGN = 4096, 1
+MAX_SPADS = 1024
+"""Most scratchpads that are believed: as many as an endpoint can be configured with."""
 CLASS_MEMORY_RAM = 0x0500
 _WORD = 0xFFFFFFFF
 _EINVAL_READ = 0xFFFFFFEA
@@ -71,13 +74,24 @@ BAR_MAPS = {
 """Device table: Renesas R-Car (with the RFC's second window) and i.MX8; all of class 0x0500."""
 
 
+def bar_map_override(vendor_id: int, device_id: int, placed: BarMap) -> BarMap | None:
+    """``placed``, where a configuration puts the BARs; None when the device table says so already."""
+    known = BAR_MAPS.get((vendor_id, device_id))
+    if known is None or (known.config, known.db) != (placed.config, placed.db):
+        return placed
+    return None if known.mws[: len(placed.mws)] == placed.mws else placed
+
+
 class NtbEpf(NtbDevice):
     """The RC's NTB device. Made for one device-added notice; gone with its link epoch.
 
     Args:
         notice: arguments of ``device_added``.
         layout: ``rfc1`` or ``classic``.
-        bar_map: overrides the device table (the configuration may place BARs elsewhere).
+        bar_map: takes the place of the device table (the configuration may place BARs elsewhere).
+
+    Raises:
+        PeerError: another class, ids that no BAR map is known for, or BARs that cannot be.
     """
 
     def __init__(
@@ -88,7 +102,7 @@ class NtbEpf(NtbDevice):
         tasks: Tasks,
         allocator: Allocator,
         layout: str,
-        bar_map: BarMap,
+        bar_map: BarMap | None = None,
         command_timeout_ns: int,
     ) -> None:
         super().__init__("ntb_hw_epf")
@@ -97,13 +111,13 @@ class NtbEpf(NtbDevice):
         self._allocator = allocator
         self._block = LAYOUTS[layout]
         self._layout = layout
-        self._map = bar_map
+        self._map = bar_map or self._bar_map_of(notice)
         self._command_timeout_ns = command_timeout_ns
         self._mutex = Mutex()
         self.counters: Counter[str] = Counter()
-        self._logged: set[str] = set()
+        self._refusals = Once()
         self._bars = self._checked_bars(notice)
-        self._ctrl = self._bars[bar_map.config].base
+        self._ctrl = self._bars[self._map.config].base
         self._db = 0
         self._vectors = self._vectors_argument = 0
         self._mws: list[Span] = []
@@ -113,6 +127,14 @@ class NtbEpf(NtbDevice):
         self._rings: list[tuple[int, bytes]] = []
 
     # probe and remove
+
+    @staticmethod
+    def _bar_map_of(notice: dict[str, Any]) -> BarMap:
+        ids = notice.get("vendor_id"), notice.get("device_id")
+        for known, bar_map in BAR_MAPS.items():
+            if known == ids:
+                return bar_map
+        raise PeerError(f"no BAR map for a device {ids[0]!r:.20}, {ids[1]!r:.20}: set BARs for its ids")
 
     def _checked_bars(self, notice: dict[str, Any]) -> dict[int, Span]:
         if notice.get("class_code") != CLASS_MEMORY_RAM:
@@ -142,6 +164,8 @@ class NtbEpf(NtbDevice):
         room = self._bars[self._map.config].size
         if not 1 <= num_mws <= MAX_MWS:
             raise PeerError(f"num_mws {num_mws:#x}: allowed 1..{MAX_MWS}")
+        if spad_count > MAX_SPADS:
+            raise PeerError(f"spad_count {spad_count:#x}: allowed 0..{MAX_SPADS}")
         if spad_offset < block.size or spad_offset % 4 or spad_offset + 8 * spad_count > room:
             raise PeerError(
                 f"spad_offset {spad_offset:#x}, spad_count {spad_count:#x}: impossible for layout "
@@ -271,8 +295,7 @@ class NtbEpf(NtbDevice):
         bit = vector - FIRST_DB_SLOT
         if vector == UNUSED_SLOT or not 0 <= bit < self._vectors - FIRST_DB_SLOT:
             self.counters["irqs_spurious"] += 1
-            if "vector" not in self._logged:
-                self._logged.add("vector")
+            if self._refusals.is_first("vector"):
                 self._outbox.log("irq.spurious", source="msi", bits=vector)
             return
         self._db |= 1 << bit
@@ -394,8 +417,7 @@ class NtbEpf(NtbDevice):
             addr, value = self._rings[slot_of_db_bit(bit)]
             if value == _UNHEARD:
                 self.counters["doorbells_unheard"] += 1
-                if "unheard" not in self._logged:
-                    self._logged.add("unheard")
+                if self._refusals.is_first("unheard"):
                     self._outbox.log("doorbell.unheard", bits=1 << bit)
                 continue
             self._outbox.send(HOST, MemWrite(addr, value, self._tasks.epoch))

@@ -65,9 +65,14 @@ class Path:
         heartbeat_ns: BEAT interval while up.
         liveness_ns: silence that counts as Surprise Down.
         identity: sent in HELLO; an end whose peer's identity differs refuses the path.
+        key: seeds every checksum (see ``wire.py``), 0..2^64-1; an end with another one is not heard.
+
+    Incarnations and sessions are believed however high they are: only who has the key can name
+    one, and he could as well raise the counters in the run folder.
 
     ``receive`` returns the device message to apply, or None; after each call the owner drains
-    ``outgoing`` (frames to send) and looks at ``changes`` (ups and downs, oldest first).
+    ``outgoing`` (frames to send) and looks at ``changes`` (ups and downs, oldest first; a reason
+    that begins with ``refused`` tells of a foreign peer, and the state is what it was).
     """
 
     def __init__(
@@ -81,6 +86,7 @@ class Path:
         heartbeat_ns: int,
         liveness_ns: int,
         identity: dict[str, Any],
+        key: int = 0,
     ) -> None:
         self.me = me
         self.peer = peer
@@ -92,6 +98,7 @@ class Path:
         self._heartbeat_ns = heartbeat_ns
         self._liveness_ns = liveness_ns
         self._identity = identity
+        self._key = key
         self.state = PathState.DOWN
         self.session = 0
         self.last_session = 0
@@ -120,7 +127,9 @@ class Path:
             return None
         sequence = self._tx_sequence
         self._tx_sequence = sequence + 1
-        return encode(message, self._src, self._dst, self.incarnation, self.session, sequence, now_ns)
+        return encode(
+            message, self._src, self._dst, self.incarnation, self.session, sequence, now_ns, self._key
+        )
 
     # receiving
 
@@ -129,7 +138,7 @@ class Path:
     ) -> Message | None:
         """Check one message; the device message it carries when it is the next of this session."""
         try:
-            header = decode_header(header_frame, payload)
+            header = decode_header(header_frame, payload, self._key)
             if header.src != self._dst or header.dst != self._src:
                 raise WireError(f"src/dst: {header.src}/{header.dst} on the path from {self.peer}")
             if header.kind < Kind.MEM_WRITE:
@@ -184,11 +193,11 @@ class Path:
             raise WireError(f"kind: {header.kind} unknown")
 
     def _on_hello(self, header: Header, payload: bytes | memoryview, now_ns: int) -> None:
+        if not self._same_identity(payload):
+            return
         if self.state is PathState.UP:
             reason = "peer restarted" if header.incarnation != self.peer_incarnation else "peer is down"
             self._down(reason, now_ns)
-        if not self._same_identity(payload):
-            return
         if not self.is_initiator:
             self.peer_incarnation = header.incarnation
             return
@@ -214,7 +223,7 @@ class Path:
                 mismatch = f"{key[:40]}: {self.peer} has {theirs!r:.80}, {self.me} has {mine!r:.80}"
                 if mismatch != self._mismatch:
                     self._mismatch = mismatch
-                    self.changes.append((False, f"refused, {mismatch}"))
+                    self.changes.append((self.is_up, f"refused, {mismatch}"))
                 return False
         return True
 
@@ -312,6 +321,7 @@ class Path:
                 sequence=sequence,
                 timestamp_ns=now_ns,
                 body=body,
+                key=self._key,
             )
         )
 

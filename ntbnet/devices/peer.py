@@ -6,35 +6,45 @@ they send carries it, and what comes with another epoch is dropped.
 
 A transport that cannot go on (a frame with a wrong ``ver``) asks for a new link epoch, at most
 once an epoch and not before the epoch is a second old, so that a hostile peer cannot make it
-spin.
+spin. A probe that fails asks for one too, and waits longer each time the same reason comes back; one
+that met an impossible device stays down until the link restarts by itself.
+
+``shutdown`` ends a peer in the kernel's order of removal, so that the other host learns of it at once
+instead of from silence.
 """
 
 from __future__ import annotations
 
+import errno
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from ntbnet.config import Config
+from ntbnet.devices.complaints import Once
 from ntbnet.devices.effects import Effect, Outbox, StopQueue
 from ntbnet.devices.endpoint import FUNCTION_REGION_BYTES
 from ntbnet.devices.memory import Allocator, Window
 from ntbnet.devices.netdev import ETH_HEADER_BYTES, Netdev
 from ntbnet.devices.ntb import NtbDevice
-from ntbnet.devices.ntb_epf import BarMap, NtbEpf
+from ntbnet.devices.ntb_epf import BarMap, NtbEpf, bar_map_override
 from ntbnet.devices.ntb_vntb import NtbVntb
 from ntbnet.devices.task import Call, Sleep, Task, Tasks
 from ntbnet.devices.tick import Tick
 from ntbnet.devices.transport import Transport
-from ntbnet.errors import KernelError
+from ntbnet.errors import KernelError, PeerError
 from ntbnet.regs.edma import edma_block
 from ntbnet.wire import Completion, Irq, IrqSource, MemWrite, Message, Notice, Reply
 
 MIN_EPOCH_NS = 1_000_000_000
 """Least age of a link epoch before its peer may ask for another one."""
+MAX_PROBE_WAIT_NS = 30_000_000_000
+"""Greatest age that a link epoch has to reach before a failed probe asks for another one."""
 RETRY_NS = 100_000_000
 MAX_PACKET_BYTES = 65535
+BACKEND_TX = "doorbell"
+"""How a side triggers its peer: the driver's doorbell, through memory or an MSI."""
 
 
 def mac_of(node: str) -> bytes:
@@ -73,7 +83,8 @@ class Peer:
         self._transport: Transport | None = None
         self._netdev: Netdev | None = None
         self.counters: Counter[str] = Counter()
-        self._logged: set[str] = set()
+        self._refusals = Once()
+        self._leaving = self._left = False
 
     # the driver's side (of the process)
 
@@ -111,6 +122,37 @@ class Peer:
         self._tasks.on_deadline(now_ns)
         return self._outbox.take()
 
+    # an orderly end
+
+    def shutdown(self, now_ns: int) -> Sequence[Effect]:
+        """Begin to leave: interface, transport, driver, in this order; no device is taken any more.
+
+        Told to the other host: the link-down frame, TEARDOWN_MW, LINK_DOWN, and for the RC's driver
+        TEARDOWN_DOORBELL (NTB 108). May take as long as a neighbour is silent, so the caller waits
+        for ``is_shut_down`` only so long, and performs what messages and deadlines give meanwhile.
+        """
+        self._tasks.now_ns = now_ns
+        if not self._leaving:
+            self._leaving = True
+            transport, netdev = self._transport, self._netdev
+            if transport is None or netdev is None:
+                self._drop_device("shutdown")
+            else:
+                netdev.close()
+                transport.remove(graceful=True, on_done=self._remove_driver)
+        return self._outbox.take()
+
+    def is_shut_down(self) -> bool:
+        """True once nothing is left to do for a ``shutdown``, or nobody to do it with."""
+        return self._left
+
+    def _remove_driver(self, _nothing: None) -> None:
+        self._tasks.spawn("remove", self._unprobe(), lambda _: self._drop_device("shutdown"))
+
+    def _unprobe(self) -> Task[None]:
+        """Undo what the driver's probe did; best effort."""
+        yield from ()
+
     # packets
 
     def receive_buffer(self) -> memoryview:
@@ -135,6 +177,7 @@ class Peer:
                 "up": transport is not None and transport.link_is_up,
                 "queues": [] if transport is None else transport.snapshot(),
             },
+            "backend_tx": BACKEND_TX,
             "netdev": None if netdev is None else netdev.snapshot(),
             "driver": None if self._device is None else self._device.name,
             "counters": {
@@ -191,6 +234,7 @@ class Peer:
 
     def _drop_device(self, reason: str) -> None:
         """The device is gone: no bus access, only our own state."""
+        self._left = self._leaving
         self._tasks.cancel_all()
         transport, self._transport = self._transport, None
         netdev, self._netdev = self._netdev, None
@@ -202,14 +246,14 @@ class Peer:
         if device is not None:
             self._outbox.log("driver.removed", driver=device.name, reason=reason)
 
-    def _ask_for_new_epoch(self, reason: str) -> None:
+    def _ask_for_new_epoch(self, reason: str, least_age_ns: int = MIN_EPOCH_NS) -> None:
         self._outbox.log("link.restarted", reason=reason)
-        self._tasks.spawn("restart_link", self._restart_link(reason))
+        self._tasks.spawn("restart_link", self._restart_link(reason, least_age_ns))
 
-    def _restart_link(self, reason: str) -> Task[None]:
+    def _restart_link(self, reason: str, least_age_ns: int) -> Task[None]:
         """Ask until an answer comes or the epoch is over anyway."""
         epoch = self._tasks.epoch
-        wait_ns = MIN_EPOCH_NS - (self._tasks.now_ns - self._epoch_since_ns)
+        wait_ns = least_age_ns - (self._tasks.now_ns - self._epoch_since_ns)
         while self._tasks.epoch == epoch:
             if wait_ns > 0:
                 yield Sleep(wait_ns)
@@ -225,6 +269,8 @@ class Peer:
     # interrupts
 
     def _on_irq(self, message: Irq) -> None:
+        if self._leaving:
+            return
         if message.source is IrqSource.EDMA_LINE:
             self._on_edma_line()
         elif message.epoch != self._tasks.epoch or not message.epoch:
@@ -241,8 +287,7 @@ class Peer:
 
     def _spurious(self, source: str, bits: int) -> None:
         self.counters["irqs_spurious"] += 1
-        if source not in self._logged:
-            self._logged.add(source)
+        if self._refusals.is_first(source):
             self._outbox.log("irq.spurious", source=source, bits=bits)
 
 
@@ -251,6 +296,8 @@ class RcPeer(Peer):
 
     def __init__(self, config: Config, dram: Window, seed: int) -> None:
         super().__init__(config, dram, node="rc", upstream="rc-host", dram_offset=0, seed=seed)
+        self._failed_reason = ""
+        self._probe_wait_ns = MIN_EPOCH_NS
 
     def _on_upstream_up(self) -> None:
         """The host tells of the device by itself."""
@@ -259,7 +306,8 @@ class RcPeer(Peer):
         if message.name == "device_added":
             self._drop_device("replaced")
             self._set_epoch(message.epoch)
-            self._tasks.spawn("probe", self._probe(message.args))
+            if not self._leaving:
+                self._tasks.spawn("probe", self._probe(message.args))
         elif message.name == "device_removed":
             self._set_epoch(0)
             self._drop_device(str(message.args.get("reason", ""))[:120])
@@ -268,23 +316,45 @@ class RcPeer(Peer):
 
     def _probe(self, notice: dict[str, Any]) -> Task[None]:
         config, bars = self._config, self._config.bars
-        device = NtbEpf(
-            notice,
-            outbox=self._outbox,
-            tasks=self._tasks,
-            allocator=self._allocator,
-            layout=config.ntb.ctrl_layout,
-            bar_map=BarMap(config=bars.ctrl, db=bars.db, mws=bars.mws),
-            command_timeout_ns=config.timing.command_timeout_ms * 1_000_000,
-        )
-        self._device = device
+        placed = BarMap(config=bars.ctrl, db=bars.db, mws=bars.mws)
         try:
+            device = NtbEpf(
+                notice,
+                outbox=self._outbox,
+                tasks=self._tasks,
+                allocator=self._allocator,
+                layout=config.ntb.ctrl_layout,
+                bar_map=bar_map_override(config.ntb.vendor_id, config.ntb.device_id, placed),
+                command_timeout_ns=config.timing.command_timeout_ms * 1_000_000,
+            )
+            self._device = device
             yield from device.probe()
             yield from self._bring_up(device)
-        except KernelError as failure:
-            # a device that did not answer in time may do so in a new epoch; a wrong one will not
-            self._outbox.log("driver.failed", task="probe", reason=str(failure))
-            self._ask_for_new_epoch(f"probe: {failure}")
+        except (KernelError, PeerError) as failure:
+            self._probe_failed(failure)
+        else:
+            self._failed_reason = ""
+
+    def _probe_failed(self, failure: KernelError | PeerError) -> None:
+        """A device that did not answer in time may do so in a new epoch; a wrong one will not."""
+        reason = str(failure)
+        if isinstance(failure, PeerError) or failure.errno == errno.EINVAL:
+            reason = f"{reason}; stays down until the link restarts"
+            self._outbox.log("driver.failed", task="probe", reason=reason)
+            return
+        self._outbox.log("driver.failed", task="probe", reason=reason)
+        wait_ns = min(2 * self._probe_wait_ns, MAX_PROBE_WAIT_NS)
+        self._probe_wait_ns = wait_ns if reason == self._failed_reason else MIN_EPOCH_NS
+        self._failed_reason = reason
+        self._ask_for_new_epoch(f"probe: {reason}", self._probe_wait_ns)
+
+    def _unprobe(self) -> Task[None]:
+        """TEARDOWN_DOORBELL, and the vectors back."""
+        if isinstance(self._device, NtbEpf):
+            try:
+                yield from self._device.remove()
+            except KernelError as failure:
+                self._outbox.log("driver.failed", task="remove", reason=str(failure))
 
     def _on_device_irq(self, message: Irq) -> None:
         device = self._device
@@ -308,7 +378,8 @@ class EpPeer(Peer):
         )
 
     def _on_upstream_up(self) -> None:
-        self._tasks.spawn("attach", self._attach())
+        if not self._leaving:
+            self._tasks.spawn("attach", self._attach())
 
     def _attach(self) -> Task[None]:
         reply: dict[str, Any] | None = None

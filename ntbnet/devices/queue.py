@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from ntbnet.devices.ring import RingGeometry
     from ntbnet.devices.task import DelayedWork
 
-DEBUGFS_BYTES = 1000
-"""The kernel cuts its statistics text here."""
-
 
 class QueueClient(Protocol):
     """The handlers of a queue's owner; they must not block."""
@@ -95,10 +92,6 @@ class Queue:
     def max_size(self) -> int:
         """Longest frame a client may send, bytes."""
         return self.tx.geometry.max_payload
-
-    def link_query(self) -> bool:
-        """True while frames can be sent."""
-        return self.link_is_up
 
     # ownership and link state, driven by the transport
 
@@ -243,23 +236,3 @@ class Queue:
             "rx_info_impossible": tx.impossible,
             "has_client": self.client is not None,
         }
-
-    def debugfs_stats(self) -> str:
-        """The text of the kernel's ``qp<n>/stats``; empty while the queue's link is down."""
-        if not self.link_is_up:
-            return ""
-        lines = ["", "NTB QP stats:", ""]
-        for name, value in self.snapshot().items():
-            if name == "link":
-                break
-            label = _DEBUGFS_LABELS.get(name, name)
-            tab = "" if name in _DEBUGFS_WITHOUT_TAB else "\t"
-            lines.append(f"{label} - {tab}{value}")
-            if name in {"rx_alloc_entry", "free_tx"}:
-                lines.append("")
-        lines += ["Using TX DMA - \tNo", "Using RX DMA - \tNo", "QP Link - \tUp", "", ""]
-        return "\n".join(lines)[:DEBUGFS_BYTES]
-
-
-_DEBUGFS_LABELS = {"tx_index": "tx_index (H)", "rx_info": "RRI (T)", "free_tx": "free tx"}
-_DEBUGFS_WITHOUT_TAB = {"rx_ring_empty", "rx_err_no_buf", "tx_err_no_buf"}

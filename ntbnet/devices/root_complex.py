@@ -20,6 +20,7 @@ from typing import Any
 
 from ntbnet.address import BusAddr, Span, hex_address, round_up
 from ntbnet.config import Config
+from ntbnet.devices.complaints import Once
 from ntbnet.devices.dma import DmaFilter
 from ntbnet.devices.effects import Effect, Outbox, Restart
 from ntbnet.devices.enumeration import (
@@ -51,6 +52,8 @@ from ntbnet.wire import (
 
 ENDPOINT, DRIVER = "epc", "peer-rc"
 ENUMERATION_RETRY_NS = 100_000_000
+"""Wait before the function is looked for again; it doubles each time."""
+MAX_ENUMERATION_RETRY_NS = 5_000_000_000
 MAX_FORWARDED_READS = 256
 
 
@@ -78,7 +81,7 @@ class RootComplex:
         self._forwarded: dict[int, int] = {}
         self.counters: Counter[str] = Counter()
         self._dma = DmaFilter(dram, self._outbox, self.counters)
-        self._logged: set[tuple[str, str]] = set()
+        self._refusals, self._failures = Once(), Once()
 
     # the driver's side (of the process)
 
@@ -134,17 +137,22 @@ class RootComplex:
             self._notify("device_removed", {"reason": reason})
         self.epoch = self._tasks.epoch = session if up else 0
         self._outbox.log("link.changed", up=up, link_epoch=session, reason=reason)
+        self._failures.begin_epoch()
         if up:
             self._tasks.spawn("enumerate", self._enumerate())
 
     def _enumerate(self) -> Task[None]:
         function: PciFunction | None = None
+        wait_ns = ENUMERATION_RETRY_NS
         while function is None:
             try:
                 function = yield from enumerate_function(self._aperture, self._places)
             except PeerError as problem:
-                self._outbox.log("pci.failed", reason=str(problem))
-                yield Sleep(ENUMERATION_RETRY_NS)
+                self.counters["enumeration_failures"] += 1
+                if self._failures.is_first(str(problem)):
+                    self._outbox.log("pci.failed", reason=str(problem))
+                yield Sleep(wait_ns)
+                wait_ns = min(2 * wait_ns, MAX_ENUMERATION_RETRY_NS)
         self._function = function
         bars = {f"BAR{bar}": str(span) for bar, span in function.bars.items()}
         vendor, device = f"{function.vendor_id:#06x}", f"{function.device_id:#06x}"
@@ -226,8 +234,7 @@ class RootComplex:
                 self._outbox.send(DRIVER, Irq(IrqSource.MSI_VECTOR, vector, self.epoch))
                 return
             self.counters["msis_refused"] += 1
-            if ("msi", "vector") not in self._logged:
-                self._logged.add(("msi", "vector"))
+            if self._refusals.is_first("msi"):
                 vector_shown = int.from_bytes(data, "little")
                 self._outbox.log("msi.refused", cause="not granted", vector=vector_shown)
             return
@@ -260,8 +267,7 @@ class RootComplex:
                 self._outbox.send(ENDPOINT, MemWrite(addr + offset, part, message.epoch))
                 continue
             self.counters["writes_unclaimed"] += 1
-            if ("write", "bar") not in self._logged:
-                self._logged.add(("write", "bar"))
+            if self._refusals.is_first("bar"):
                 at = hex_address(addr + offset)
                 self._outbox.log("write.dropped", cause="no BAR there", addr=at, size_bytes=size)
 

@@ -21,6 +21,7 @@ from typing import Any, Protocol
 
 from ntbnet.address import round_up
 from ntbnet.config import Config
+from ntbnet.devices.complaints import Once
 from ntbnet.devices.effects import Outbox
 from ntbnet.devices.epc_features import EpcHeader
 from ntbnet.devices.host_irq import IrqKind
@@ -66,12 +67,6 @@ class Controller(WindowController, Protocol):
     def raise_irq(self, kind: IrqKind, number: int) -> None:
         """Raise interrupt ``number`` (1-based) on the host. KernelError EINVAL, EPERM."""
 
-    def map_addr(self, local: int, bus: int, size: int) -> None:
-        """Map a piece of the aperture to the bus."""
-
-    def unmap_addr(self, local: int) -> None:
-        """Undo ``map_addr``; unknown addresses are ignored."""
-
     def get_aux_resources(self, room: int | None = None) -> list[AuxResource]:
         """What the controller owns and may lend."""
 
@@ -95,7 +90,8 @@ class Vntb:
         self._memory = memory
         self.windows = MemoryWindows(config, controller, outbox)
         self.counters: Counter[str] = Counter()
-        self._logged: set[str] = set()
+        self._refusals = Once()
+        self._mapped: tuple[int, int] | None = None
         self._client_attached = False
         self._client_epoch = 0
         self._bind()
@@ -203,8 +199,8 @@ class Vntb:
         self._fill_control_block()
         self.doorbells.zero("doorbells")
         self.windows.close_all()
-        for local in self.windows.outbound:
-            self._controller.unmap_addr(local)
+        for widx in range(len(self.windows)):
+            self.windows.unmap_outbound(widx)
 
     # poll: doorbells, then one command
 
@@ -265,11 +261,10 @@ class Vntb:
             addr, size = self._load_u64("addr"), self._load_u64("size")
             if not 1 <= size <= largest:
                 raise KernelError(errno.EINVAL, f"CONFIGURE_MW size {size:#x}: allowed 1..{largest:#x}")
-            self._controller.unmap_addr(self.windows.outbound[argument])
-            self._controller.map_addr(self.windows.outbound[argument], addr, size)
+            self.windows.map_outbound(argument, addr, size)
         elif command is Command.TEARDOWN_MW:
             self.windows.check(argument)
-            self._controller.unmap_addr(self.windows.outbound[argument])
+            self.windows.unmap_outbound(argument)
         elif command is Command.LINK_UP:
             self.windows.open_interrupts()
             self._set_link(True, "LINK_UP from the RC")
@@ -336,6 +331,5 @@ class Vntb:
 
     def _refuse_doorbell(self, cause: str, bit: int) -> None:
         self.counters["doorbells_refused"] += 1
-        if cause not in self._logged:
-            self._logged.add(cause)
+        if self._refusals.is_first(cause):
             self._outbox.log("msi.refused", cause=cause, vector=bit + FIRST_DB_SLOT)

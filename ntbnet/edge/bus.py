@@ -6,20 +6,30 @@ is edge-triggered, so a drain that stops early is scheduled again.
 
 HWM is large enough for a whole ring in flight; LINGER 0 and IMMEDIATE 1 so that nothing is kept
 for a process that is gone. A message that ZeroMQ will not take waits here (receiving goes on);
-a backlog beyond ``MAX_BACKLOG`` is reported, and the owner takes the path down.
+a backlog beyond ``MAX_BACKLOG`` or ``MAX_BACKLOG_BYTES`` is reported, and the owner takes the
+path down. A frame longer than any that is allowed ends the connection it comes by, unread; was
+it our neighbour's, then what he sent with it is lost, which is Surprise Down of the path.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import zmq
+
+from ntbnet.wire import MAX_PAYLOAD_BYTES
 
 HIGH_WATER_MARK = 4096
 MAX_BACKLOG = 16384
 """Messages kept for a slow neighbour before its path is declared down."""
+MAX_BACKLOG_BYTES = 64 << 20
+"""Payload bytes kept for a slow neighbour before its path is declared down."""
+MAX_QUESTION_BYTES = 256
+"""Longest frame of a question; also of what a mere sender is sent: ZeroMQ's own greeting."""
+LINGER_MS = 20
+"""How long ``close`` waits, at most, for the kernel to take a last message."""
 DRAIN_BATCH = 128
 """Messages taken from one neighbour before others get their turn."""
 RECONNECT_MS = 10
@@ -47,24 +57,27 @@ class ZmqBus:
         self._context = zmq.Context(io_threads=1)
         self._in: dict[str, zmq.Socket[bytes]] = {}
         self._out: dict[str, zmq.Socket[bytes]] = {}
-        self._backlog: dict[str, deque[tuple[bytes, bytes | memoryview]]] = {}
+        self._backlog: dict[str, deque[tuple[bytes, bytes]]] = {}
+        self._backlog_bytes: dict[str, int] = {}
         self._sockets: list[zmq.Socket[bytes]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self.malformed = 0
         try:
             for label, (bind, connect) in neighbours.items():
-                self._in[label] = self._socket(zmq.PULL)
+                self._in[label] = self._socket(zmq.PULL, MAX_PAYLOAD_BYTES)
                 self._in[label].bind(bind)
-                self._out[label] = self._socket(zmq.PUSH)
+                self._out[label] = self._socket(zmq.PUSH, MAX_QUESTION_BYTES)
                 self._out[label].connect(connect)
                 self._backlog[label] = deque()
+                self._backlog_bytes[label] = 0
         except zmq.ZMQError:
             self.close()
             raise
 
-    def _socket(self, kind: int) -> zmq.Socket[bytes]:
+    def _socket(self, kind: int, max_frame_bytes: int) -> zmq.Socket[bytes]:
         socket = self._context.socket(kind)
         socket.set_hwm(HIGH_WATER_MARK)
+        socket.setsockopt(zmq.MAXMSGSIZE, max_frame_bytes)
         socket.setsockopt(zmq.LINGER, 0)
         socket.setsockopt(zmq.IMMEDIATE, 1)
         socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
@@ -83,7 +96,7 @@ class ZmqBus:
     def serve(self, endpoint: str, answer: Callable[[bytes], bytes]) -> None:
         """Answer questions (status and the like) on a REP socket at ``endpoint``."""
         assert self._loop is not None
-        socket = self._socket(zmq.REP)
+        socket = self._socket(zmq.REP, MAX_QUESTION_BYTES)
         socket.bind(endpoint)
         self._loop.add_reader(socket.fileno(), self._answer, socket, answer)
         self._loop.call_soon(self._answer, socket, answer)
@@ -125,14 +138,12 @@ class ZmqBus:
     def send(self, label: str, header: bytes, payload: bytes | memoryview) -> bool:
         """Send one message behind all earlier ones; False when the backlog is full."""
         backlog = self._backlog[label]
-        if backlog:
-            backlog.append((header, payload))
-            self._flush(label)
-            return len(backlog) <= MAX_BACKLOG
-        if not self._push(self._out[label], header, payload):
-            backlog.append((header, payload))
-            self._flush(label)
-        return True
+        if not backlog and self._push(self._out[label], header, payload):
+            return True
+        backlog.append((header, bytes(payload)))  # a view may show other bytes by the time it is sent
+        self._backlog_bytes[label] += len(payload)
+        self._flush(label)
+        return len(backlog) <= MAX_BACKLOG and self._backlog_bytes[label] <= MAX_BACKLOG_BYTES
 
     def send_now(self, label: str, header: bytes, payload: bytes | memoryview) -> bool:
         """Send a message of the path itself, or drop it when nobody is connected."""
@@ -141,6 +152,7 @@ class ZmqBus:
     def forget(self, label: str) -> None:
         """Drop what waits for a neighbour: its session ended."""
         self._backlog[label].clear()
+        self._backlog_bytes[label] = 0
 
     @staticmethod
     def _push(socket: zmq.Socket[bytes], header: bytes, payload: bytes | memoryview) -> bool:
@@ -164,17 +176,20 @@ class ZmqBus:
             if not self._push(socket, header, payload):
                 return
             backlog.popleft()
+            self._backlog_bytes[label] -= len(payload)
 
     def backlog(self, label: str) -> int:
         """Messages waiting here for ``label``."""
         return len(self._backlog[label])
 
-    def close(self) -> None:
-        """Close every socket; nothing lingers."""
+    def close(self, last_words: Collection[str] = ()) -> None:
+        """Close every socket; only what was sent to the labels in ``last_words`` may linger."""
+        for label in last_words:
+            self._out[label].setsockopt(zmq.LINGER, LINGER_MS)
         for socket in self._sockets:
             if self._loop is not None and not socket.closed:
                 self._loop.remove_reader(socket.fileno())
-            socket.close(linger=0)
+            socket.close()
         self._context.term()
 
 

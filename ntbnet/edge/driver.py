@@ -7,8 +7,9 @@ not touch: sockets, clocks, the TUN, the log.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import msgpack
 
@@ -53,6 +54,17 @@ class PacketDevice(Device, Protocol):
         """The first ``length`` bytes of ``receive_buffer`` are a packet to send."""
 
 
+@runtime_checkable
+class LeavingDevice(Device, Protocol):
+    """A device that tells its neighbours before it ends."""
+
+    def shutdown(self, now_ns: int) -> Sequence[Effect]:
+        """Begin to leave; goes on with every message and deadline."""
+
+    def is_shut_down(self) -> bool:
+        """True once there is nothing left to wait for."""
+
+
 class Driver:
     """Runs one device on an event loop.
 
@@ -81,6 +93,8 @@ class Driver:
         self._timer = Timer()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopped_queue = False
+        self._unsettled: deque[Path] = deque()
+        self._left: asyncio.Event | None = None
         self._logged_refusals: set[tuple[str, str]] = set()
         self.tun_write_drops = 0
         self.failure: BaseException | None = None
@@ -98,14 +112,41 @@ class Driver:
             loop.add_reader(self._tun.fileno(), self._on_tun)
         self._on_timer()
 
+    async def leave(self, patience_s: float) -> None:
+        """Let the device end in order, for at most ``patience_s`` seconds."""
+        device = self._device
+        if not isinstance(device, LeavingDevice):
+            return
+        self._left = asyncio.Event()
+        self.perform(device.shutdown(self._clock()))
+        try:
+            async with asyncio.timeout(patience_s):
+                await self._left.wait()
+        except TimeoutError:
+            return
+
     def close(self) -> None:
-        """Stop watching, close sockets and timer; the TUN stays its owner's."""
+        """Tell the neighbours, stop watching, close sockets and timer; the TUN stays its owner's."""
         if self._loop is not None:
             self._loop.remove_reader(self._timer.fd)
             if self._tun is not None:
                 self._loop.remove_reader(self._tun.fileno())
-        self._bus.close()
+        self._bus.close(last_words=self._take_leave())
         self._timer.close()
+
+    def _take_leave(self) -> list[str]:
+        """Send CLOSE on every path that is up; to whom."""
+        told = []
+        for label, path in self._paths.items():
+            if not path.is_up:
+                continue
+            path.outgoing.clear()
+            path.surprise_down("stopped", self._clock())
+            self._bus.forget(label)
+            for header, payload in path.outgoing:
+                self._bus.send_now(label, header, payload)
+            told.append(label)
+        return told
 
     # messages
 
@@ -114,9 +155,11 @@ class Driver:
         now_ns = self._clock()
         message = path.receive(header, payload, now_ns)
         if message is not None:
-            self._perform(self._device.handle(label, message, now_ns), now_ns)
+            self._apply(self._device.handle(label, message, now_ns), now_ns)
         if path.outgoing or path.changes:
-            self._settle(path, now_ns)
+            self._unsettled.append(path)
+        if self._unsettled:
+            self._settle_all(now_ns)
 
     def _on_batch(self, label: str) -> None:
         path = self._paths[label]
@@ -131,20 +174,26 @@ class Driver:
                 self._logged_refusals.add(key)
                 self._log.emit("path.refused", peer=path.peer, cause=cause, count=count)
 
+    def _settle_all(self, now_ns: int) -> None:
+        while self._unsettled:
+            self._settle(self._unsettled.popleft(), now_ns)
+
     def _settle(self, path: Path, now_ns: int) -> None:
         """Send what the path itself has to say; tell log and device of its ups and downs."""
         outgoing, path.outgoing = path.outgoing, []
         changes, path.changes = path.changes, []
+        if any(not up for up, _ in changes):
+            self._bus.forget(path.peer)
         for header, payload in outgoing:
             self._bus.send_now(path.peer, header, payload)
         for up, reason in changes:
+            if up and not path.is_up:
+                continue  # lost again by what an earlier change led to; that loss is told next
             session = path.session if up else 0
             self._log.emit("path.changed", peer=path.peer, up=up, session=session, reason=reason)
             if reason.startswith("refused"):
                 continue
-            if not up:
-                self._bus.forget(path.peer)
-            self._perform(self._device.on_path(path.peer, up, session, reason, now_ns), now_ns)
+            self._apply(self._device.on_path(path.peer, up, session, reason, now_ns), now_ns)
 
     # effects
 
@@ -154,13 +203,20 @@ class Driver:
         self._arm()
 
     def _perform(self, effects: Sequence[Effect], now_ns: int) -> None:
+        """Perform effects, and then those of the path changes they led to."""
+        self._apply(effects, now_ns)
+        if self._unsettled:
+            self._settle_all(now_ns)
+
+    def _apply(self, effects: Sequence[Effect], now_ns: int) -> None:
+        """Perform effects in order; a path that changes by them waits in ``_unsettled``."""
         for effect in effects:
             if isinstance(effect, Send):
                 path = self._paths[effect.dst]
                 frames = path.send(effect.message, now_ns)
                 if frames is not None and not self._bus.send(effect.dst, *frames):
                     path.surprise_down("neighbour takes no more messages", now_ns)
-                    self._settle(path, now_ns)
+                    self._unsettled.append(path)
             elif isinstance(effect, Deliver):
                 if self._tun is not None and not self._tun.write(effect.packet):
                     self.tun_write_drops += 1
@@ -175,7 +231,7 @@ class Driver:
             elif isinstance(effect, Restart):
                 path = self._paths[effect.dst]
                 path.surprise_down(effect.reason, now_ns)
-                self._settle(path, now_ns)
+                self._unsettled.append(path)
 
     def _stop_queue(self, stopped: bool) -> None:
         if self._tun is None or self._loop is None or stopped == self._stopped_queue:
@@ -211,13 +267,16 @@ class Driver:
             if path.next_deadline() <= now_ns:
                 path.on_deadline(now_ns)
             if path.outgoing or path.changes:
-                self._settle(path, now_ns)
+                self._unsettled.append(path)
+        self._settle_all(now_ns)
         due = self._device.next_deadline()
         if due is not None and due <= now_ns:
             self._perform(self._device.on_deadline(now_ns), now_ns)
         self._arm()
 
     def _arm(self) -> None:
+        if self._left is not None and isinstance(self._device, LeavingDevice) and self._device.is_shut_down():
+            self._left.set()
         deadline = min(path.next_deadline() for path in self._paths.values())
         due = self._device.next_deadline()
         if due is not None and due < deadline:

@@ -2,7 +2,7 @@
 
 A namespace belongs to a thread, not to a process: everything here moves the calling thread only.
 Sockets and TUN handles keep the namespace they were opened in, so a service enters its node once,
-opens what it needs and returns.  Making and removing namespaces is ``ntbnet.app.node``'s.
+opens what it needs and returns.  Making and removing namespaces is ``ntbnet.edge.node``'s.
 """
 
 from __future__ import annotations

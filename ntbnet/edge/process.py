@@ -6,12 +6,19 @@ Source: proc(5), /proc/<pid>/stat, fields 3 (state) and 22 (starttime).
 
 from __future__ import annotations
 
+import ctypes
 import os
+import select
 import signal
+import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 _DEAD_STATES = ("Z", "X", "x")
+_PR_SET_PDEATHSIG = 1
+"""Source: Linux uapi/linux/prctl.h."""
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +83,57 @@ def send_signal(record: ProcessRecord, number: signal.Signals) -> bool:
     finally:
         os.close(pidfd)
     return True
+
+
+def end(records: Iterable[ProcessRecord], patience_s: float) -> None:
+    """End processes that may be no children of ours: SIGTERM, then SIGKILL for those that live on.
+
+    Args:
+        records: processes; those of somebody else are left out.
+        patience_s: seconds that all of them together have after SIGTERM.
+    """
+    living = list(records)
+    for number, wait_s in ((signal.SIGTERM, patience_s), (signal.SIGKILL, patience_s)):
+        living = [record for record in living if _reaches(record, number)]
+        if number == signal.SIGTERM:
+            # a stopped process takes SIGTERM only once it goes on
+            living = [record for record in living if _reaches(record, signal.SIGCONT)]
+        deadline = time.monotonic() + wait_s
+        for record in living:
+            wait_until_ended(record, max(deadline - time.monotonic(), 0))
+
+
+def wait_until_ended(record: ProcessRecord, timeout_s: float) -> bool:
+    """Wait for the end of a process that may be no child of ours; False when it lives on."""
+    try:
+        fd = os.pidfd_open(record.pid)
+    except ProcessLookupError:
+        return True
+    try:
+        return not alive(record) or bool(select.select([fd], [], [], timeout_s)[0])
+    finally:
+        os.close(fd)
+
+
+def die_with_parent() -> None:
+    """Have the kernel SIGKILL this process when its parent ends, even while this one is stopped.
+
+    A parent that has ended already is not noticed: compare ``os.getppid()`` afterwards. What counts
+    as the parent is the thread that forked.
+
+    Raises:
+        OSError: the kernel refused.
+    """
+    if _libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+
+
+def _reaches(record: ProcessRecord, number: signal.Signals) -> bool:
+    try:
+        return send_signal(record, number)
+    except PermissionError:
+        return False
 
 
 def process_record_from(data: object) -> ProcessRecord | None:

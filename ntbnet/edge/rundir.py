@@ -13,7 +13,7 @@ import os
 import re
 import stat
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,7 +37,9 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,14}")
 _ENTRY = re.compile(r"[a-z0-9][a-z0-9.-]{0,31}")
 _CREATE_TRIES = 100
 """A bridge being removed at the same moment takes folders away between our steps."""
-_FOLDERS = ("sockets", "wakes", "logs", "epochs", "pids", "nodes")
+_FOLDERS = ("sockets", "logs", "epochs", "pids", "nodes")
+_MADE = ".made-by-ntbnet"
+"""In a root that we made and may remove. The default root needs no such note; no bridge has that name."""
 
 
 def check_name(what: str, name: str) -> None:
@@ -48,11 +50,6 @@ def check_name(what: str, name: str) -> None:
     """
     if not _NAME.fullmatch(name):
         raise ConfigError(f"{what} {name!r}: allowed are 1..15 of a-z, 0-9 and -, not starting with -")
-
-
-def was_restarted(epoch: int) -> bool:
-    """True when the counter behind this epoch once lost its content and went on from the floor."""
-    return epoch >= RESTARTED_EPOCHS
 
 
 class RunDir:
@@ -105,7 +102,7 @@ class RunDir:
             raise SetupError(f"cannot empty run folder {self.path}: {error.strerror}") from None
 
     def remove(self) -> None:
-        """Remove the folder with all in it, and the root when nothing else is there.  Idempotent.
+        """Remove the folder with all in it, and an empty root that we made.  Idempotent.
 
         A lock on the folder holds nobody up from here on: this is the last thing its holder does.
 
@@ -119,10 +116,7 @@ class RunDir:
             pass
         except OSError as error:
             raise SetupError(f"cannot remove run folder {self.path}: {error.strerror}") from None
-        try:
-            self.root.rmdir()
-        except OSError:
-            return  # another bridge's folder is there, or the root is not ours to remove
+        self._remove_root()
 
     @contextmanager
     def lock(self, *, wait: bool = True) -> Iterator[None]:
@@ -172,13 +166,18 @@ class RunDir:
             raise ConfigError(f"socket path {path} has {length} bytes, {allowed}")
         return path
 
-    def wake_path(self, name: str) -> Path:
-        """Where the named FIFO of that name is."""
-        return self._entry("wakes", name + ".fifo")
+    @property
+    def config_path(self) -> Path:
+        """Where the configuration is that the bridge runs with."""
+        return self.path / "config.toml"
 
     def log_path(self, service: str) -> Path:
         """Where the JSON lines of that service go."""
         return self._entry("logs", service + ".jsonl")
+
+    def stderr_path(self, service: str) -> Path:
+        """Where that service's stderr goes: text, for people."""
+        return self._entry("logs", service + ".err")
 
     def node_path(self, node: str) -> Path:
         """Where it is noted that we made that node."""
@@ -188,7 +187,7 @@ class RunDir:
         """Raise a persisted counter by one and return it: 1..2^32-1, never the same twice.
 
         Atomic among processes.  Unusable content does not stop anybody: the counter goes on above
-        every number it can have had, which ``was_restarted`` tells from the number.
+        every number it can have had.
 
         Raises:
             SetupError: the run folder is not there or cannot be written.
@@ -213,6 +212,29 @@ class RunDir:
         if not re.fullmatch(rb"[1-9][0-9]{0,9}\n", content):
             return None
         return int(content) if int(content) < EPOCH_END else None
+
+    def secret(self) -> int:
+        """The 64 random bits that the services of this run share, 1..2^64-1; made by the first who asks.
+
+        ``empty`` ends it: the next run has another one.
+
+        Raises:
+            SetupError: the run folder is not there or cannot be written, or the content is unusable:
+                a new secret would be another one than that of the services that run.
+        """
+        path = self.path / "secret"
+        with self._locked("epochs"):
+            try:
+                with path.open("rb") as file:
+                    content = file.read(32)
+            except FileNotFoundError:
+                content = b"%016x\n" % (int.from_bytes(os.urandom(8), "little") or 1)
+                _replace(path, content)
+            except OSError as error:
+                raise SetupError(f"cannot read {path}: {error.strerror}") from None
+        if not re.fullmatch(rb"[0-9a-f]{16}\n", content) or not int(content, 16):
+            raise SetupError(f"{path} is unusable; stop bridge {self.name} and start it again")
+        return int(content, 16)
 
     def record_process(self, service: str, record: ProcessRecord | None = None) -> ProcessRecord:
         """Note which process is that service; this one unless told."""
@@ -252,6 +274,17 @@ class RunDir:
         record = run_record_from(_load(self.path / "run.json"))
         return record if record is not None and record.name == self.name else None
 
+    def write_config(self, text: str) -> None:
+        """Keep the configuration (TOML) that the bridge runs with."""
+        _replace(self.config_path, text.encode())
+
+    def read_config(self) -> str | None:
+        """The configuration (TOML) that the bridge runs with; None when it cannot be read."""
+        try:
+            return self.config_path.read_text(encoding="utf-8")
+        except (OSError, UnicodeError):
+            return None
+
     def write_node(self, node: str, note: Mapping[str, Any]) -> None:
         """Note, before it is made, that the node is ours."""
         _replace(self.node_path(node), json.dumps(note).encode())
@@ -265,11 +298,50 @@ class RunDir:
         """Drop the note about the node; nothing happens when there is none."""
         self.node_path(node).unlink(missing_ok=True)
 
+    def write_dram(self, node: str, file: tuple[int, int]) -> None:
+        """Note, before it has its name, which file (device, inode) the node's DRAM is."""
+        _replace(self._entry("nodes", f"{node}.dram"), json.dumps({"file": file}).encode())
+
+    def read_dram(self, node: str) -> tuple[int, int] | None:
+        """The file (device, inode) that is the node's DRAM; None when we made none, or unusable."""
+        file = _load(self._entry("nodes", f"{node}.dram")).get("file")
+        if not isinstance(file, list) or len(file) != 2 or any(type(number) is not int for number in file):
+            return None
+        return file[0], file[1]
+
+    def forget_dram(self, node: str) -> None:
+        """Drop the note about the node's DRAM; nothing happens when there is none."""
+        self._entry("nodes", f"{node}.dram").unlink(missing_ok=True)
+
+    def _make_root(self) -> None:
+        self.root.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self.root.mkdir(mode=0o755)
+        except FileExistsError:
+            if not self.root.is_dir():
+                raise
+            return
+        if self.root != DEFAULT_ROOT:
+            (self.root / _MADE).touch()
+
+    def _remove_root(self) -> None:
+        note = self.root / _MADE
+        is_ours = self.root == DEFAULT_ROOT or note.exists()
+        try:
+            if is_ours and all(entry == note for entry in self.root.iterdir()):
+                note.unlink(missing_ok=True)
+                self.root.rmdir()
+        except OSError:
+            # another bridge's folder was made meanwhile, or the root may not be removed
+            if self.root != DEFAULT_ROOT:
+                with suppress(OSError):
+                    note.touch()
+
     def _create_folders(self, subfolders: tuple[str, ...]) -> None:
         try:
             for _ in range(_CREATE_TRIES):
                 try:
-                    self.root.mkdir(mode=0o755, parents=True, exist_ok=True)
+                    self._make_root()
                     for folder in (self.path, *(self.path / sub for sub in subfolders)):
                         _make_own_folder(folder)
                 except FileNotFoundError:

@@ -2,8 +2,9 @@
 
 All pages are allocated before the name appears, so no later store can fault for want of space,
 and the name appears whole or not at all, even when the maker is killed half way.  The memory
-outlives every process; only ``unlink`` removes it.  ``multiprocessing.shared_memory`` is not
-used: its tracker unlinks memory behind the survivors' backs.
+outlives every process; only ``remove`` ends it.  A note in the run folder, written before the name
+appears, says which file is ours: another bridge's memory of the same name is never touched.
+``multiprocessing.shared_memory`` is not used: its tracker unlinks memory behind the survivors' backs.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ import errno
 import mmap
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
-from ntbnet.edge.rundir import check_name
+from ntbnet.edge.rundir import RunDir, check_name
 from ntbnet.errors import SetupError
 
 SHM_FOLDER = Path("/dev/shm")  # noqa: S108 - names there are opened O_NOFOLLOW or made by link
@@ -50,13 +52,20 @@ class Dram:
         self.view = memoryview(self._map)
 
     @classmethod
-    def create(cls, bridge: str, node: str, size_bytes: int) -> Dram:
+    def create(
+        cls,
+        bridge: str,
+        node: str,
+        size_bytes: int,
+        note: Callable[[os.stat_result], None] = lambda _: None,
+    ) -> Dram:
         """Make the memory, zeroed and fully allocated, mode 0600.
 
         Args:
             bridge: bridge name.
             node: node name.
             size_bytes: a positive multiple of the page size.
+            note: told which file it is, just before that has its name.
 
         Raises:
             SetupError: not enough space (names size and free space), the file exists, or /dev/shm
@@ -75,6 +84,7 @@ class Dram:
             raise SetupError(f"cannot make shared memory in {SHM_FOLDER}: {error.strerror}") from None
         try:
             os.posix_fallocate(fd, 0, size_bytes)
+            note(os.fstat(fd))
             _give_name(fd, path)
             return cls(fd, path, size_bytes)
         except FileExistsError:
@@ -87,6 +97,9 @@ class Dram:
             if error.errno == errno.ENOSPC:
                 raise _no_space(path, size_bytes, _free_bytes()) from None
             raise SetupError(f"cannot make {path}: {error.strerror}") from None
+        except BaseException:
+            os.close(fd)
+            raise
 
     @classmethod
     def attach(cls, bridge: str, node: str, size_bytes: int) -> Dram:
@@ -126,10 +139,6 @@ class Dram:
             os.close(fd)
             raise
 
-    def is_linked(self) -> bool:
-        """False once the file was unlinked: others can no longer attach to this memory."""
-        return os.fstat(self._fd).st_nlink > 0
-
     def close(self) -> None:
         """Give the mapping up; the memory stays for the others.  Closing twice is harmless."""
         if self._fd < 0:
@@ -143,21 +152,76 @@ class Dram:
             return  # slices are still out there: the mapping ends with the last of them
 
 
-def unlink(bridge: str, node: str) -> bool:
-    """Remove the memory's name; mappers keep their pages.  False when there was none.
+def make(run: RunDir, node: str, size_bytes: int) -> bool:
+    """Make a node's memory; a whole one of ours is kept, any other of ours replaced.
+
+    Whoever still maps replaced or unlinked memory shares it with nobody who attaches from here on.
+
+    Args:
+        run: run folder of the bridge, there.
+        node: node name.
+        size_bytes: a positive multiple of the page size.
+
+    Returns:
+        True when it was made, False when it was there.
+
+    Raises:
+        SetupError: as ``Dram.create``; a file of that name that is not ours is in the way, say.
+    """
+    path = dram_path(run.name, node)
+
+    def note(found: os.stat_result) -> None:
+        run.write_dram(node, (found.st_dev, found.st_ino))
+
+    with run.lock_nodes():
+        found = _ours(run, node, path)
+        if found is not None:
+            if _is_whole(found, size_bytes):
+                return False
+            _unlink(path)
+        Dram.create(run.name, node, size_bytes, note).close()
+    return True
+
+
+def remove(run: RunDir, node: str) -> bool:
+    """Remove the memory's name, when the memory is ours, and the note; mappers keep their pages.
+
+    Returns:
+        True when there was memory of ours.
 
     Raises:
         SetupError: the file may not be removed.
-        ConfigError: a name is malformed.
     """
-    path = dram_path(bridge, node)
-    try:
-        path.unlink()
-    except FileNotFoundError:
+    if not run.exists():
         return False
+    path = dram_path(run.name, node)
+    with run.lock_nodes():
+        is_ours = _ours(run, node, path) is not None
+        if is_ours:
+            _unlink(path)
+        run.forget_dram(node)
+    return is_ours
+
+
+def _ours(run: RunDir, node: str, path: Path) -> os.stat_result | None:
+    """The file, when it is the one that the note in the run folder is about."""
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return None
+    return found if (found.st_dev, found.st_ino) == run.read_dram(node) else None
+
+
+def _is_whole(found: os.stat_result, size_bytes: int) -> bool:
+    is_private = found.st_uid == os.geteuid() and not found.st_mode & 0o077
+    return is_private and found.st_size == size_bytes and found.st_blocks * 512 >= size_bytes
+
+
+def _unlink(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
     except OSError as error:
         raise SetupError(f"cannot remove {path}: {error.strerror}") from None
-    return True
 
 
 def _check_size(size_bytes: int) -> None:

@@ -2,21 +2,20 @@
 
 Services may start in any order. Each makes what is missing, under the run folder's lock, and
 notes itself; the last one to stop removes everything. What a killed run left behind is removed
-by the next one.
+by the next one.  The first one's configuration is the bridge's: every command finds it there.
 """
 
 from __future__ import annotations
 
+import os
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from ntbnet import topology
-from ntbnet.config import Config
-from ntbnet.edge import shm
-from ntbnet.edge.process import alive, own_record
+from ntbnet.config import Config, to_toml
+from ntbnet.edge.process import alive, die_with_parent, own_record
 from ntbnet.edge.run_record import RunRecord
 from ntbnet.edge.rundir import RunDir
 from ntbnet.errors import SetupError
@@ -26,11 +25,17 @@ from ntbnet.errors import SetupError
 def hold(run: RunDir, config: Config, service: str, *, supervised: bool) -> Iterator[None]:
     """Node, DRAM and run folder exist inside; a supervised service finds them made.
 
+    A supervised service ends with its supervisor from here on, even while it is stopped.
+
     Raises:
-        SetupError: another supervisor or another process of that service runs, or something
-            cannot be made.
+        SetupError: another supervisor or another process of that service runs, the bridge runs
+            with another configuration, or something cannot be made.
     """
     if supervised:
+        die_with_parent()
+        record = run.read_run()
+        if record is None or record.supervisor.pid != os.getppid():
+            raise SetupError(f"the supervisor of bridge {run.name} is gone")
         run.record_process(service)
         yield
         return
@@ -51,38 +56,35 @@ def _join(run: RunDir, config: Config, service: str) -> None:
     if service in living:
         raise SetupError(f"{service} of bridge {run.name} runs already; stop it first")
     if not living:
-        _remove_nodes(run, config)
+        _remove_sides(run, config)
         run.empty()  # not removed: whoever waits for our lock waits for this very folder's
         run.create()
         me = own_record()
         run.write_run(RunRecord(run.name, uuid.uuid4().hex[:12], "honcho", me, time.time(), None))
+        run.write_config(to_toml(config))
+    elif run.read_config() != to_toml(config):
+        raise SetupError(
+            f"bridge {run.name} runs with another configuration; give {service} the same --config, or stop it"
+        )
     run.record_process(service)
     try:
-        _make_node(run, config, topology.NODE_OF[service])
+        from ntbnet.edge.side import make_side
+
+        make_side(config, run, topology.NODE_OF[service])
     except BaseException:
         _leave(run, config, service)
         raise
 
 
-def _make_node(run: RunDir, config: Config, node: str) -> None:
-    from ntbnet.app.node import create_node, spec_from
-
-    create_node(spec_from(config, run.name, node), run)
-    if not Path(shm.dram_path(run.name, node)).exists():
-        side = config.node.rc if node == "rc" else config.node.ep
-        shm.Dram.create(run.name, node, side.dram_bytes).close()
-
-
 def _leave(run: RunDir, config: Config, service: str) -> None:
     run.forget_process(service)
     if not any(alive(record) for record in run.processes().values()):
-        _remove_nodes(run, config)
+        _remove_sides(run, config)
         run.remove()
 
 
-def _remove_nodes(run: RunDir, config: Config) -> None:
-    from ntbnet.app.node import remove_node, spec_from
+def _remove_sides(run: RunDir, config: Config) -> None:
+    from ntbnet.edge.side import remove_side
 
     for node in ("rc", "ep"):
-        remove_node(spec_from(config, run.name, node), run)
-        shm.unlink(run.name, node)
+        remove_side(config, run, node)

@@ -15,7 +15,6 @@ import asyncio
 import contextlib
 import gc
 import os
-import signal
 import socket
 import sys
 import time
@@ -28,7 +27,7 @@ import uvloop
 import zmq
 
 from ntbnet import topology
-from ntbnet.config import Config, load_text
+from ntbnet.config import Config, load_text, shared_identity
 from ntbnet.devices.memory import Window
 from ntbnet.devices.path import Path as MessagePath
 from ntbnet.edge import standalone
@@ -36,6 +35,7 @@ from ntbnet.edge.clock import monotonic_ns
 from ntbnet.edge.driver import Device, Driver
 from ntbnet.edge.rundir import RunDir
 from ntbnet.edge.shm import Dram
+from ntbnet.edge.stop_signals import StopSignals
 from ntbnet.edge.tun import Tun
 from ntbnet.errors import ConfigError, NtbnetError, SetupError
 from ntbnet.log import Logger
@@ -43,6 +43,8 @@ from ntbnet.wire import SCHEMA_VERSION
 
 READY = b"READY\n"
 ALIVE = b"."
+LEAVE_PATIENCE_S = 0.3
+"""How long a service that was told to stop may take to tell the other host."""
 ALIVE_INTERVAL_S = 0.5
 """How often a supervised service shows that its loop runs."""
 DEFAULT_NAME = "ntbnet"
@@ -123,17 +125,24 @@ def load_config(path: str | None, profile: str | None = None) -> Config:
 
 def main(recipe: Recipe, arguments: argparse.Namespace) -> int:
     """Run a service until it is told to stop; the whole of a service's ``main``."""
+    signals = StopSignals()
     try:
         config = load_config(arguments.config)
         run = RunDir(config.run.dir, arguments.name)
         with standalone.hold(run, config, recipe.service, supervised=arguments.notify_fd >= 0):
-            return _run(recipe, config, run, arguments)
+            return _run(recipe, config, run, arguments, signals)
     except NtbnetError as problem:
         sys.stderr.write(f"{recipe.service}: {problem}\n")
         return 2 if isinstance(problem, ConfigError) else 1
+    except (OSError, zmq.ZMQError) as problem:
+        # the machine refuses: no descriptors, no memory, no space
+        sys.stderr.write(f"{recipe.service}: {problem}\n")
+        return 1
 
 
-def _run(recipe: Recipe, config: Config, run: RunDir, arguments: argparse.Namespace) -> int:
+def _run(
+    recipe: Recipe, config: Config, run: RunDir, arguments: argparse.Namespace, signals: StopSignals
+) -> int:
     service, node = recipe.service, topology.NODE_OF[recipe.service]
     incarnation = run.raise_epoch(service)
     record = run.read_run()
@@ -161,7 +170,9 @@ def _run(recipe: Recipe, config: Config, run: RunDir, arguments: argparse.Namesp
         about = {"service": service, "node": node, "pid": os.getpid(), "epoch": incarnation, "run_id": run_id}
         about |= {"fabric": config.bridge.fabric, "profile": config.bridge.profile}
         question_endpoint = f"ipc://{run.socket_path(f'ask.{service}')}"
-        return uvloop.run(_serve(driver, log, about, question_endpoint, arguments.notify_fd))
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.get_loop()  # may fail; the coroutine is made only once it has not
+            return runner.run(_serve(driver, log, about, question_endpoint, arguments.notify_fd, signals))
     finally:
         if tun is not None:
             tun.close()
@@ -180,12 +191,8 @@ def _path(service: str, peer: str, config: Config, run: RunDir, incarnation: int
         allocate_session=lambda: run.raise_epoch(counter),
         heartbeat_ns=config.timing.heartbeat_ms * 1_000_000,
         liveness_ns=config.timing.liveness_ms * 1_000_000,
-        identity={
-            "bridge": run.name,
-            "schema": SCHEMA_VERSION,
-            "profile": config.profile.name,
-            "ctrl_layout": config.ntb.ctrl_layout,
-        },
+        key=run.secret(),
+        identity={"bridge": run.name, "schema": SCHEMA_VERSION, **shared_identity(config)},
     )
 
 
@@ -216,7 +223,12 @@ def _driver(
 
 
 async def _serve(
-    driver: Driver, log: Logger, about: dict[str, Any], question_endpoint: str, notify_fd: int
+    driver: Driver,
+    log: Logger,
+    about: dict[str, Any],
+    question_endpoint: str,
+    notify_fd: int,
+    signals: StopSignals,
 ) -> int:
     loop = asyncio.get_running_loop()
     stop: asyncio.Future[str] = loop.create_future()
@@ -231,8 +243,7 @@ async def _serve(
         request_stop("failed")
 
     loop.set_exception_handler(on_exception)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, request_stop, number.name)
+    signals.listen(lambda name: loop.call_soon_threadsafe(request_stop, name))
     started_ns = time.monotonic_ns()
 
     def status() -> dict[str, Any]:
@@ -245,6 +256,8 @@ async def _serve(
     gc.collect()
     gc.freeze()
     reason = await stop
+    if not failures:
+        await driver.leave(LEAVE_PATIENCE_S)
     driver.close()
     if lifeline is not None:
         loop.remove_reader(lifeline.fileno())

@@ -41,6 +41,7 @@ def pinger(bridge: LiveBridge) -> Iterator[Pinger]:
     pinger.close()
 
 
+@pytest.mark.covers("HAZARD 10.14", "HAZARD 10.15")
 @services
 def test_kill_under_tcp_both_ways_loses_no_byte_and_ping_is_back(
     bridge: LiveBridge, pinger: Pinger, recoveries: list[float], service: str

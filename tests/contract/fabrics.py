@@ -23,7 +23,7 @@ from ntbnet.wire import MemWrite, Message
 
 ENDS = ("rc-host", "epc")
 HEARTBEAT_NS = 20_000_000
-LIVENESS_NS = 200_000_000
+LIVENESS_NS = 1_000_000_000
 TIMEOUT_S = 10.0
 MAX_STEPS = 20_000
 
@@ -36,6 +36,7 @@ class Recorder:
         self.received: list[Message] = []
         self.ups = 0
         self.downs = 0
+        self.reasons: list[str] = []
         self.is_up = False
 
     def handle(self, src: str, message: Message, now_ns: int) -> Sequence[Effect]:
@@ -46,6 +47,7 @@ class Recorder:
         self.is_up = up
         self.ups += up
         self.downs += not up
+        self.reasons.append(reason)
         return ()
 
     def next_deadline(self) -> int | None:
@@ -68,6 +70,9 @@ class Fabric(Protocol):
 
     def kill(self, end: str) -> None:
         """End one end without a word."""
+
+    def stop(self, end: str) -> None:
+        """End one end as its service does when told to."""
 
     def send(self, end: str, messages: Sequence[Message]) -> None:
         """Hand messages to one end's path."""
@@ -118,6 +123,12 @@ class MemoryFabric:
     def kill(self, end: str) -> None:
         del self._paths[end]
         self._queues[end].clear()
+
+    def stop(self, end: str) -> None:
+        path = self._paths[end]
+        path.surprise_down("stopped", self._now_ns)
+        self._queues[path.peer].extend(path.outgoing)
+        self.kill(end)
 
     def send(self, end: str, messages: Sequence[Message]) -> None:
         path = self._paths[end]
@@ -177,6 +188,11 @@ class ZmqFabric:
         self._paths[end], self._drivers[end], self.ends[end] = path, driver, device
 
     def kill(self, end: str) -> None:
+        # a path that is not up says no farewell
+        self._paths[end].surprise_down("killed", 0)
+        self.stop(end)
+
+    def stop(self, end: str) -> None:
         self._drivers.pop(end).close()
         del self._paths[end]
 

@@ -84,6 +84,29 @@ def test_the_longest_payload_crosses(fabric: Fabric) -> None:
     assert fabric.ends["epc"].received == [longest]
 
 
+def test_a_longer_payload_is_surprise_down_and_a_new_session(fabric: Fabric) -> None:
+    bring_up(fabric)
+
+    fabric.send("rc-host", [MemWrite(0x1000, bytes(MAX_PAYLOAD_BYTES + 1), 1), *writes(1)])
+    fabric.until(lambda: all(end.ups == 2 for end in fabric.ends.values()))
+    fabric.send("rc-host", writes(1, first=7))
+    fabric.until(lambda: bool(fabric.ends["epc"].received))
+
+    assert numbers(fabric.ends["epc"].received) == [7]
+
+
+def test_a_stopped_end_says_so(fabric: Fabric) -> None:
+    """Nobody has to wait for its silence, and what it sent before it stopped still arrives."""
+    bring_up(fabric)
+
+    fabric.send("epc", writes(20, size=65536))
+    fabric.stop("epc")
+    fabric.until(lambda: not fabric.ends["rc-host"].is_up)
+
+    assert fabric.ends["rc-host"].reasons[-1] == "closed by peer"
+    assert numbers(fabric.ends["rc-host"].received) == list(range(20))
+
+
 def test_a_killed_end_is_noticed_by_its_silence(fabric: Fabric) -> None:
     bring_up(fabric)
 
@@ -91,6 +114,7 @@ def test_a_killed_end_is_noticed_by_its_silence(fabric: Fabric) -> None:
     fabric.until(lambda: not fabric.ends["rc-host"].is_up)
 
     assert fabric.ends["rc-host"].downs == 1
+    assert fabric.ends["rc-host"].reasons[-1].startswith("peer silent")
 
 
 def test_a_restarted_end_gets_a_new_session_and_nothing_of_the_old_one(fabric: Fabric) -> None:

@@ -16,8 +16,8 @@ from typing import Any
 
 from ntbnet import topology
 from ntbnet.app.bridge import Bridge
-from ntbnet.app.supervisor import kill as kill_process
-from ntbnet.app.supervisor import remove_leftovers
+from ntbnet.app.leftovers import kill as kill_process
+from ntbnet.app.leftovers import remove_leftovers
 from ntbnet.config import Config, load_text
 from ntbnet.edge.process import ProcessRecord, alive, record_of, send_signal
 from ntbnet.edge.rundir import RunDir
@@ -71,6 +71,24 @@ def run_command(
         env=child_environment(),
         stdin=subprocess.DEVNULL,
     )
+
+
+@contextlib.contextmanager
+def in_background(*words: str) -> Iterator[subprocess.Popen[str]]:
+    """A program that runs beside the test, with its stderr to read; killed when it outlives the block."""
+    process = subprocess.Popen(
+        words,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=child_environment(),
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def cli(*words: str, timeout_s: float = COMMAND_TIMEOUT_S) -> subprocess.CompletedProcess[str]:
@@ -146,16 +164,11 @@ class LiveBridge:
         """The options that select the configuration."""
         return ("--config", str(self.config_path)) if self.config_path else ()
 
-    def in_foreground(self) -> subprocess.Popen[str]:
-        """``ntbnet up``, which runs until it is told to stop."""
-        return subprocess.Popen(
-            (*CLI, "up", "--name", self.name, *self.config_words),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=child_environment(),
-        )
+    @contextlib.contextmanager
+    def in_foreground(self) -> Iterator[subprocess.Popen[str]]:
+        """``ntbnet up``, which runs until it is told to stop, at the latest at the end of the block."""
+        with in_background(*CLI, "up", "--name", self.name, *self.config_words) as process:
+            yield process
 
     def down(self) -> subprocess.CompletedProcess[str]:
         """``ntbnet down``."""
@@ -210,7 +223,7 @@ class LiveBridge:
         """Tracebacks and error events of all services; [] for a bridge whose parts only died by our hand."""
         found = []
         for service in topology.SERVICES:
-            found += Path(self.run.log_path(f"{service}.err")).read_text(encoding="utf-8").splitlines()
+            found += self.run.stderr_path(service).read_text(encoding="utf-8").splitlines()
             found += [str(line) for line in self.log_lines(service) if line["level"] == "error"]
         return found
 

@@ -55,6 +55,8 @@ class TcpTransfer:
         self._sender = open_socket(bridge, source, socket.SOCK_STREAM)
         with contextlib.suppress(OSError):  # an older kernel: see PATIENCE_S
             self._sender.setsockopt(socket.IPPROTO_TCP, _TCP_RTO_MAX_MS, RTO_MAX_MS)
+        # short waits would make the kernel give up the sooner: it counts attempts unless told a time
+        self._sender.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, PATIENCE_S * 1000)
         self._pool = ThreadPoolExecutor(2, thread_name_prefix=f"tcp-{source}")
         self._stop = threading.Event()
         self.started_s = time.monotonic()

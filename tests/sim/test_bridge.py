@@ -127,9 +127,23 @@ def test_idle_bridge_stays_up_and_polls_each_12_ms() -> None:
         "[ntb]\nspad_count = 6\n",
         "[transport]\nmax_mw_size = 0x80000\n",
         "[transport]\nmax_num_clients = 3\ntransport_mtu = 1600\n[netdev]\nmtu = 1500\n",
+        "[ntb]\ndevice_id = 0x31\n",
+        "[ntb]\nvendor_id = 1\ndevice_id = 0\n",
+        "[timing]\ncompletion_timeout_ms = 20\n",
         f"{ONE_WINDOW}ctrl_bar = -1\nmw1_bar = -1\n",
     ],
-    ids=["classic", "small-window", "two-doorbells", "6-spads", "capped-window", "3-queues", "auto-bars"],
+    ids=[
+        "classic",
+        "small-window",
+        "two-doorbells",
+        "6-spads",
+        "capped-window",
+        "3-queues",
+        "own-id",
+        "least-ids",
+        "least-timeout",
+        "auto-bars",
+    ],
 )
 def test_bridge_works_with_other_configurations(text: str) -> None:
     world = World(seed=10, text=text + SMALL).bring_up()

@@ -69,9 +69,10 @@ class Process:
         self.device = device
         self.armed_ns: int | None = None
         self.stopped = False
-        self.is_paused = self.is_pumping = False
+        self.is_paused = self.is_pumping = self.is_settling = False
         self.inbox: list[tuple[str, Frame]] = []
         self.waiting: deque[bytes] = deque()
+        self.unsettled: deque[Path] = deque()
         timing = world.config.timing
         self.paths = {}
         for peer, initiator in neighbours(name).items():
@@ -127,7 +128,12 @@ class Process:
             elif isinstance(effect, Restart):
                 path = self.paths[effect.dst]
                 path.surprise_down(effect.reason, now)
-                self.settle(path)
+                self.unsettled.append(path)
+        if not self.is_settling:
+            self.is_settling = True
+            while self.unsettled:
+                self.settle(self.unsettled.popleft())
+            self.is_settling = False
         self.pump()
 
     def pump(self) -> None:

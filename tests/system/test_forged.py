@@ -12,7 +12,8 @@ import pytest
 import zmq
 
 from ntbnet import topology
-from ntbnet.wire import HEADER_BYTES, SERVICE_BY_LABEL, Kind, MemWrite, encode, encode_control
+from ntbnet.config import shared_identity
+from ntbnet.wire import HEADER_BYTES, SCHEMA_VERSION, SERVICE_BY_LABEL, Kind, MemWrite, encode, encode_control
 from tests.live.bridge import LiveBridge, until
 from tests.live.traffic import TcpTransfer
 
@@ -38,6 +39,7 @@ class Forger:
         self._bridge = bridge
         self.src = src
         self.dst = dst
+        self.key = bridge.run.secret()
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.PUSH)
         self._socket.connect(f"ipc://{bridge.run.socket_path(f'{src}.{dst}')}")
@@ -74,6 +76,7 @@ class Forger:
             session or path["session"],
             sequence,
             0,
+            self.key,
         )
         return header, bytes(payload)
 
@@ -162,9 +165,34 @@ class TestWellMadeMessages:
         path = forger.path()
         src, dst = SERVICE_BY_LABEL[forger.src], SERVICE_BY_LABEL[forger.dst]
         body = {"bridge": "somebody-else", "schema": 1}
-        hello = encode_control(Kind.HELLO, src, dst, path["peer_incarnation"], 0, body=body)
+        hello = encode_control(Kind.HELLO, src, dst, path["peer_incarnation"], 0, body=body, key=forger.key)
 
         forger.expect_refusal("identity", lambda: forger.send(*(bytes(frame) for frame in hello)))
+
+    @pytest.mark.covers("HAZARD 11.i")
+    def test_greeting_with_another_control_block_layout_is_refused_and_said_so(
+        self, bridge: LiveBridge, forger: Forger
+    ) -> None:
+        bridge.wait_for_link()
+        path = forger.path()
+        src, dst = SERVICE_BY_LABEL[forger.src], SERVICE_BY_LABEL[forger.dst]
+        body = {"bridge": bridge.name, "schema": SCHEMA_VERSION, **shared_identity(bridge.config)}
+        body["ctrl_layout"] = "classic"
+        hello = encode_control(Kind.HELLO, src, dst, path["peer_incarnation"], 0, body=body, key=forger.key)
+
+        forger.expect_refusal("identity", lambda: forger.send(*(bytes(frame) for frame in hello)))
+
+        said = [line["reason"] for line in bridge.log_lines(forger.dst) if line["event"] == "path.changed"]
+        reason = f"refused, ctrl_layout: {forger.src} has 'classic', {forger.dst} has 'rfc1'"
+        assert reason in said
+
+
+@pytest.mark.parametrize("kind", [Kind.HELLO, Kind.OPEN])
+def test_highest_numbers_without_the_secret_lock_nobody_out(forger: Forger, kind: Kind) -> None:
+    src, dst = SERVICE_BY_LABEL[forger.src], SERVICE_BY_LABEL[forger.dst]
+    frames = encode_control(kind, src, dst, 0xFFFF_FFFF, 0xFFFF_FFFF, arg=1, body={})
+
+    forger.expect_refusal("damaged", lambda: forger.send(*frames))
 
 
 def test_bytes_that_are_not_zeromq_are_survived(bridge: LiveBridge) -> None:
@@ -183,7 +211,7 @@ def test_bytes_that_are_not_zeromq_are_survived(bridge: LiveBridge) -> None:
 
 
 @pytest.mark.parametrize("service", topology.SERVICES)
-@pytest.mark.parametrize("frames", [[b""], [b"destroy"], [b"status", b"more"], [b"\xff" * 100_000]])
+@pytest.mark.parametrize("frames", [[b""], [b"destroy"], [b"status", b"more"], [b"\xff" * 200]])
 def test_unknown_question_gets_an_answer_and_does_no_harm(
     bridge: LiveBridge, service: str, frames: list[bytes]
 ) -> None:

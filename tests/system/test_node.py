@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 import pytest
 import uvloop
 
-from ntbnet.app.node import NodeSpec, create_node, exec_in_node, node_exists, remove_node
 from ntbnet.edge.netns import inside, netns_inode, netns_path, processes_inside
+from ntbnet.edge.node import NodeSpec, create_node, exec_in_node, node_exists, remove_node
 from ntbnet.edge.rundir import RunDir
 from ntbnet.edge.tun import Tun
 from ntbnet.errors import ConfigError, SetupError
@@ -407,7 +407,7 @@ def test_missing_permission_is_named(spec: NodeSpec) -> None:
 
 def test_missing_device_node_is_named_and_nothing_made(spec: NodeSpec, tmp_path: Path) -> None:
     program = (
-        "import sys; from ntbnet.app.node import *; from ntbnet.errors import SetupError\n"
+        "import sys; from ntbnet.edge.node import *; from ntbnet.errors import SetupError\n"
         f"try: create_node({spec!r}, RunDir({str(tmp_path)!r}, {spec.bridge!r}))\n"
         "except SetupError as error: print(error)"
     )

@@ -117,13 +117,13 @@ def in_mounts(script: str, name: str, *options: str) -> subprocess.CompletedProc
 
 
 def test_too_little_shared_memory_is_one_line_and_exit_1(name: str) -> None:
-    done = in_mounts("mount -t tmpfs -o size=40m tmpfs /dev/shm", name)
+    done = in_mounts("mount -t tmpfs -o size=40m tmpfs /dev/shm", name, "--detach")
 
     assert_one_line(done, 1, f"ntbnet.{name}.ep.dram needs 33554432 bytes", "8388608 free", "remount,size=")
 
 
 def test_missing_tun_device_is_one_line_and_exit_1(name: str) -> None:
-    done = in_mounts("mount -t tmpfs tmpfs /dev/net", name)
+    done = in_mounts("mount -t tmpfs tmpfs /dev/net", name, "--detach")
 
     assert_one_line(done, 1, "/dev/net/tun", "does not exist", "mknod")
 
@@ -141,7 +141,7 @@ def test_another_user_is_told_to_be_root(name: str) -> None:
     read_only = ("--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search")
     as_nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *read_only, "--")
 
-    done = run_command(*as_nobody, *CLI, "up", "--name", name, cwd=Path("/"))
+    done = run_command(*as_nobody, *CLI, "up", "--name", name, "--detach", cwd=Path("/"))
 
     assert_one_line(done, 1, "run as root")
 

@@ -9,7 +9,6 @@ import subprocess
 import sys
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -104,6 +103,47 @@ def test_service_that_runs_already_is_refused(by_hand: HandStarted) -> None:
     assert by_hand.children["edma"].poll() is None
 
 
+def test_service_with_another_configuration_is_refused_in_one_line(by_hand: HandStarted) -> None:
+    other = by_hand.bridge.folder / "other.toml"
+    other.write_text("[netdev]\nmtu = 1500\n", encoding="utf-8")
+    by_hand.start("edma")
+    by_hand.wait_until_started("edma")
+
+    done = run_command(*by_hand.command("epc", config=other))
+
+    assert done.returncode == 1
+    name = by_hand.bridge.name
+    how = "give epc the same --config, or stop it"
+    assert done.stderr == f"epc: bridge {name} runs with another configuration; {how}\n"
+    assert by_hand.children["edma"].poll() is None
+    assert list(by_hand.bridge.run.processes()) == ["edma"]
+
+
+def test_commands_find_the_configuration_of_services_started_by_hand(by_hand: HandStarted) -> None:
+    other = by_hand.bridge.folder / "other.toml"
+    other.write_text('[node.rc]\nipv4 = "10.99.0.1/30"\n[node.ep]\nipv4 = "10.99.0.2/30"\n', encoding="utf-8")
+    for service in topology.SERVICES:
+        by_hand.start(service, config=other)
+    by_hand.bridge.wait_for_link()
+
+    done = by_hand.bridge.cli("ping", "-c", "1")
+
+    assert done.returncode == 0
+    assert "10.99.0.2" in done.stdout
+
+
+def test_stop_request_at_any_moment_of_the_start_leaves_nothing(by_hand: HandStarted) -> None:
+    """The folder appears first, so from then on there is something to leave behind."""
+    for _ in range(6):
+        by_hand.start("edma")
+        until(by_hand.bridge.run.path.exists, 10, "run folder")
+
+        code = by_hand.stop(signal.SIGTERM)["edma"]
+
+        assert code == 0
+        assert leftovers(by_hand.bridge.name) == []
+
+
 def test_service_that_was_killed_is_started_again_by_hand(by_hand: HandStarted) -> None:
     for service in topology.SERVICES:
         by_hand.start(service)
@@ -129,34 +169,6 @@ def test_all_services_killed_leave_what_the_next_run_replaces(by_hand: HandStart
 
     assert by_hand.bridge.status()["mode"] == "supervisor"
     assert by_hand.bridge.cli("ping", "-c", "1").returncode == 0
-
-
-def test_service_with_another_control_block_layout_is_refused_and_said_so(by_hand: HandStarted) -> None:
-    other = by_hand.bridge.folder / "classic.toml"
-    other.write_text('[ntb]\nctrl_layout = "classic"\nnum_mws = 1\n', encoding="utf-8")
-    for service in topology.SERVICES:
-        by_hand.start(service, config=other if service == "rc-host" else None)
-
-    def refusals(service: str) -> list[str]:
-        if service not in by_hand.children or not by_hand.stdout(service).exists():
-            return []
-        lines = [line for line in by_hand.lines(service) if line["event"] == "path.changed"]
-        return [line["reason"] for line in lines if line["reason"].startswith("refused")]
-
-    for service in ("rc-host", "epc", "peer-rc"):
-        until(lambda: refusals(service), 10, f"refusal by {service}")  # noqa: B023 - called at once
-
-    assert refusals("epc") == ["refused, ctrl_layout: rc-host has 'classic', epc has 'rfc1'"]
-    assert refusals("rc-host")[0].startswith("refused, ctrl_layout: ")
-    status = by_hand.bridge.status()
-    assert status["link"]["state"] == "down"
-
-    def paths() -> dict[str, dict[str, Any]]:
-        return {path["peer"]: path for path in by_hand.bridge.service("epc")["paths"]}
-
-    # the last service to start may not have come as far as its path yet
-    until(lambda: paths()["peer-ep"]["state"] == "up", 10, "path from epc to peer-ep")
-    assert paths()["rc-host"]["refused"]["identity"] > 0
 
 
 def test_honcho_starts_the_same_bridge_and_every_command_finds_it(by_hand: HandStarted) -> None:

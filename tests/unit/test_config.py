@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ntbnet.config import Config, Sections, load_text, to_dict, to_toml, warnings
+from ntbnet.config import Config, Sections, load_text, shared_identity, to_dict, to_toml, warnings
 from ntbnet.errors import ConfigError
 from ntbnet.profile import shipped
 from ntbnet.schema import Integer, Key, keys
@@ -247,16 +247,11 @@ def test_small_window_lowers_the_largest_mtu() -> None:
     assert refusal("ntb.mw1 = 0x20000").startswith("netdev.mtu = 65510: must be 1280..65508 bytes")
 
 
-def test_queues_that_share_a_window_lower_the_largest_mtu() -> None:
-    message = refusal("transport.max_num_clients = 8")
+def test_smallest_window_carries_packets_when_its_ring_may_be_filled() -> None:
+    small = {"ntb__mw1": "0x2000", "netdev__mtu": "1280", "transport__transport_mtu": "1306"}
 
-    assert message.startswith("netdev.mtu = 65510: must be 1280..61412 bytes: a frame of 61438 bytes")
-
-
-def test_window_too_small_for_the_least_mtu_is_refused() -> None:
-    message = refusal(toml(ntb__mw1="4096", transport__max_num_clients="4", netdev__mtu="1280"))
-
-    assert message.startswith("ntb.mw1 = 0x1000: a frame has 510 bytes")
+    assert load_text(toml(**small, netdev__tx_stop="5"), "x").ntb.mw1 == 0x2000
+    assert refusal(toml(**small, netdev__tx_stop="6")).startswith("ntb.mw1 = 0x2000: a ring of 6 frames")
 
 
 def test_window_may_take_half_of_the_aperture_and_no_more() -> None:
@@ -312,12 +307,11 @@ def test_bar_that_does_not_fit_is_refused(values: dict[str, str], message: str) 
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ({"ntb__mw1": "0x50000"}, "a ring of 4 frames of 65536 bytes never has the 5 free entries"),
         (
             {"ntb__mw1": "0x70000"},
             "a ring of 6 entries that was full is woken by its timer only; 0xb1000 bytes",
         ),
-        ({"transport__max_mw_size": "0x50000"}, "a ring of 4 frames"),
+        ({"transport__max_mw_size": "0x70000"}, "a ring of 6 entries"),
         (
             {"transport__transport_mtu": "65535", "netdev__mtu": "1500"},
             "frames of 65535 bytes, not a multiple of 4",
@@ -347,10 +341,61 @@ def test_queue_count_that_only_one_side_would_take_is_refused() -> None:
     )
 
 
-def test_queue_count_that_neither_side_takes_is_warned_about() -> None:
-    (warning,) = warnings(load_text("transport.max_num_clients = 32", "x"))
+@pytest.mark.covers("HAZARD 10.32")
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"ntb__mw1": "0x50000"}, "ntb.mw1 = 0x50000: a ring of 4 frames"),
+        ({"transport__max_mw_size": "0x50000"}, "transport.max_mw_size = 0x50000: a ring of 4 frames"),
+        (
+            {"transport__max_mw_size": "0x40000", "ntb__mw1": "0x50000"},
+            "ntb.mw1 = 0x50000: a ring of 3 frames",
+        ),
+        ({"netdev__tx_stop": "64"}, "ntb.mw1 = 0xf0000: a ring of 14 frames"),
+    ],
+)
+def test_ring_that_never_transmits_is_refused(values: dict[str, str], says: str) -> None:
+    message = refusal(toml(**values))
 
-    assert warning.endswith("more than the doorbells carry, so 1 is used")
+    assert message.startswith(says)
+    assert "free entries of netdev.tx_stop: must be at least 0x" in message
+
+
+def test_message_of_a_ring_that_never_transmits_names_sizes_that_work() -> None:
+    message = refusal("ntb.mw1 = 0x50000")
+
+    assert "at least 0x61000 bytes" in message
+    assert "netdev.tx_stop at most 3" in message
+    assert load_text("ntb.mw1 = 0x61000", "x").ntb.mw1 == 0x61000
+    assert load_text(toml(ntb__mw1="0x50000", netdev__tx_stop="3"), "x").netdev.tx_stop == 3
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"ntb__mw1": "0xe0000"},
+        {"ntb__spad_count": "127"},
+        {"ntb__db_count": "15"},
+        {"ntb__num_mws": "1"},
+        {"ntb__ctrl_bar": "2", "ntb__mw1_bar": "0", "ntb__mw2_bar": "0"},
+        {"transport__transport_mtu": "9026", "netdev__mtu": "9000"},
+        {"transport__max_num_clients": "1"},
+        {"transport__max_mw_size": "0xe0000"},
+        {"netdev__mtu": "1500"},
+    ],
+    ids="-".join,
+)
+def test_shared_identity_tells_ends_apart_that_cannot_talk(change: dict[str, str], defaults: Config) -> None:
+    assert shared_identity(load_text(toml(**change), "x")) != shared_identity(defaults)
+
+
+def test_shared_identity_leaves_each_end_what_is_its_own(defaults: Config) -> None:
+    own = load_text(
+        toml(log__level='"debug"', netdev__tun='"other"', timing__heartbeat_ms="100", netdev__tx_stop="1"),
+        "x",
+    )
+
+    assert shared_identity(own) == shared_identity(defaults)
 
 
 def test_window_size_named_by_a_warning_is_enough() -> None:
@@ -375,11 +420,11 @@ def test_written_configuration_is_complete_and_reads_back_equal() -> None:
 @given(st.data())
 def test_any_accepted_configuration_reads_back_equal(data: st.DataObject) -> None:
     values = {
-        "timing__completion_timeout_ms": data.draw(st.integers(1, 10000)),
+        "timing__completion_timeout_ms": data.draw(st.integers(20, 10000)),
         "ntb__spad_count": data.draw(st.integers(6, 1024)),
-        "ntb__vendor_id": data.draw(st.integers(0, 0xFFFE)),
+        "ntb__vendor_id": data.draw(st.integers(1, 0xFFFE)),
         "netdev__mtu": data.draw(st.integers(1280, 65510)),
-        "ntb__mw1": data.draw(st.integers(0x21, 0xF0)) * 0x1000,
+        "ntb__mw1": data.draw(st.integers(0x61, 0xF0)) * 0x1000,
     }
 
     config = load_text(toml(**{name: str(value) for name, value in values.items()}), "x")

@@ -120,6 +120,19 @@ def test_header_fields_are_where_the_table_says() -> None:
     }
 
 
+def test_message_made_with_another_key_is_refused() -> None:
+    """Whoever cannot read the run folder cannot name an incarnation or a session."""
+    key = 0x0123_4567_89AB_CDEF
+    device = encode(MESSAGES[0], **ROUTE, key=key)
+    hello = encode_control(Kind.HELLO, 1, 2, 0xFFFF_FFFF, 0, body={"bridge": "default"}, key=key)
+
+    for header, payload in (device, hello):
+        assert decode_header(header, payload, key).src in {1, 4}
+        for other in (0, key ^ 1, key ^ 1 << 63):
+            with pytest.raises(WireError, match="checksum"):
+                decode_header(header, payload, other)
+
+
 u32 = st.integers(0, 0xFFFF_FFFF)
 u64 = st.integers(0, (1 << 64) - 1)
 values = st.none() | st.booleans() | st.integers(-(1 << 63), (1 << 64) - 1) | st.text(max_size=8)

@@ -305,7 +305,7 @@ def test_log_files_are_those_of_the_run_folder_unless_told_another(tmp_path: Pat
     for path in (
         run.log_path("epc"),
         run.log_path("peer-rc"),
-        run.log_path("epc.err"),
+        run.stderr_path("epc"),
         elsewhere / "a.jsonl",
     ):
         path.write_text("")

@@ -9,7 +9,7 @@ import pytest
 from ntbnet.devices.effects import Effect, Outbox, Send
 from ntbnet.devices.memory import Allocator
 from ntbnet.devices.ntb import MwAlign
-from ntbnet.devices.ntb_epf import LOOK_AGAIN_NS, BarMap, NtbEpf
+from ntbnet.devices.ntb_epf import LOOK_AGAIN_NS, BarMap, NtbEpf, bar_map_override
 from ntbnet.devices.task import Task, Tasks
 from ntbnet.errors import KernelError, PeerError
 from ntbnet.regs.ntb_ctrl import LAYOUTS, Command, CommandStatus
@@ -20,6 +20,7 @@ T = TypeVar("T")
 EPOCH = 8
 CTRL, WINDOW, DOORBELLS = 0x3000_0000, 0x3010_0000, 0x3020_0000
 BARS = [[0, CTRL, 0x100000], [2, WINDOW, 0x100000], [4, DOORBELLS, 0x100]]
+PLACED = BarMap(config=0, db=4, mws=(2,))
 NOTICE: dict[str, Any] = {"class_code": 0x0500, "bars": BARS}
 SECOND = 1_000_000_000
 
@@ -53,8 +54,7 @@ class Board:
         layout: str = "rfc1",
         notice: dict[str, Any] | None = None,
         vectors: Any = 16,
-        mws: tuple[int, ...] = (2,),
-        db: int = 4,
+        bar_map: BarMap | None = PLACED,
     ) -> None:
         self.block = LAYOUTS[layout]
         self.ctrl = bytearray(0x2000)
@@ -81,7 +81,7 @@ class Board:
             tasks=self.tasks,
             allocator=Allocator(dram(RC_DRAM)),
             layout=layout,
-            bar_map=BarMap(config=0, db=db, mws=mws),
+            bar_map=bar_map,
             command_timeout_ns=SECOND,
         )
         self.client = Client()
@@ -185,6 +185,40 @@ def test_device_of_another_class_is_not_matched(class_code: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    ("ids", "bars"),
+    [
+        ((0x1912, 0x0030), BARS),
+        ((0x1957, 0x0809), [[0, CTRL, 0x100000], [2, DOORBELLS, 0x100], [4, WINDOW, 0x100000]]),
+    ],
+    ids=["r-car", "i.MX8"],
+)
+def test_device_table_says_which_bar_holds_what(ids: tuple[int, int], bars: list[list[int]]) -> None:
+    notice = {**NOTICE, "vendor_id": ids[0], "device_id": ids[1], "bars": bars}
+    board = Board(notice=notice, bar_map=None)
+    board.do(board.ntb.probe())
+    board.ntb.peer_db_set(1)
+    board.pump()
+
+    assert board.ntb.peer_mw_get_addr(0)[0] == WINDOW
+    assert board.writes[-1] == (DOORBELLS + 4 * 2, u32(3))
+
+
+@pytest.mark.parametrize("ids", [(0x1912, 0x0031), (0x1913, 0x0030), (None, None), ([], "0030")])
+def test_device_that_no_bar_map_is_known_for_is_refused(ids: tuple[Any, Any]) -> None:
+    with pytest.raises(PeerError, match="no BAR map"):
+        Board(notice={**NOTICE, "vendor_id": ids[0], "device_id": ids[1]}, bar_map=None)
+
+
+def test_bars_of_the_configuration_override_the_device_table_only_where_they_differ() -> None:
+    elsewhere = BarMap(config=2, db=4, mws=(0,))
+
+    assert bar_map_override(0x1912, 0x0030, PLACED) is None
+    assert bar_map_override(0x1912, 0x0030, elsewhere) == elsewhere
+    assert bar_map_override(0x1912, 0x0030, BarMap(config=0, db=4, mws=(5,))) == BarMap(0, 4, (5,))
+    assert bar_map_override(0x1912, 0x0031, PLACED) == PLACED
+
+
+@pytest.mark.parametrize(
     "bars",
     [
         None,
@@ -237,6 +271,7 @@ IMPOSSIBLE = [
     ("spad_offset", 0),
     ("spad_offset", 338),
     ("spad_offset", 0x100000),
+    ("spad_count", 1025),
     ("spad_count", 0x20000),
     ("mw_offset", 0x100000),
     ("mw_offset", 6),
@@ -612,7 +647,7 @@ def test_window_stores_are_posted_and_stay_inside() -> None:
 class TestSeveralWindows:
     @pytest.mark.covers("NTB 78", "EDMA 83", "HAZARD 11.e")
     def test_windows_of_one_bar_begin_at_their_offsets(self) -> None:
-        board = Board(mws=(2, 2))
+        board = Board(bar_map=BarMap(config=0, db=4, mws=(2, 2)))
         board.put("num_mws", 2)
         for index, (offset, size) in enumerate([(0, 0xF0000), (0xF0000, 0x8000)]):
             board.put("mw_offset", offset, index)
@@ -632,7 +667,7 @@ class TestSeveralWindows:
 
     @pytest.mark.covers("NTB 77")
     def test_classic_block_has_an_offset_for_the_first_window_only(self) -> None:
-        board = Board("classic", mws=(2, 4))
+        board = Board("classic", bar_map=BarMap(config=0, db=4, mws=(2, 4)))
         board.put("num_mws", 2)
         board.put("mw1_offset", 0x8000)
         board.do(board.ntb.probe())
@@ -643,7 +678,7 @@ class TestSeveralWindows:
 
 class TestDoorbellPlaces:
     def test_doorbells_behind_the_scratchpads_are_rung_in_the_config_bar(self) -> None:
-        board = Board(db=0)
+        board = Board(bar_map=BarMap(config=0, db=0, mws=(2,)))
         for slot in range(16):
             board.put("db_offset", 1360, slot)
         board.do(board.ntb.probe())

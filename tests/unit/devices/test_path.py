@@ -42,6 +42,7 @@ class End:
             heartbeat_ns=HEARTBEAT_NS,
             liveness_ns=LIVENESS_NS,
             identity=self.identity,
+            key=self.pair.key,
         )
 
     def receive(self, frame: Frame) -> None:
@@ -78,7 +79,8 @@ class End:
 class Pair:
     """Two ends, a FIFO each way, a virtual clock, and a fault layer."""
 
-    def __init__(self, identity_of_b: str = "x") -> None:
+    def __init__(self, identity_of_b: str = "x", key: int = 0) -> None:
+        self.key = key
         self.now_ns = 10**12
         self.session = 0
         self.a = End(self, "rc-host", "epc", initiator=True, identity={"bridge": "x"})
@@ -363,14 +365,43 @@ def test_open_with_another_identity_is_refused() -> None:
     assert pair.b.path.refused["identity"] == 1
 
 
-def test_peer_that_restarts_as_somebody_else_ends_the_session() -> None:
+def test_greeting_of_somebody_else_leaves_the_session_alone() -> None:
+    pair = up()
+    foreign = encode_control(Kind.HELLO, 2, 1, 0xFFFF_FFFF, 0, body={"bridge": "y"})
+    pair.a.receive(foreign)
+    pair.a.send()
+    pair.flush()
+
+    assert pair.both_up
+    assert pair.session == 1
+    assert pair.a.path.refused == {"identity": 1}
+    assert pair.a.changes[1:] == [(True, "refused, bridge: epc has 'y', rc-host has 'x'")]
+    assert pair.b.got == [(1, 1, 0)]
+
+
+def test_peer_that_restarts_as_somebody_else_is_lost_by_its_silence() -> None:
     pair = up()
     pair.b.identity = {"bridge": "y"}
     pair.b.start()
-    pair.run(10 * MS)
+    pair.run(LIVENESS_NS + HEARTBEAT_NS)
 
     assert not pair.a.path.is_up
-    assert [up for up, _ in pair.a.changes] == [True, False, False]
+    assert pair.a.changes[-1] == (False, "peer silent for 1000 ms")
+    assert pair.session == 1
+
+
+@pytest.mark.parametrize("key", [0, 7])
+@pytest.mark.parametrize("kind", [Kind.HELLO, Kind.OPEN])
+def test_numbers_named_without_the_key_are_not_believed(kind: Kind, key: int) -> None:
+    """Else one message could lock the rightful peer out for ever."""
+    pair = Pair(key=6)
+    pair.a.start()
+    pair.b.start()
+    pair.b.receive(encode_control(kind, 1, 2, 0xFFFF_FFFF, 0xFFFF_FFFF, arg=1, body={"bridge": "x"}, key=key))
+    assert pair.b.path.refused == {"damaged": 1}
+
+    pair.until_up()
+    assert pair.session == 1
 
 
 def test_lost_accept_is_asked_for_again() -> None:

@@ -123,6 +123,26 @@ def test_absent_function_is_looked_for_again() -> None:
     assert notice.name == "device_added"
 
 
+def test_function_that_stays_absent_is_logged_once_and_looked_for_ever_less_often() -> None:
+    host = Host(Completion(0, Status.UR))
+    failures, times = len(logged(host.up(), "pci.failed")), []
+    for _ in range(9):
+        due = host.model.next_deadline()
+        assert due is not None
+        times.append(due - host.now_ns)
+        host.now_ns = due
+        failures += len(logged(host.settle(host.model.on_deadline(due)), "pci.failed"))
+
+    assert [time // MS for time in times] == [100, 200, 400, 800, 1600, 3200, 5000, 5000, 5000]
+    assert failures == 1
+    assert host.model.snapshot()["counters"]["enumeration_failures"] == 10
+
+    host.model.on_path("epc", False, 0, "closed", host.now_ns)
+    again = host.settle(host.model.on_path("epc", True, EPOCH + 1, "", host.now_ns))
+    assert len(logged(again, "pci.failed")) == 1
+    assert host.model.next_deadline() == host.now_ns + ENUMERATION_RETRY_NS
+
+
 def test_link_loss_removes_the_device_and_everything_mapped_for_it() -> None:
     host = ready()
     notice = only(host.model.on_path("epc", False, 0, "peer restarted", 0), "peer-rc", Notice)

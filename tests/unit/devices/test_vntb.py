@@ -24,15 +24,16 @@ ONE_WINDOW = "[ntb]\nnum_mws = 1\nmw2 = 0\nmw2_offset = 0\n"
 
 
 class FakeController:
-    """Records what the function asks of its controller; refuses what ``refuse`` names."""
+    """Records what the function asks of its controller; refuses what ``refuse`` and ``refused_bus`` name."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
         self.refuse = ""
         self.msix = 0
+        self.refused_bus = -1
 
     def _do(self, *call: Any) -> None:
-        if call[0] == self.refuse:
+        if call[0] == self.refuse or (call[0] == "map_addr" and call[2] == self.refused_bus):
             raise KernelError(errno.EINVAL, "refused")
         self.calls.append(call)
 
@@ -222,6 +223,30 @@ def test_configure_mw_that_cannot_be_mapped_answers_error() -> None:
 
     assert function.get("command_status") == CommandStatus.ERROR
     assert logged(effects, "command.failed") == [{"command": "CONFIGURE_MW", "reason": "EINVAL: refused"}]
+
+
+def test_configure_mw_that_is_refused_leaves_the_old_mapping_in_force() -> None:
+    function = Function()
+    function.controller.refused_bus = 0x9000_0000
+    for bus in (0x8000_0000, 0x9000_0000):
+        function.put("addr", bus)
+        function.put("size", 0x8000)
+        function.command(Command.CONFIGURE_MW, 0)
+
+    assert function.get("command_status") == CommandStatus.ERROR
+    assert function.controller.calls[-1] == ("map_addr", 0xFE10_0000, 0x8000_0000, 0x8000)
+
+
+def test_mapping_that_was_torn_down_does_not_come_back() -> None:
+    function = Function()
+    function.put("size", 0x8000)
+    function.command(Command.CONFIGURE_MW, 0)
+    function.command(Command.TEARDOWN_MW, 0)
+    function.controller.refuse = "map_addr"
+    function.controller.calls.clear()
+    function.command(Command.CONFIGURE_MW, 0)
+
+    assert function.controller.calls == [("unmap_addr", 0xFE10_0000)]
 
 
 @pytest.mark.covers("HAZARD 10.11")

@@ -64,7 +64,7 @@ def test_cover_letters_windows_share_one_bar_of_1_mib() -> None:
 @pytest.mark.covers("NTB 34")
 def test_bar_of_small_windows_has_4_kib_or_what_the_hardware_can_do() -> None:
     text = '[ntb]\ninbound = "bar"\nnum_mws = 1\nmw1 = 0xc00\nmw2 = 0\nmw2_offset = 0\nmw2_target = "none"\n'
-    text += "[transport]\ntransport_mtu = 1400\n[netdev]\nmtu = 1280\n"
+    text += "[transport]\ntransport_mtu = 1400\n[netdev]\nmtu = 1280\ntx_stop = 1\n"
     function = Function(text, profile="generic")
 
     assert ("set_bar", 2, 0x1000, None) in function.bound

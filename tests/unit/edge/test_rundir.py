@@ -10,7 +10,7 @@ import pytest
 
 from ntbnet.edge.process import ProcessRecord, alive, own_record
 from ntbnet.edge.run_record import RunRecord
-from ntbnet.edge.rundir import RESTARTED_EPOCHS, RunDir, was_restarted
+from ntbnet.edge.rundir import RESTARTED_EPOCHS, RunDir
 from ntbnet.errors import ConfigError, SetupError
 
 if TYPE_CHECKING:
@@ -39,6 +39,33 @@ def test_creating_twice_keeps_what_is_there(run: RunDir) -> None:
     run.create()
 
     assert run.epoch("link") == 1
+
+
+def test_all_services_of_a_run_get_one_secret_that_others_cannot_read(run: RunDir) -> None:
+    first = run.secret()
+
+    assert RunDir(run.root, run.name).secret() == first
+    assert 0 < first < 1 << 64
+    assert (run.path / "secret").stat().st_mode & 0o777 == 0o600
+
+
+def test_the_next_run_has_another_secret(run: RunDir) -> None:
+    first = run.secret()
+
+    run.empty()
+    run.create()
+
+    assert run.secret() != first
+
+
+@pytest.mark.parametrize("content", [b"", b"12\n", b"0" * 16 + b"\n", b"x" * 16 + b"\n", b"1" * 40])
+def test_unusable_secret_is_not_replaced_under_running_services(run: RunDir, content: bytes) -> None:
+    run.secret()
+    (run.path / "secret").write_bytes(content)
+
+    with pytest.raises(SetupError, match="start it again"):
+        run.secret()
+    assert (run.path / "secret").read_bytes() == content
 
 
 def test_folder_open_to_others_is_refused(run: RunDir) -> None:
@@ -107,6 +134,51 @@ def test_remove_keeps_another_bridge(run: RunDir) -> None:
     assert other.exists()
 
 
+def test_root_made_by_ntbnet_goes_with_the_last_bridge(run: RunDir) -> None:
+    other = RunDir(run.root, "other")
+    other.create()
+
+    run.remove()
+    assert run.root.exists()
+    other.remove()
+
+    assert not run.root.exists()
+
+
+def test_root_of_the_user_stays_even_when_empty(tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    run = RunDir(mine, "lab")
+    run.create()
+
+    run.remove()
+
+    assert list(mine.iterdir()) == []
+
+
+def test_root_made_by_ntbnet_stays_when_something_else_is_in_it(run: RunDir) -> None:
+    (run.root / "notes.txt").touch()
+
+    run.remove()
+    assert (run.root / "notes.txt").exists()
+    (run.root / "notes.txt").unlink()
+    run.remove()
+
+    assert not run.root.exists()
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"file": 3}', '{"file": [1]}', '{"file": ["1", 2]}', '{"file": [true, 2]}']
+)
+def test_unusable_note_about_memory_counts_as_none(run: RunDir, content: str) -> None:
+    run.write_dram("rc", (7, 11))
+    assert run.read_dram("rc") == (7, 11)
+
+    (run.path / "nodes" / "rc.dram").write_text(content)
+
+    assert run.read_dram("rc") is None
+
+
 def test_epoch_counts_up_from_one(run: RunDir) -> None:
     assert run.epoch("link") == 0
     assert [run.raise_epoch("link") for _ in range(3)] == [1, 2, 3]
@@ -125,8 +197,6 @@ def test_unusable_counter_goes_on_above_every_earlier_number(run: RunDir, conten
 
     assert RESTARTED_EPOCHS < first < 1 << 32
     assert second == first + 1
-    assert was_restarted(first)
-    assert not was_restarted(1)
 
 
 def test_epochs_raised_by_many_processes_are_all_different(run: RunDir) -> None:
@@ -163,7 +233,7 @@ def test_epoch_is_never_given_twice_when_raisers_are_killed(run: RunDir) -> None
         seen.append(run.raise_epoch("link"))
 
     assert seen == sorted(set(seen))
-    assert not was_restarted(seen[-1])
+    assert seen[-1] < RESTARTED_EPOCHS
 
 
 def test_process_record_is_read_back(run: RunDir) -> None:

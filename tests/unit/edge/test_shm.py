@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ntbnet.edge import shm
+from ntbnet.edge.rundir import RunDir
 from ntbnet.edge.shm import SHM_FOLDER, Dram, dram_path
 from ntbnet.errors import ConfigError, SetupError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 SIZE = 4 * mmap.PAGESIZE
 
@@ -20,7 +22,14 @@ SIZE = 4 * mmap.PAGESIZE
 def bridge() -> Iterator[str]:
     name = f"t-{os.getpid()}"
     yield name
-    shm.unlink(name, "rc")
+    dram_path(name, "rc").unlink(missing_ok=True)
+
+
+@pytest.fixture
+def run(tmp_path: Path, bridge: str) -> RunDir:
+    run = RunDir(tmp_path, bridge)
+    run.create()
+    return run
 
 
 def leftovers(bridge: str) -> list[str]:
@@ -126,16 +135,71 @@ def test_file_open_to_others_is_refused(bridge: str) -> None:
         Dram.attach(bridge, "rc", SIZE)
 
 
-def test_unlinked_memory_is_noticed_and_stays_usable(bridge: str) -> None:
-    dram = Dram.create(bridge, "rc", SIZE)
-    assert dram.is_linked()
+def test_removed_memory_stays_usable_for_its_mappers(bridge: str, run: RunDir) -> None:
+    assert shm.make(run, "rc", SIZE)
+    dram = Dram.attach(bridge, "rc", SIZE)
 
-    assert shm.unlink(bridge, "rc")
+    assert shm.remove(run, "rc")
 
-    assert not dram.is_linked()
+    assert leftovers(bridge) == []
+    assert run.read_dram("rc") is None
     dram.view[0] = 1
-    assert not shm.unlink(bridge, "rc")
+    assert not shm.remove(run, "rc")
     dram.close()
+
+
+def test_whole_memory_of_ours_is_kept(run: RunDir) -> None:
+    shm.make(run, "rc", SIZE)
+    before = dram_path(run.name, "rc").stat().st_ino
+
+    assert not shm.make(run, "rc", SIZE)
+
+    assert dram_path(run.name, "rc").stat().st_ino == before
+
+
+@pytest.mark.parametrize("damage", ["unlinked", "truncated", "open to others", "another size"])
+def test_damaged_memory_of_ours_is_made_anew(run: RunDir, damage: str) -> None:
+    shm.make(run, "rc", SIZE)
+    path = dram_path(run.name, "rc")
+    before = path.stat().st_ino
+    if damage == "unlinked":
+        path.unlink()
+    elif damage == "truncated":
+        os.truncate(path, 0)
+    elif damage == "open to others":
+        path.chmod(0o666)
+    size = 2 * SIZE if damage == "another size" else SIZE
+
+    assert shm.make(run, "rc", size)
+
+    Dram.attach(run.name, "rc", size).close()
+    assert path.stat().st_ino != before
+
+
+def test_memory_of_another_run_folder_is_refused_and_left_alone(run: RunDir, tmp_path: Path) -> None:
+    other = RunDir(tmp_path / "other", run.name)
+    other.create()
+    shm.make(run, "rc", SIZE)
+    before = dram_path(run.name, "rc").stat()
+
+    with pytest.raises(SetupError, match="exists already"):
+        shm.make(other, "rc", SIZE)
+    assert not shm.remove(other, "rc")
+
+    assert dram_path(run.name, "rc").stat() == before
+
+
+def test_file_that_took_the_place_of_our_memory_is_left_alone(run: RunDir) -> None:
+    shm.make(run, "rc", SIZE)
+    path = dram_path(run.name, "rc")
+    path.unlink()
+    path.write_text("somebody's")
+
+    with pytest.raises(SetupError, match="exists already"):
+        shm.make(run, "rc", SIZE)
+    assert not shm.remove(run, "rc")
+
+    assert path.read_text() == "somebody's"
 
 
 def test_slice_stays_good_after_close(bridge: str) -> None:

@@ -25,7 +25,15 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from pyroute2 import IPRoute, NetlinkError, netns
 
 from ntbnet.config import Config
-from ntbnet.edge.netns import enter, inside, missing_capabilities, netns_inode, netns_path
+from ntbnet.edge.netns import (
+    enter,
+    inside,
+    missing_capabilities,
+    netns_inode,
+    netns_path,
+    processes_inside,
+)
+from ntbnet.edge.process import end, record_of
 from ntbnet.edge.rundir import RunDir, check_name
 from ntbnet.edge.tun import check_tun_device, create_persistent, has_interface
 from ntbnet.errors import ConfigError, SetupError
@@ -43,6 +51,8 @@ _IFA_F_NODAD = 0x02
 _INTERFACE = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,14}")
 _QUIET = {"addr_gen_mode": "1", "accept_ra": "0", "router_solicitations": "0", "accept_dad": "0"}
 """IPv6 settings of every interface made in a node; mode 1 gives no link-local address."""
+_PATIENCE_S = 1.0
+"""Time for programs in a removed node to end by themselves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +96,8 @@ class NodeSpec:
 def create_node(spec: NodeSpec, run: RunDir) -> bool:
     """Make the node, carrier off; a complete one of ours with the same spec is kept.
 
-    Any number of processes may call this at once.  On failure nothing is left behind.
+    When only the TUN is missing, the namespace and what runs in it stay.  Any number of processes may
+    call this at once.  On failure nothing is left behind.
 
     Args:
         spec: what to make.
@@ -108,10 +119,12 @@ def create_node(spec: NodeSpec, run: RunDir) -> bool:
         _check_rights()
         check_tun_device()
         _check_ours(note, spec, inode)
+        is_ours = _is_ours(note, spec, inode)
         run.write_node(spec.node, {"spec": asdict(spec), "inode": None})
         try:
-            _remove_netns(spec)
-            _make_netns(spec)
+            if not is_ours:
+                _remove_netns(spec)
+                _make_netns(spec)
             create_persistent(spec.netns, spec.tun)
             _configure(spec)
         except BaseException:
@@ -123,10 +136,10 @@ def create_node(spec: NodeSpec, run: RunDir) -> bool:
 
 
 def remove_node(spec: NodeSpec, run: RunDir) -> bool:
-    """Remove the node: TUN, namespace and note.  Idempotent; never touches what is not ours.
+    """Remove the node: programs, TUN, namespace and note.  Idempotent; never touches what is not ours.
 
-    The TUN goes even when programs still run in the namespace (the kernel keeps that, nameless, for
-    as long as they run).
+    Programs that run in the namespace are ended: the kernel would keep it, nameless, for as long as
+    they run.
 
     Returns:
         True when there was something of ours to remove.
@@ -143,6 +156,7 @@ def remove_node(spec: NodeSpec, run: RunDir) -> bool:
         inode = netns_inode(spec.netns)
         if inode is None or note.get("inode") in (None, inode):
             _check_rights()
+            _end_programs(spec)
             _remove_netns(spec)
         run.forget_node(spec.node)
     return True
@@ -202,9 +216,12 @@ def _check_rights() -> None:
 
 
 def _is_complete(note: Any, spec: NodeSpec, inode: int | None) -> bool:
-    if not note or inode is None or note.get("inode") != inode or note.get("spec") != asdict(spec):
-        return False
-    return node_exists(spec)
+    return _is_ours(note, spec, inode) and node_exists(spec)
+
+
+def _is_ours(note: Any, spec: NodeSpec, inode: int | None) -> bool:
+    """True for the very namespace that we made for that spec."""
+    return bool(note) and inode is not None and (note.get("inode"), note.get("spec")) == (inode, asdict(spec))
 
 
 def _check_ours(note: Any, spec: NodeSpec, inode: int | None) -> None:
@@ -276,6 +293,11 @@ def _remove_netns(spec: NodeSpec) -> None:
         return
     except OSError as error:
         raise SetupError(f"cannot remove network namespace {spec.netns}: {error.strerror}") from None
+
+
+def _end_programs(spec: NodeSpec) -> None:
+    found = (record_of(pid) for pid in processes_inside(spec.netns) if pid != os.getpid())
+    end((record for record in found if record is not None), _PATIENCE_S)
 
 
 def _with_netlink(spec: NodeSpec, work: Callable[[Any], None]) -> None:

@@ -1,0 +1,253 @@
+"""What the supervisor does about loss: of services, of memory, of interfaces, of itself."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ntbnet import topology
+from ntbnet.app import child as child_module
+from ntbnet.app.supervisor import Supervisor
+from ntbnet.config import load_text
+from ntbnet.edge.process import ProcessRecord, alive, send_signal
+from ntbnet.edge.rundir import RunDir
+from ntbnet.edge.shm import dram_path
+from services import edma, endpoint, peer, rc_host
+from tests.conftest import MakeBridge
+from tests.live.bridge import LiveBridge, cli, is_gone, leftovers, new_name, run_command, until
+
+pytestmark = [pytest.mark.system, pytest.mark.needs_tun]
+
+
+@pytest.fixture
+def live(make_bridge: MakeBridge) -> LiveBridge:
+    return make_bridge("")
+
+
+@pytest.fixture
+def supervisor(tmp_path: Path) -> Iterator[Supervisor]:
+    """One that is not brought up: its parts are called one by one."""
+    run = RunDir(tmp_path / "run", new_name())
+    run.create()
+    yield Supervisor(load_text("", "test"), run, None, lambda _: None)
+    run.remove()
+
+
+def events(bridge: LiveBridge, name: str) -> list[dict[str, object]]:
+    return [line for line in bridge.log_lines("supervisor") if line["event"] == name]
+
+
+def pings(bridge: LiveBridge, source: str) -> bool:
+    return bridge.cli("ping", "-c", "1", "--from", source).returncode == 0
+
+
+def replaced(bridge: LiveBridge, before: dict[str, int]) -> set[str]:
+    return {name for name, pid in bridge.pids().items() if before.get(name) != pid}
+
+
+@pytest.mark.parametrize(
+    ("service", "with_it"),
+    [("epc", "peer-ep"), ("peer-ep", "epc"), ("rc-host", "peer-rc"), ("peer-rc", "rc-host")],
+)
+def test_lost_memory_is_made_anew_and_all_its_mappers_restart(
+    live: LiveBridge, service: str, with_it: str
+) -> None:
+    node, before = topology.NODE_OF[service], live.pids()
+    dram_path(live.name, node).unlink()
+
+    live.kill(service)
+
+    until(lambda: replaced(live, before) == {service, with_it}, 10, "both users of the memory")
+    live.wait_for_link()
+    assert dram_path(live.name, node).exists()
+    assert pings(live, "rc")
+    assert pings(live, "ep")
+    assert [(line["side"], line["what"]) for line in events(live, "supervisor.repaired")] == [
+        (node, ["memory"])
+    ]
+
+
+def test_lost_interface_is_made_anew_and_programs_in_the_node_stay(live: LiveBridge) -> None:
+    program = subprocess.Popen(live.exec_words("rc", "sleep", "60"))
+    try:
+        until(lambda: b"sleep" in Path(f"/proc/{program.pid}/cmdline").read_bytes()[:6], 10, "program")
+        before = live.pids()
+
+        run_command("ip", "-n", live.netns("rc"), "link", "del", "ntb0")
+
+        until(lambda: "peer-rc" in replaced(live, before), 10, "replacement of peer-rc")
+        live.wait_for_link()
+        assert pings(live, "rc")
+        assert pings(live, "ep")
+        assert program.poll() is None
+        seen = run_command("nsenter", f"--net=/proc/{program.pid}/ns/net", "ip", "link", "show", "ntb0")
+        assert seen.returncode == 0
+    finally:
+        program.kill()
+        program.wait()
+
+
+def test_lost_namespace_is_made_anew(live: LiveBridge) -> None:
+    before = live.pids()
+
+    run_command("ip", "netns", "del", live.netns("ep"))
+    live.kill("peer-ep")
+
+    until(lambda: "peer-ep" in replaced(live, before), 10, "replacement of peer-ep")
+    live.wait_for_link()
+    assert pings(live, "ep")
+
+
+def test_refused_up_with_another_run_folder_leaves_the_running_bridge_whole(
+    live: LiveBridge, tmp_path: Path
+) -> None:
+    config = tmp_path / "elsewhere.toml"
+    config.write_text(f'[run]\ndir = "{tmp_path / "r"}"\n', encoding="utf-8")
+    before = {node: dram_path(live.name, node).stat().st_ino for node in ("rc", "ep")}
+
+    done = cli("up", "--detach", "--name", live.name, "--config", str(config))
+
+    assert done.returncode == 1
+    assert "is not ours" in done.stderr
+    assert {node: dram_path(live.name, node).stat().st_ino for node in ("rc", "ep")} == before
+    assert pings(live, "rc")
+    assert not (tmp_path / "r").exists()
+
+
+def test_replacement_that_hangs_before_it_is_ready_is_replaced_too(live: LiveBridge) -> None:
+    first = live.run.processes()["edma"]
+    live.kill("edma")
+
+    def second() -> ProcessRecord | None:
+        record = live.run.processes().get("edma")
+        return record if record is not None and record != first else None
+
+    hanging = until(second, 10, "replacement")
+    send_signal(hanging, signal.SIGSTOP)
+
+    until(lambda: is_gone(hanging), child_module.SILENT_S["starting"] + 3, "end of the hanging one")
+    live.wait_for_link()
+    assert hanging.pid in [line["child_pid"] for line in events(live, "supervisor.service_hung")]
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_stopped_children_end_with_a_killed_supervisor(live: LiveBridge, number: signal.Signals) -> None:
+    """``number`` goes to one child just before: none outlives the supervisor, running or not."""
+    children = {name: record for name, record in live.run.processes().items() if name != "supervisor"}
+    send_signal(children["epc"], number)
+
+    send_signal(live.supervisor(), signal.SIGKILL)
+
+    for name in topology.SERVICES:
+        until(lambda: is_gone(children[name]), 2, f"end of {name}")  # noqa: B023 - called at once
+
+
+def test_all_stopped_children_have_one_deadline_together(make_bridge: MakeBridge) -> None:
+    bridge = make_bridge("[supervisor]\nstop_timeout_ms = 1000")
+    children = [record for name, record in bridge.run.processes().items() if name != "supervisor"]
+    assert send_signal(bridge.supervisor(), signal.SIGTERM)
+    started_s = time.monotonic()
+
+    # stopped again and again: that they are continued does not get them to end
+    while any(alive(record) for record in children):
+        for record in children:
+            send_signal(record, signal.SIGSTOP)
+
+    assert 0.9 < time.monotonic() - started_s < 2.5
+
+
+def test_down_ends_programs_that_run_in_a_node(live: LiveBridge) -> None:
+    stubborn = subprocess.Popen(
+        live.exec_words("ep", "sh", "-c", "trap '' TERM; echo ready; while :; do sleep 60; done"),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    polite = subprocess.Popen(live.exec_words("rc", "sleep", "60"))
+    try:
+        assert stubborn.stdout is not None
+        assert stubborn.stdout.readline() == "ready\n"
+        until(lambda: b"sleep" in Path(f"/proc/{polite.pid}/cmdline").read_bytes()[:6], 10, "program")
+
+        done = live.down()
+
+        assert done.returncode == 0
+        assert polite.wait(timeout=5) == -signal.SIGTERM
+        assert stubborn.wait(timeout=5) == -signal.SIGKILL
+    finally:
+        for program in (stubborn, polite):
+            program.kill()
+            program.communicate()
+    assert leftovers(live.name) == []
+
+
+def test_service_that_cannot_be_started_is_tried_again(
+    supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries: list[str] = []
+    refusals = iter([OSError(11, "no process"), OSError(24, "no descriptor")])
+
+    def refuse_twice(child: child_module.Child) -> None:
+        tries.append(child.name)
+        for problem in refusals:
+            raise problem
+
+    monkeypatch.setattr(supervisor, "_spawn", refuse_twice)
+    monkeypatch.setattr(supervisor, "_repair", lambda _: None)
+    emitted: list[str] = []
+    monkeypatch.setattr(
+        supervisor, "_emit", lambda event, **keys: emitted.append(f"{event} {keys['reason']}")
+    )
+
+    child = supervisor._children["edma"]
+    child.process = subprocess.Popen(["true"])
+    asyncio.run(supervisor._replace(child))
+
+    assert tries == ["edma"] * 3
+    assert emitted == [
+        "supervisor.spawn_failed [Errno 11] no process",
+        "supervisor.spawn_failed [Errno 24] no descriptor",
+    ]
+
+
+def test_failure_of_a_watching_task_takes_the_bridge_down(
+    supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    emitted: list[tuple[str, dict[str, object]]] = []
+    monkeypatch.setattr(supervisor, "_emit", lambda event, **keys: emitted.append((event, keys)))
+
+    async def fail() -> None:
+        raise RuntimeError("a bug")
+
+    async def watch() -> None:
+        supervisor._keep(fail())
+        async with asyncio.timeout(5):
+            await supervisor.wait_for_stop()
+
+    asyncio.run(watch())
+
+    assert emitted == [("supervisor.failed", {"reason": "RuntimeError: a bug"})]
+
+
+def test_failed_start_leaves_neither_process_nor_descriptor(tmp_path: Path) -> None:
+    async def start() -> None:
+        child = child_module.Child("edma", lambda: None)
+        with pytest.raises(FileNotFoundError):
+            child.start(["/no/such/program"], tmp_path / "out", tmp_path / "err")
+        assert not child.is_running
+
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    asyncio.run(start())
+
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_memory_users_are_the_services_that_need_memory() -> None:
+    recipes = [edma.RECIPE, endpoint.RECIPE, rc_host.RECIPE, *peer.RECIPES.values()]
+
+    assert {recipe.service for recipe in recipes if recipe.needs_dram} == set(topology.DRAM_USERS)
