@@ -146,6 +146,17 @@ class Bridge:
                 raise SetupError(f"bridge {self.run.name} did not come up in {timeout_s:.0f} s: {reason}")
             time.sleep(0.02)  # between questions to other processes; nothing to await here
 
+    def move_bar(self, bar: int) -> None:
+        """Have the host give BAR ``bar`` another bus address.
+
+        Raises:
+            SetupError: it does not answer, or says why it cannot.
+        """
+        path = self.run.socket_path("ask.rc-host")
+        answer = ask({"rc-host": path}, ANSWER_TIMEOUT_S, b"move_bar %d" % bar).get("rc-host")
+        if answer is None or "error" in answer:
+            raise SetupError(f"BAR{bar} was not moved: {answer['error'] if answer else 'rc-host is silent'}")
+
     # down
 
     def down(self) -> list[str]:

@@ -224,6 +224,23 @@ def layout_export(file: FileArgument = None, profile: ProfileOption = None) -> N
     print(write_script(_good(_check(file, profile))), end="")
 
 
+@layout_app.command("move-bar", epilog="Example: ntbnet layout move-bar 2")
+def layout_move_bar(
+    bar: Annotated[int, typer.Argument(metavar="BAR", min=0, max=5, help="BAR to move.")],
+    name: Annotated[str, typer.Option("--name", "-n", help="Running bridge.")] = DEFAULT_NAME,
+    config: Annotated[
+        str | None, typer.Option("--config", metavar="FILE", help="Its configuration, for its run.dir.")
+    ] = None,
+) -> None:
+    """Have the host of a running bridge put a BAR elsewhere on the bus; the link restarts with it."""
+    fallback = load_config(config)
+    bridge = Bridge(RunDir(fallback.run.dir, name), fallback)
+    if not bridge.is_up():
+        raise SetupError(f"bridge {name} is not up; start it with: ntbnet up --name {name}")
+    bridge.move_bar(bar)
+    print(f"BAR{bar} of bridge {name} is being moved; see: ntbnet status --name {name}")
+
+
 def explain(
     address: Annotated[str, typer.Argument(metavar="ADDR", help="Bus address (0x30000000) or BARn+OFFSET.")],
     config: Annotated[

@@ -9,7 +9,8 @@ import pytest
 from ntbnet.config import load_text
 from ntbnet.profile import SHIPPED
 from tests.conftest import MakeBridge
-from tests.live.bridge import cli, leftovers
+from tests.live.bridge import cli, leftovers, until
+from tests.live.traffic import TcpTransfer
 
 pytestmark = [pytest.mark.system, pytest.mark.needs_tun, pytest.mark.slow]
 
@@ -68,3 +69,24 @@ def test_profile_option_replaces_the_files_profile(make_bridge: MakeBridge) -> N
     assert done.returncode == 0, done.stderr
     assert status["profile"] == "rk3588"
     assert len(status["windows"]["planned"]) == len(load_text("", "x", profile="rk3588").bar_sizes)
+
+
+@pytest.mark.covers("EDMA 32", "EDMA 33")
+def test_bar_that_the_host_moves_under_traffic_loses_nothing(make_bridge: MakeBridge) -> None:
+    bridge = make_bridge("")
+    before = bridge.status()
+    transfer = TcpTransfer(bridge, "ep", 32 << 20, seed=7)
+
+    until(lambda: transfer.received > 4 << 20, 20, "traffic")
+    moved = cli("layout", "move-bar", "2", "--name", bridge.name)
+    assert moved.returncode == 0, moved.stderr
+    transfer.finish(60)
+
+    after = bridge.wait_for_link()
+    assert after["link"]["epoch"] > before["link"]["epoch"]
+    assert [one["restarts"] for one in after["services"]] == [0] * 5
+    windows = [one for one in after["windows"]["actual"] if one["direction"] == "inbound" and one["bar"] == 2]
+    assert windows
+    assert not any(one["stale"] for one in windows)
+    assert "is being moved" in moved.stdout
+    assert cli("layout", "move-bar", "5", "--name", bridge.name).returncode == 1
