@@ -6,7 +6,8 @@ import pytest
 
 from ntbnet.address import BusAddr, Span
 from ntbnet.devices.endpoint import EndpointController
-from ntbnet.devices.enumeration import PciFunction, disable_msi, enable_msi, enumerate_function
+from ntbnet.devices.enumeration import PciFunction, disable_vectors, enable_msi, enumerate_function
+from ntbnet.devices.host_irq import IrqKind
 from ntbnet.devices.msi import MsiTarget
 from ntbnet.devices.task import CfgRead, CfgWrite, Task
 from ntbnet.errors import PeerError
@@ -133,7 +134,7 @@ def test_msi_vectors_are_the_least_of_host_function_and_driver(host: int, most: 
 
     assert run(enable_msi(function, target, 4, most), answer) == granted
     assert target.granted == granted
-    controller.raise_msi(granted)
+    controller.epc.raise_irq(IrqKind.MSI, granted)
 
 
 @pytest.mark.covers("NTB 104")
@@ -159,6 +160,6 @@ def test_disable_msi_turns_it_off() -> None:
     function = run(enumerate_function(APERTURE), answer)
     assert isinstance(function, PciFunction)
     run(enable_msi(function, MsiTarget(BusAddr(0xF105_0040), 32), 4, 32), answer)
-    run(disable_msi(function), answer)
+    run(disable_vectors(function), answer)
 
     assert answer(CfgRead(0x52, 2))[0] & 1 == 0

@@ -234,12 +234,12 @@ class TestFlowControl:
         pair.rc.effects.clear()
         while rc.xmit(IPV4):
             pass
-        rc.tx(1)
+        rc.sent(1)
         pair.perform(pair.rc)
         assert pair.rc.stops() == [True]
         pair.flush()
 
-        rc.tx(1)
+        rc.sent(1)
         pair.flush()
 
         assert pair.rc.stops() == [True, False]
@@ -248,7 +248,7 @@ class TestFlowControl:
         pair = Pair()
         rc, _ = start(pair)
 
-        rc.tx(-errno.EIO)
+        rc.sent(-errno.EIO)
 
         assert (rc.tx_errors, rc.tx_aborted_errors, rc.tx_packets) == (1, 1, 0)
 
@@ -330,7 +330,7 @@ class TestReceive:
         pair = Pair()
         rc, _ = start(pair)
 
-        rc.rx(None, -errno.EIO)
+        rc.queue.client.rx(None, -errno.EIO)
 
         assert (rc.rx_errors, rc.rx_fifo_errors) == (2, 1)
 
