@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from ntbnet.address import round_up
 from ntbnet.layout_plan import Plan, WindowPlan
@@ -85,9 +86,7 @@ def rings(ntb: Ntb, transport: Transport, plan: Plan, queues: int) -> list[Ring]
     return found
 
 
-def largest_frame(
-    ntb: Ntb, transport: Transport, netdev: Netdev, profile: Profile, plan: Plan
-) -> int | None:
+def largest_frame(ntb: Ntb, transport: Transport, netdev: Netdev, profile: Profile, plan: Plan) -> int | None:
     """Largest transport_mtu with which every queue of the network device transmits, bytes, a multiple of 4.
 
     None when there is no queue.
@@ -154,10 +153,12 @@ def traffic_violations(
             f"transport.max_num_clients says otherwise",
             str(netdev.queues),
         )
-    used = {ring.window.index: ring for ring in reversed(found[: netdev.queues])}
-    for widx in sorted(used):
-        if used[widx].entries <= netdev.tx_stop:
-            yield _never_transmits(used[widx], ntb, transport, netdev.tx_stop, profile, dram_bytes)
+    silent = {
+        ring.window.index: _never_transmits(ring, ntb, transport, netdev.tx_stop, profile, dram_bytes)
+        for ring in found[: netdev.queues]
+        if ring.entries <= netdev.tx_stop
+    }
+    yield from dict.fromkeys(silent.values())
 
 
 def _never_transmits(
@@ -191,11 +192,12 @@ def size_unit(window: WindowPlan, profile: Profile) -> int:
 def largest_window(ntb: Ntb, window: WindowPlan, profile: Profile, dram_bytes: int) -> int:
     """Largest size of ``window`` that leaves the layout without violations; it is without them now."""
     unit = size_unit(window, profile)
-    good, bad = getattr(ntb, window.name) // unit, MAX_WINDOW_BYTES // unit + 1
+    size: int = getattr(ntb, window.name)
+    good, bad = size // unit, MAX_WINDOW_BYTES // unit + 1
     while bad - good > 1:
         middle = (good + bad) // 2
-        wider = dataclasses.replace(ntb, **{window.name: middle * unit})
-        if layout_violations(wider, profile, dram_bytes):
+        change: dict[str, Any] = {window.name: middle * unit}
+        if layout_violations(dataclasses.replace(ntb, **change), profile, dram_bytes):
             bad = middle
         else:
             good = middle

@@ -72,13 +72,6 @@ class HostInterrupts:
         self.msix = MsixCapability(space)
         self._mapped: int | None = None
 
-    @property
-    def enabled(self) -> IrqKind | None:
-        """What the host enabled; MSI-X when it enabled both, None when neither."""
-        if self.msix.granted:
-            return IrqKind.MSIX
-        return IrqKind.MSI if self.msi.granted else None
-
     def raise_irq(self, kind: IrqKind, number: int) -> None:
         """Raise interrupt ``number`` (1-based) on the host.
 

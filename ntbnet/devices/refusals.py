@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 
 from ntbnet.address import hex_address
-from ntbnet.devices.complaints import Once
 from ntbnet.devices.effects import Outbox
 
 
@@ -19,17 +18,17 @@ class Refusals:
     def __init__(self, outbox: Outbox, counters: Counter[str]) -> None:
         self._outbox = outbox
         self._counters = counters
-        self._once = Once()
 
     def drop_write(self, cause: str, addr: int, length: int) -> None:
         """A posted write of ``length`` bytes is lost."""
-        self._refuse("write.dropped", f"writes_dropped_{cause}", cause, addr, length)
+        if self._is_first(f"writes_dropped_{cause}"):
+            self._outbox.log("write.dropped", cause=cause, addr=hex_address(addr), size_bytes=length)
 
     def refuse_read(self, cause: str, addr: int, length: int) -> None:
         """A read ends in Unsupported Request; the answer is the caller's business."""
-        self._refuse("read.refused", f"reads_refused_{cause}", cause, addr, length)
+        if self._is_first(f"reads_refused_{cause}"):
+            self._outbox.log("read.refused", cause=cause, addr=hex_address(addr), size_bytes=length)
 
-    def _refuse(self, event: str, counter: str, cause: str, addr: int, length: int) -> None:
+    def _is_first(self, counter: str) -> bool:
         self._counters[counter] += 1
-        if self._once.is_first(event, cause):
-            self._outbox.log(event, cause=cause, addr=hex_address(addr), size_bytes=length)
+        return self._counters[counter] == 1

@@ -23,8 +23,3 @@ def split_posted(addr: int, length: int) -> Iterator[tuple[int, int]]:
         size = min(room, length - offset)
         yield offset, size
         offset += size
-
-
-def is_one_request(addr: int, length: int) -> bool:
-    """True when ``split_posted`` gives one request."""
-    return (addr & (MAX_PAYLOAD_BYTES - 1)) + length <= MAX_PAYLOAD_BYTES

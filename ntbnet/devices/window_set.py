@@ -40,9 +40,7 @@ class WindowSet:
         max_mw_size: cap on the bytes used of each outbound window; 0 means none.
     """
 
-    def __init__(
-        self, ntb: NtbDevice, indices: Sequence[int], transport_mtu: int, max_mw_size: int
-    ) -> None:
+    def __init__(self, ntb: NtbDevice, indices: Sequence[int], transport_mtu: int, max_mw_size: int) -> None:
         self._ntb = ntb
         self._transport_mtu = transport_mtu
         self._max_mw_size = max_mw_size

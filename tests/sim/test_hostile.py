@@ -113,15 +113,17 @@ def host_scribbles(world: World, rng: random.Random) -> None:
         bar, span = rng.choice((0x2FFF_F000, 0x3020_0100, 0x4800_0000, (1 << 64) - 0x1000)), 0x1000
     addr = bar + rng.randrange(0, span, 4)
     word = value(rng).to_bytes(4, "little")
-    message: Message = rng.choice((
-        MemWrite(addr, word),
-        MemWrite(addr, word),
-        MemWrite(min(addr + rng.randrange(4), (1 << 64) - 64), rng.randbytes(rng.randrange(1, 64))),
-        MemRead(addr, 4, rng.getrandbits(32)),
-        Completion(rng.getrandbits(32), Status.OK, rng.randbytes(4)),
-        Irq(rng.choice(list(IrqSource)), rng.getrandbits(64)),
-        Notice("epoch", {"epoch": rng.getrandbits(32)}),
-    ))
+    message: Message = rng.choice(
+        (
+            MemWrite(addr, word),
+            MemWrite(addr, word),
+            MemWrite(min(addr + rng.randrange(4), (1 << 64) - 64), rng.randbytes(rng.randrange(1, 64))),
+            MemRead(addr, 4, rng.getrandbits(32)),
+            Completion(rng.getrandbits(32), Status.OK, rng.randbytes(4)),
+            Irq(rng.choice(list(IrqSource)), rng.getrandbits(64)),
+            Notice("epoch", {"epoch": rng.getrandbits(32)}),
+        )
+    )
     if rng.random() < 0.02:
         size = rng.choice((1, 2, 4))
         message = CfgWrite(rng.randrange(0, 256, 4), rng.randbytes(size), rng.getrandbits(32))
@@ -141,13 +143,15 @@ def endpoint_scribbles(world: World, rng: random.Random) -> None:
         addr = int(windows[-1]["addr"], 16) + rng.randrange(0, windows[-1]["size_bytes"], 4)
     if rng.random() < 0.2:
         addr = world.config.profile.rc.msi_target
-    message: Message = rng.choice((
-        MemWrite(addr, value(rng).to_bytes(4, "little")),
-        MemWrite(addr, rng.randbytes(rng.randrange(1, 64))),
-        MemRead(addr, 64, rng.getrandbits(32)),
-        Completion(rng.getrandbits(32), Status.OK, rng.randbytes(4)),
-        Irq(rng.choice(list(IrqSource)), rng.getrandbits(64)),
-    ))
+    message: Message = rng.choice(
+        (
+            MemWrite(addr, value(rng).to_bytes(4, "little")),
+            MemWrite(addr, rng.randbytes(rng.randrange(1, 64))),
+            MemRead(addr, 64, rng.getrandbits(32)),
+            Completion(rng.getrandbits(32), Status.OK, rng.randbytes(4)),
+            Irq(rng.choice(list(IrqSource)), rng.getrandbits(64)),
+        )
+    )
     inject(world, "rc-host", "epc", message)
 
 

@@ -247,20 +247,23 @@ def test_small_window_lowers_the_largest_mtu() -> None:
     assert refusal("ntb.mw1 = 0x20000").startswith("netdev.mtu = 65510: must be 1280..65508 bytes")
 
 
-def test_second_queue_is_refused_with_the_reason() -> None:
-    assert refusal("transport.max_num_clients = 2") == (
-        "transport.max_num_clients = 2: must be an integer 0..1 queues "
-        "(there is one network device, and it takes one queue)"
-    )
+def test_queues_that_share_a_window_lower_the_largest_mtu() -> None:
+    message = refusal("transport.max_num_clients = 8")
+
+    assert message.startswith("netdev.mtu = 65510: must be 1280..61412 bytes: a frame of 61438 bytes")
+
+
+def test_window_too_small_for_the_least_mtu_is_refused() -> None:
+    message = refusal(toml(ntb__mw1="4096", transport__max_num_clients="4", netdev__mtu="1280"))
+
+    assert message.startswith("ntb.mw1 = 0x1000: a frame has 510 bytes")
 
 
 def test_smallest_window_carries_packets_when_its_ring_may_be_filled() -> None:
     small = {"ntb__mw1": "0x1000", "netdev__mtu": "1280", "transport__transport_mtu": "1306"}
 
     assert load_text(toml(**small, netdev__tx_stop="2"), "x").ntb.mw1 == 0x1000
-    assert refusal(toml(**small, netdev__tx_stop="3")).startswith(
-        "ntb.mw1 = 0x1000: must be 0x146c..0x200000"
-    )
+    assert refusal(toml(**small, netdev__tx_stop="3")).startswith("ntb.mw1 = 0x1000: must be 0x2000..0xf0000")
 
 
 def test_window_may_take_half_of_the_aperture_and_no_more() -> None:
@@ -379,12 +382,20 @@ def test_queue_count_that_only_one_side_would_take_is_refused() -> None:
         {"ntb__mw1": "0xe0000"},
         {"ntb__spad_count": "127"},
         {"ntb__db_count": "15"},
-        {"ntb__ctrl_layout": '"classic"'},
-        {"ntb__ctrl_bar": "2", "ntb__mw1_bar": "0"},
+        {"ntb__num_mws": "1"},
+        {"ntb__ctrl_layout": '"classic"', "ntb__num_mws": "1"},
+        {"ntb__inbound": '"submap"'},
+        {"ntb__mw2_target": '"none"', "netdev__mtu": "1500"},
+        {"ntb__mw2": "0x4000"},
+        {"ntb__mw2_offset": "0xF4000"},
+        {"ntb__ctrl_bar": "2", "ntb__mw1_bar": "0", "ntb__mw2_bar": "0"},
+        {"ntb__db_bar": "0"},
         {"transport__transport_mtu": "9026", "netdev__mtu": "9000"},
         {"transport__max_num_clients": "1"},
         {"transport__max_mw_size": "0xe0000"},
         {"netdev__mtu": "1500"},
+        {"netdev__queues": "2", "transport__max_num_clients": "2", "transport__transport_mtu": "32768"}
+        | {"netdev__mtu": "1500"},
     ],
     ids="-".join,
 )
@@ -427,7 +438,7 @@ def test_any_accepted_configuration_reads_back_equal(data: st.DataObject) -> Non
         "ntb__spad_count": data.draw(st.integers(6, 1024)),
         "ntb__vendor_id": data.draw(st.integers(1, 0xFFFE)),
         "netdev__mtu": data.draw(st.integers(1280, 65510)),
-        "ntb__mw1": data.draw(st.integers(0x21, 0xF0)) * 0x1000,
+        "ntb__mw1": data.draw(st.integers(0x61, 0xF0)) * 0x1000,
     }
 
     config = load_text(toml(**{name: str(value) for name, value in values.items()}), "x")

@@ -170,6 +170,14 @@ def test_doorbell_slots_below_what_the_queues_need_are_refused(db_count: int, qu
     assert checked(f"db_count = {queues + 4}", more=more).config is not None
 
 
+@pytest.mark.parametrize(("queues", "accepted"), [(1, True), (4, True), (5, False)])
+def test_network_device_uses_no_more_queues_than_the_transport_has(queues: int, accepted: bool) -> None:
+    result = checked(FOUR_WINDOWS, more=f"{FOUR_QUEUES}queues = {queues}\n")
+
+    assert (result.config is not None) == accepted
+    assert keys_of(result) == ([] if accepted else ["netdev.queues"])
+
+
 def test_four_windows_in_one_bar_with_four_queues_are_a_layout() -> None:
     config = checked(FOUR_WINDOWS, more=FOUR_QUEUES).config
 
@@ -180,13 +188,21 @@ def test_four_windows_in_one_bar_with_four_queues_are_a_layout() -> None:
 
 
 @pytest.mark.covers("HAZARD 10.32")
-def test_ring_below_six_entries_is_warned_about_in_each_window() -> None:
-    config = checked(FOUR_WINDOWS, more="[transport]\nmax_num_clients = 4\n").config
+def test_ring_that_never_transmits_is_refused_in_each_window_in_use() -> None:
+    def found(queues: int, transport_mtu: int = 65536) -> list[str]:
+        settings = (
+            f"max_num_clients = 4\ntransport_mtu = {transport_mtu}\n[netdev]\nmtu = 1500\nqueues = {queues}"
+        )
+        return [str(one) for one in checked(FOUR_WINDOWS, more=f"[transport]\n{settings}\n").violations]
 
-    assert config is not None
-    found = warnings(config)
-    assert [line.partition(" ")[0] for line in found] == ["ntb.mw1", "ntb.mw2", "ntb.mw3", "ntb.mw4"]
-    assert all("a ring of 3 frames of 65536 bytes never has the 5 free entries" in line for line in found)
+    why = "a ring of 3 frames of 65536 bytes never has the 5 free entries of netdev.tx_stop"
+    # mw1 to mw3 have a neighbour behind them, so no size of theirs would do
+    stop = f"netdev.tx_stop = 5: must be 1..2: {why}"
+    last = f"ntb.mw4 = 0x40000: must be 0x61000..0x200000 bytes: {why}"
+    assert found(1) == [stop]
+    assert found(4) == [stop, last]
+    assert found(4, 43691) != []
+    assert found(4, 43690) == []
 
 
 @pytest.mark.covers("NTB 31", "HAZARD 10.27")
@@ -292,7 +308,7 @@ def test_layouts_in_one_bar_are_accepted_exactly_when_pages_are_used_once(
         lines += [f"mw{number} = {size}", f"mw{number}_offset = {page * PAGE + cut}", f"mw{number}_bar = 2"]
         used += range(page, page + pages)
         is_aligned = is_aligned and not cut
-    small = "[transport]\ntransport_mtu = 1306\n[netdev]\nmtu = 1280\n"
+    small = "[transport]\ntransport_mtu = 1306\n[netdev]\nmtu = 1280\ntx_stop = 1\n"
 
     result = checked("\n".join(lines), more=small)
 

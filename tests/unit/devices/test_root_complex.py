@@ -13,6 +13,7 @@ from ntbnet.devices.root_complex import (
     MAX_FORWARDED_READS,
     RootComplex,
 )
+from ntbnet.errors import KernelError
 from ntbnet.wire import (
     Call,
     CfgRead,
@@ -350,3 +351,66 @@ def test_message_nobody_expects_is_counted(src: str) -> None:
 
     assert host.model.handle(src, Notice("x", {}, EPOCH), 0) == []
     assert host.model.counters["unexpected"] == 1
+
+
+class TestMovedBar:
+    @pytest.mark.covers("EDMA 32")
+    def test_bar_is_moved_in_place_and_a_new_link_epoch_follows(self) -> None:
+        host = ready()
+        effects = host.settle(host.model.reassign_bar(2, 0))
+
+        assert logged(effects, "pci.bar_moved") == [
+            {"bar": 2, "old": "0x0000000030100000", "new": "0x0000000030300000"}
+        ]
+        assert [e for e in effects if isinstance(e, Restart)] == [Restart("epc", "BAR2 was moved")]
+        assert host.function.epc.bars.find(0x3030_0000, 4) == (2, 0)
+        assert host.function.epc.bars.find(0x3010_0000, 4) is None
+        assert sent(host.driver(MemWrite(0x3010_0000, u32(1), EPOCH)), "epc") == []
+
+    def test_next_enumeration_keeps_the_new_place(self) -> None:
+        host = ready()
+        host.settle(host.model.reassign_bar(2, 0))
+        host.function.on_path("rc-host", False, 0, "", 0)
+        host.settle(host.model.on_path("epc", False, 0, "BAR2 was moved", 0))
+        notice = only(host.up(driver=False), "peer-rc", Notice)
+
+        assert [2, 0x3030_0000, 0x100000] in notice.args["bars"]
+
+    def test_bar_moves_again_and_again_inside_the_aperture(self) -> None:
+        host = ready()
+        seen = set()
+        for _ in range(600):
+            effects = host.settle(host.model.reassign_bar(2, 0))
+            seen.add(logged(effects, "pci.bar_moved")[0]["new"])
+
+        assert len(seen) > 200
+        assert max(int(new, 16) for new in seen) <= 0x4000_0000 - 0x100000
+
+    def test_only_an_enumerated_bar_can_be_moved(self) -> None:
+        host = Host()
+        with pytest.raises(KernelError) as refused:
+            host.model.reassign_bar(2, 0)
+        assert refused.value.errno == errno.ENODEV
+        host.up()
+
+        with pytest.raises(KernelError) as refused:
+            host.model.reassign_bar(1, 0)
+        assert refused.value.errno == errno.EINVAL
+
+
+@pytest.mark.covers("EDMA 57")
+def test_read_that_flushes_an_msix_is_answered() -> None:
+    host = ready()
+    answer = only(host.endpoint(MemRead(MSI_ADDRESS, 4, 3, EPOCH)), "epc", Completion)
+
+    assert (answer.status, answer.data) == (Status.OK, bytes(4))
+    assert "dma_read_faults" not in host.model.counters
+
+
+@pytest.mark.covers("EDMA 166")
+def test_burst_of_the_driver_across_the_end_of_a_bar_goes_out_up_to_it() -> None:
+    host = ready()
+    effects = host.driver(MemWrite(0x3020_0080, bytes(256), EPOCH))
+
+    assert sent(effects, "epc") == [MemWrite(0x3020_0080, bytes(128), EPOCH)]
+    assert host.model.counters["writes_unclaimed"] == 1

@@ -78,7 +78,8 @@ class FakeController:
 
     def allocate_outbound(self, size: int) -> int:
         self._do("allocate_outbound", size)
-        return 0xFE10_0000 + 0x10_0000 * sum(call[0] == "allocate_outbound" for call in self.calls[:-1])
+        before = [call for call in self.calls[:-1] if call[0] == "allocate_outbound"]
+        return 0xFE10_0000 + 0x10_0000 * len(before)
 
     def map_addr(self, local: int, bus: int, size: int) -> None:
         self._do("map_addr", local, bus, size)
