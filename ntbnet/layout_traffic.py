@@ -181,7 +181,8 @@ def _never_transmits(
     largest = largest_window(ntb, ring.window, profile, dram_bytes)
     if least <= largest:
         return broken(ntb, ring.window.name, f"must be {least:#x}..{largest:#x} bytes: {why}")
-    return Violation("netdev.tx_stop", stop, f"must be 1..{ring.entries - 1}: {why}", str(stop))
+    rule = f"must be 1..{ring.entries - 1}: {why}; or transport.transport_mtu must be smaller"
+    return Violation("netdev.tx_stop", stop, rule, str(stop))
 
 
 def size_unit(window: WindowPlan, profile: Profile) -> int:

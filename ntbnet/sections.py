@@ -201,7 +201,7 @@ class Transport:
     """Largest frame with all headers, bytes, 1306..65536: what the least MTU needs, the kernel's default."""
 
     max_num_clients: Annotated[int, Integer(0, 32, "queues")] = 0
-    """Number of queues, 0..32; 0 lets the transport choose."""
+    """Number of queues, 0..32; 0 lets the transport choose. The network device uses netdev.queues of them."""
 
     max_mw_size: Annotated[int, Integer(0, 1024 * MIB, "bytes", multiple_of=4096, hexadecimal=True)] = 0
     """Most of a memory window that is used, bytes, 0..0x40000000, a multiple of 0x1000; 0 is no limit."""

@@ -101,7 +101,7 @@ def serving(namespace: str, argv: Sequence[str], port: int) -> Iterator[None]:
         while not _listens(process.pid, port):
             if process.poll() is not None or time.monotonic() > deadline:
                 raise SetupError(f"{argv[0]} in {namespace} does not listen on port {port}")
-            time.sleep(LOOK_INTERVAL_S)
+            time.sleep(LOOK_INTERVAL_S)  # between looks at another process; nothing to await
         yield
     finally:
         _end(process)
@@ -236,7 +236,7 @@ class Lab:
                 raise SetupError(f"the bridge did not start: {words[-1] if words else 'no reason given'}")
             if netns_inode(link.sender) is not None and run_program(link.sender, ping, 10).returncode == 0:
                 return
-            time.sleep(LOOK_INTERVAL_S)
+            time.sleep(LOOK_INTERVAL_S)  # between looks at another process; nothing to await
         raise SetupError(f"no ping reply in {REPLY_TIMEOUT_S:.0f} s")
 
     def down(self) -> None:

@@ -58,8 +58,8 @@ async def run(config: Config, count: int, say: Callable[[str], None]) -> dict[st
         for source, peer in (("ep", "rc"), ("rc", "ep")):
             say(f"sending 64 MiB from {source} over TCP")
             namespaces = (spec_from(config, NAME, source).netns, spec_from(config, NAME, peer).netns)
-            crossing = transfer(source, namespaces, _address(config, source, "ipv4"))
-            transfers.append(await unless_stopped(supervisor, crossing))
+            sending = transfer(source, namespaces, _address(config, source, "ipv4"))
+            transfers.append(await unless_stopped(supervisor, sending))
         status = await asyncio.get_running_loop().run_in_executor(None, bridge.status)
         say("stopping")
     return {
@@ -130,8 +130,7 @@ def show(result: dict[str, Any], console: Console) -> None:
     say = partial(console.print, markup=False, soft_wrap=True)
     say()
     say("  rc: tun ntb0 -- peer-rc -- rc-host == PCIe == epc/edma -- peer-ep -- tun ntb0 :ep")
-    startup = f"first reply after {result['startup_s']:.2f} s"
-    say(f"  profile {result['profile']}, fabric {result['fabric']}, {startup}")
+    say(f"  profile {result['profile']}, fabric {result['fabric']}, up in {result['startup_s']:.2f} s")
     say(f"  interrupts RC->EP: {result['backend']} (polled), EP->RC: {result['backend_ep_to_rc']} (MSI)")
     say()
     table = Table("from", "to", "family", "sent", "received", "loss", "rtt min", "avg", "max ms", box=None)

@@ -179,6 +179,7 @@ def _suggested(found: Suggestion, profile: str) -> str | None:
     if found.mtu is not None:
         lines += ["", "[transport]", f"transport_mtu = {found.mtu + HEADERS_BYTES}"]
         lines += ["", "[netdev]", f"mtu = {found.mtu}"]
+        lines += ["", "[transport]", f"transport_mtu = {found.mtu + HEADERS_BYTES}"]
     return "\n".join(lines) + "\n"
 
 

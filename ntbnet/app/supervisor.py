@@ -15,7 +15,6 @@ import contextlib
 import json
 import sys
 import time
-import uuid
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from ntbnet.app.child import Child
 from ntbnet.app.leftovers import remove_leftovers
 from ntbnet.config import Config, to_toml
 from ntbnet.edge.process import own_record, record_of
-from ntbnet.edge.run_record import RunRecord
+from ntbnet.edge.run_record import RunRecord, new_run_id
 from ntbnet.edge.rundir import RunDir
 from ntbnet.edge.side import MEMORY, make_side
 from ntbnet.errors import NtbnetError, SetupError
@@ -53,7 +52,7 @@ class Supervisor:
         self._run = run
         self._config_path = config_path
         self._progress = progress
-        self._run_id = uuid.uuid4().hex[:12]
+        self._run_id = new_run_id()
         self._children = {name: Child(name, self._write_children) for name in topology.SERVICES}
         self._stopping = asyncio.Event()
         self._stop_reason = ""

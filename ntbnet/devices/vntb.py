@@ -67,12 +67,6 @@ class Controller(WindowController, Protocol):
     def raise_irq(self, kind: IrqKind, number: int) -> None:
         """Raise interrupt ``number`` (1-based) on the host. KernelError EINVAL, EPERM."""
 
-    def map_addr(self, local: int, bus: int, size: int) -> None:
-        """Map a piece of the aperture to the bus."""
-
-    def unmap_addr(self, local: int) -> None:
-        """Undo ``map_addr``; unknown addresses are ignored."""
-
     def get_aux_resources(self, room: int | None = None) -> list[AuxResource]:
         """What the controller owns and may lend."""
 
@@ -97,7 +91,6 @@ class Vntb:
         self.windows = MemoryWindows(config, controller, outbox)
         self.counters: Counter[str] = Counter()
         self._refusals = Once()
-        self._mapped: dict[int, tuple[int, int]] = {}
         self._client_attached = False
         self._client_epoch = 0
         self._bind()
@@ -206,7 +199,7 @@ class Vntb:
         self.doorbells.zero("doorbells")
         self.windows.close_all()
         for widx in range(len(self.windows)):
-            self._unmap_outbound(widx)
+            self.windows.unmap_outbound(widx)
 
     # poll: doorbells, then one command
 
@@ -267,32 +260,15 @@ class Vntb:
             addr, size = self._load_u64("addr"), self._load_u64("size")
             if not 1 <= size <= largest:
                 raise KernelError(errno.EINVAL, f"CONFIGURE_MW size {size:#x}: allowed 1..{largest:#x}")
-            self._map_outbound(argument, addr, size)
+            self.windows.map_outbound(argument, addr, size)
         elif command is Command.TEARDOWN_MW:
             self.windows.check(argument)
-            self._unmap_outbound(argument)
+            self.windows.unmap_outbound(argument)
         elif command is Command.LINK_UP:
             self.windows.open_interrupts()
             self._set_link(True, "LINK_UP from the RC")
         elif command is Command.LINK_DOWN:
             self._set_link(False, "LINK_DOWN from the RC")
-
-    def _map_outbound(self, widx: int, addr: int, size: int) -> None:
-        """Swap the mapping of a window; one that the controller refuses leaves the old one in force."""
-        old, local = self._mapped.get(widx), self.windows.outbound[widx]
-        self._unmap_outbound(widx)
-        try:
-            self._controller.map_addr(local, addr, size)
-        except KernelError:
-            if old is not None:
-                self._controller.map_addr(local, *old)
-                self._mapped[widx] = old
-            raise
-        self._mapped[widx] = addr, size
-
-    def _unmap_outbound(self, widx: int) -> None:
-        self._controller.unmap_addr(self.windows.outbound[widx])
-        self._mapped.pop(widx, None)
 
     def _load_u64(self, name: str) -> int:
         offset = self._block.offset(name)

@@ -61,6 +61,12 @@ class WindowController(Protocol):
     def allocate_outbound(self, size: int) -> int:
         """Local address of a piece of the outbound aperture. KernelError ENOMEM."""
 
+    def map_addr(self, local: int, bus: int, size: int) -> None:
+        """Map a piece of the aperture to the bus."""
+
+    def unmap_addr(self, local: int) -> None:
+        """Undo ``map_addr``; unknown addresses are ignored."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Translation:
@@ -87,6 +93,8 @@ class MemoryWindows:
         self.plans: tuple[WindowPlan, ...] = config.windows
         self.outbound: list[int] = []
         self._open: dict[int, _Translation] = {}
+        self._mapped: dict[int, tuple[int, int]] = {}
+        """By window, bus address and size that its outbound region leads to."""
 
     def __len__(self) -> int:
         return len(self.plans)
@@ -173,6 +181,24 @@ class MemoryWindows:
                 self.open(plan.index, page, plan.size, plan.offset)
             except KernelError as failure:
                 self._outbox.log("mw.failed", widx=plan.index, reason=str(failure))
+
+    def map_outbound(self, widx: int, bus: int, size: int) -> None:
+        """Swap the mapping of an outbound region; one that the controller refuses leaves the old one."""
+        local, old = self.outbound[widx], self._mapped.get(widx)
+        self.unmap_outbound(widx)
+        try:
+            self._controller.map_addr(local, bus, size)
+        except KernelError:
+            if old is not None:
+                self._controller.map_addr(local, *old)
+                self._mapped[widx] = old
+            raise
+        self._mapped[widx] = bus, size
+
+    def unmap_outbound(self, widx: int) -> None:
+        """Let an outbound region lead nowhere."""
+        self._controller.unmap_addr(self.outbound[widx])
+        self._mapped.pop(widx, None)
 
     def _close_range(self, plan: WindowPlan, old: _Translation) -> None:
         self._controller.unmap_inbound(plan.bar, old.offset, old.size)

@@ -6,11 +6,17 @@ find either kind of run.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 from ntbnet.edge.process import ProcessRecord, process_record_from
 
 MODES = ("supervisor", "honcho")
+
+
+def new_run_id() -> str:
+    """A name for one ``up``: 12 random hexadecimal digits."""
+    return os.urandom(6).hex()
 
 
 @dataclass(frozen=True, slots=True)

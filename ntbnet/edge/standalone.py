@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import os
 import time
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ntbnet import topology
 from ntbnet.config import Config, to_toml
 from ntbnet.edge.process import alive, die_with_parent, own_record
-from ntbnet.edge.run_record import RunRecord
+from ntbnet.edge.run_record import RunRecord, new_run_id
 from ntbnet.edge.rundir import RunDir
 from ntbnet.errors import SetupError
 
@@ -60,7 +59,7 @@ def _join(run: RunDir, config: Config, service: str) -> None:
         run.empty()  # not removed: whoever waits for our lock waits for this very folder's
         run.create()
         me = own_record()
-        run.write_run(RunRecord(run.name, uuid.uuid4().hex[:12], "honcho", me, time.time(), None))
+        run.write_run(RunRecord(run.name, new_run_id(), "honcho", me, time.time(), None))
         run.write_config(to_toml(config))
     elif run.read_config() != to_toml(config):
         raise SetupError(

@@ -44,7 +44,7 @@ def until(condition: Callable[[], Any], timeout_s: float, what: str) -> Any:
         if answer:
             return answer
         assert time.monotonic() < deadline, f"{what}: not within {timeout_s} s"
-        time.sleep(0.02)
+        time.sleep(0.02)  # between looks at other processes; nothing to await
 
 
 def new_name() -> str:

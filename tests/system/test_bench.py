@@ -15,14 +15,12 @@ from typing import Any
 import pytest
 
 from ntbnet import topology
-from ntbnet.app import bench_lab
 from ntbnet.app.bench import QUICK
 from ntbnet.app.bridge import Bridge
 from ntbnet.edge.netns import NETNS_FOLDER
 from ntbnet.edge.rundir import RunDir
 from ntbnet.edge.shm import dram_path
 from ntbnet.edge.startup import load_config
-from ntbnet.errors import SetupError
 
 pytestmark = [pytest.mark.system, pytest.mark.needs_tun, pytest.mark.slow]
 
@@ -48,15 +46,7 @@ def left_of(name: str) -> list[str]:
     return namespaces + memory + ([str(run.path)] if run.exists() else [])
 
 
-def needs_programs() -> None:
-    try:
-        bench_lab.require_programs()
-    except SetupError as problem:
-        pytest.skip(str(problem))
-
-
-def test_basics_measures_everything_and_leaves_nothing(name: str) -> None:
-    needs_programs()
+def test_basics_measures_everything_and_leaves_nothing(name: str, programs: None) -> None:
     done = subprocess.run([*COMMAND, "--json", "--name", name], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     result: dict[str, Any] = json.loads(done.stdout)
@@ -81,7 +71,6 @@ def test_basics_measures_everything_and_leaves_nothing(name: str) -> None:
 
 
 def test_a_terminated_bench_stops_its_bridge(name: str) -> None:
-    needs_programs()
     process = subprocess.Popen(
         [*COMMAND, "--name", name], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
@@ -100,7 +89,6 @@ def test_a_terminated_bench_stops_its_bridge(name: str) -> None:
 
 
 def test_a_bridge_of_that_name_is_left_alone(name: str) -> None:
-    needs_programs()
     up = [sys.executable, "-m", "ntbnet.app.cli", "up", "--detach", "--name", name]
     subprocess.run(up, capture_output=True, check=True)
     done = subprocess.run([*COMMAND, "--name", name], capture_output=True, text=True, check=False)

@@ -359,6 +359,15 @@ def test_ring_that_never_transmits_is_refused(values: dict[str, str], says: str)
     assert "free entries of netdev.tx_stop" in message
 
 
+def test_range_named_for_a_ring_is_the_one_that_works() -> None:
+    assert "must be 0x61000..0xf0000 bytes" in refusal("ntb.mw1 = 0x50000")
+
+    assert load_text("ntb.mw1 = 0x61000", "x").ntb.mw1 == 0x61000
+    assert load_text("ntb.mw1 = 0xf0000", "x").ntb.mw1 == 0xF0000
+    assert refusal("ntb.mw1 = 0x60000").startswith("ntb.mw1 = 0x60000")
+    assert refusal("ntb.mw1 = 0xf1000").startswith("ntb.mw2_offset = 0xf0000")
+
+
 @pytest.mark.covers("HAZARD 10.38")
 def test_queue_count_that_only_one_side_would_take_is_refused() -> None:
     message = refusal(

@@ -197,7 +197,7 @@ def test_ring_that_never_transmits_is_refused_in_each_window_in_use() -> None:
 
     why = "a ring of 3 frames of 65536 bytes never has the 5 free entries of netdev.tx_stop"
     # mw1 to mw3 have a neighbour behind them, so no size of theirs would do
-    stop = f"netdev.tx_stop = 5: must be 1..2: {why}"
+    stop = f"netdev.tx_stop = 5: must be 1..2: {why}; or transport.transport_mtu must be smaller"
     last = f"ntb.mw4 = 0x40000: must be 0x61000..0x200000 bytes: {why}"
     assert found(1) == [stop]
     assert found(4) == [stop, last]

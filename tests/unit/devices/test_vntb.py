@@ -29,8 +29,8 @@ class FakeController:
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
         self.refuse = ""
-        self.refused_bus = -1
         self.msix = 0
+        self.refused_bus = -1
 
     def _do(self, *call: Any) -> None:
         if call[0] == self.refuse or (call[0] == "map_addr" and call[2] == self.refused_bus):
