@@ -1,7 +1,7 @@
 """The configuration of a bridge: one frozen tree, made of TOML text.
 
-The keys and their defaults are in ``sections.py``, the platforms in ``profile.py``; here they
-come together, and whatever joins several keys is checked.  Nothing is read from disk except a
+The keys and their defaults are in ``sections.py``, the platforms in ``profile.py``, the rules of BARs
+and windows in ``layout_*.py``; here they come together.  Nothing is read from disk except a
 shipped profile: the caller hands in texts.
 """
 
@@ -10,18 +10,19 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 from ntbnet import profile as profiles
-from ntbnet.address import round_up
 from ntbnet.errors import ConfigError
+from ntbnet.layout_plan import BarAssignment, DoorbellRegion, Plan, WindowPlan, make_plan
+from ntbnet.layout_rules import kernel_surprises, layout_violations
+from ntbnet.layout_traffic import traffic_violations, traffic_warnings
 from ntbnet.profile import Profile
-from ntbnet.schema import Integer, TableReader, keys, shown
+from ntbnet.schema import Integer, TableReader, Violation, keys, shown
 from ntbnet.sections import (
-    HEADERS_BYTES,
-    MIN_MTU,
+    MAX_MWS,
     Bridge,
     Log,
     Netdev,
@@ -33,15 +34,6 @@ from ntbnet.sections import (
     Timing,
     Transport,
 )
-
-CONTROL_BLOCK_BYTES = 512
-"""Room for either control block: the larger one, rounded up to a power of two."""
-
-MIN_REGION_BYTES = 128
-"""Least that is put behind a BAR. Source: Linux pci-epf-core.c, pci_epf_alloc_space."""
-
-WAKE_ENTRIES = 11
-"""Ring entries below which a stopped queue is woken by its timer only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,42 +52,114 @@ class Sections:
 
 
 @dataclass(frozen=True, slots=True)
-class BarAssignment:
-    """Which BAR holds what, after -1 has been replaced; 0..5 and all different."""
-
-    ctrl: int
-    db: int
-    mw1: int
-
-
-@dataclass(frozen=True, slots=True)
 class Config(Sections):
-    """A checked configuration with its platform; made by load_text only."""
+    """A checked configuration with its platform and its layout; made by load_text only."""
 
     profile: Profile = dataclasses.field(kw_only=True)
     bars: BarAssignment = dataclasses.field(kw_only=True)
+    windows: tuple[WindowPlan, ...] = dataclasses.field(kw_only=True)
+    db_region: DoorbellRegion = dataclasses.field(kw_only=True)
+    bar_sizes: Mapping[int, int] = dataclasses.field(kw_only=True)
+
+    @property
+    def data_windows(self) -> tuple[WindowPlan, ...]:
+        """The windows that carry frames; the others reach registers of the endpoint."""
+        return tuple(window for window in self.windows if window.purpose == "data")
 
 
-def load_text(text: str, source: str, read_profile: Callable[[str], str] | None = None) -> Config:
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What a text says, and every rule it breaks.
+
+    Attributes:
+        sections: the keys, with the profile's defaults; a refused value has a stand-in.
+        config: None when a rule is broken.
+    """
+
+    sections: Sections
+    profile: Profile
+    violations: tuple[Violation, ...]
+    config: Config | None
+
+
+ReadProfile = Callable[[str], str]
+"""Returns the text behind a path given as bridge.profile."""
+
+
+def load_text(
+    text: str, source: str, read_profile: ReadProfile | None = None, profile: str | None = None
+) -> Config:
     """Make a configuration of TOML text; a key that is missing has its default.
 
     Args:
         text: a whole TOML document; empty gives the defaults.
         source: what the text is called in messages, such as its file name.
         read_profile: returns the text behind a path given as bridge.profile.
+        profile: takes the place of bridge.profile.
 
     Raises:
         ConfigError: one line, beginning with ``source``, naming key, value and allowed range.
     """
-    sections = TableReader(source, Sections).read(Sections, profiles.parse(text, source), Sections())
-    platform = _profile(sections.bridge.profile, source, read_profile)
-    _check_addresses(sections.node, source)
-    _check_timing(sections, source)
-    bars = _assign_bars(sections, platform, source)
-    _check_window(sections, platform, source)
-    platform.check_regions(source, sections.node.rc.dram_bytes, sections.node.ep.dram_bytes)
+    checked = check_text(text, source, read_profile, profile)
+    if checked.config is None:
+        raise ConfigError(f"{source}: {checked.violations[0]}")
+    return checked.config
+
+
+def check_text(
+    text: str, source: str, read_profile: ReadProfile | None = None, profile: str | None = None
+) -> Checked:
+    """As load_text, but every broken rule of a value or of the layout is collected.
+
+    Raises:
+        ConfigError: the text is no configuration at all (unknown key, no table, no TOML), or wrong in
+            what is no part of the layout.
+    """
+    table = profiles.parse(text, source)
+    reader = TableReader(source, Sections)
+    bridge = reader.read(Bridge, table.get("bridge", {}), Bridge(), "bridge.")
+    if profile is not None:
+        bridge = dataclasses.replace(bridge, profile=profile)
+    platform = _profile(bridge.profile, source, read_profile)
+    refused: list[Violation] = []
+    given = table.get("ntb")
+    defaults = Sections(ntb=_ntb_defaults(platform.ntb, given if isinstance(given, dict) else {}))
+    sections = TableReader(source, Sections, refused).read(Sections, table, defaults)
+    sections = dataclasses.replace(sections, bridge=bridge)
+    if not refused:
+        _check_addresses(sections.node, source)
+        _check_timing(sections, source)
+        platform.check_regions(source, sections.node.rc.dram_bytes, sections.node.ep.dram_bytes)
+    ntb = sections.ntb
+    dram_bytes = min(sections.node.rc.dram_bytes, sections.node.ep.dram_bytes)
+    found = layout_violations(ntb, platform, dram_bytes)
+    plan = make_plan(ntb, platform)
+    if plan is not None and not found and not refused:
+        found += traffic_violations(ntb, sections.transport, sections.netdev, platform, plan, dram_bytes)
+    known = {violation.key for violation in refused}
+    violations = (*refused, *(violation for violation in found if violation.key not in known))
+    if plan is None or violations:
+        return Checked(sections, platform, violations, None)
     parts = {field.name: getattr(sections, field.name) for field in dataclasses.fields(Sections)}
-    return Config(**parts, profile=platform, bars=bars)
+    config = Config(
+        **parts,
+        profile=platform,
+        bars=plan.bars,
+        windows=plan.windows,
+        db_region=plan.db_region,
+        bar_sizes=plan.bar_sizes,
+    )
+    return Checked(sections, platform, (), config)
+
+
+def _ntb_defaults(ntb: Ntb, given: Mapping[str, object]) -> Ntb:
+    """The profile's defaults, without those of windows that the configuration has fewer of."""
+    count = given.get("num_mws", ntb.num_mws)
+    least = min(max(count, 1), MAX_MWS) if isinstance(count, int) else ntb.num_mws
+    dropped: dict[str, Any] = {}
+    for number in range(least + 1, MAX_MWS + 1):
+        dropped |= {f"mw{number}": 0, f"mw{number}_offset": 0, f"mw{number}_bar": -1}
+    return dataclasses.replace(ntb, **dropped)
 
 
 def to_dict(config: Config) -> dict[str, object]:
@@ -123,40 +187,37 @@ def to_toml(config: Config) -> str:
 
 def warnings(config: Config) -> list[str]:
     """What is allowed but will not work well, one line each; [] when all is well."""
-    found = []
-    entries, frame = _ring_entries(config), _frame_bytes(config)
-    if entries < WAKE_ENTRIES:
-        enough = WAKE_ENTRIES * config.transport.transport_mtu + 4
-        found.append(
-            f"ntb.mw1 = {config.ntb.mw1:#x}: a ring of {entries} entries that was full is woken by its timer "
-            f"only; {enough:#x} bytes avoid that"
-        )
-    if frame % 4:
-        found.append(
-            f"transport.transport_mtu = {config.transport.transport_mtu}: frames of {frame} bytes, not a "
-            "multiple of 4, put frame headers on unaligned addresses"
-        )
-    return found
+    ntb, transport = config.ntb, config.transport
+    plan = Plan(config.bars, config.windows, config.db_region, config.bar_sizes)
+    return [
+        *kernel_surprises(ntb),
+        *traffic_warnings(ntb, transport, config.netdev, config.profile, plan),
+    ]
 
 
 def shared_identity(config: Config) -> dict[str, int | str]:
     """What both ends of a bridge must have equal, by key: two that differ in it are no bridge."""
-    ntb, transport, bars = config.ntb, config.transport, config.bars
-    return {
+    ntb, transport, netdev, bars = config.ntb, config.transport, config.netdev, config.bars
+    identity: dict[str, int | str] = {
         "profile": config.profile.name,
         "ctrl_layout": ntb.ctrl_layout,
+        "inbound": ntb.inbound,
         "num_mws": ntb.num_mws,
-        "mw1": ntb.mw1,
+        "mw2_target": ntb.mw2_target,
         "ctrl_bar": bars.ctrl,
-        "mw1_bar": bars.mw1,
         "db_bar": bars.db,
         "spad_count": ntb.spad_count,
         "db_count": ntb.db_count,
         "transport_mtu": transport.transport_mtu,
         "max_num_clients": transport.max_num_clients,
         "max_mw_size": transport.max_mw_size,
-        "mtu": config.netdev.mtu,
+        "mtu": netdev.mtu,
+        "queues": netdev.queues,
     }
+    for window in config.windows:
+        span = {"": window.size, "_offset": window.offset, "_bar": window.bar}
+        identity |= {f"{window.name}{suffix}": value for suffix, value in span.items()}
+    return identity
 
 
 def _profile(name: str, source: str, read_profile: Callable[[str], str] | None) -> Profile:
@@ -221,99 +282,3 @@ def _check_timing(sections: Sections, source: str) -> None:
             f"{source}: supervisor.restart_backoff_max_ms = {supervisor.restart_backoff_max_ms}: must be "
             f"{supervisor.restart_backoff_ms}..60000 ms, not below supervisor.restart_backoff_ms"
         )
-
-
-def _assign_bars(sections: Sections, platform: Profile, source: str) -> BarAssignment:
-    """Replace -1 as the kernel does: control block, doorbells, window, each the lowest BAR left.
-
-    Source: Linux pci-epf-vntb.c, epf_ntb_init_epc_bar.
-    """
-    ntb, bars = sections.ntb, platform.endpoint.bars
-    wanted = {"ctrl_bar": ntb.ctrl_bar, "db_bar": ntb.db_bar, "mw1_bar": ntb.mw1_bar}
-    needs = {
-        "ctrl_bar": CONTROL_BLOCK_BYTES + 8 * ntb.spad_count,
-        "db_bar": max(MIN_REGION_BYTES, 4 * ntb.db_count),
-        "mw1_bar": ntb.mw1,
-    }
-    taken: dict[int, str] = {}
-    for key, bar in wanted.items():
-        if bar >= 0:
-            if bar in taken:
-                raise ConfigError(f"{source}: ntb.{key} = {bar}: must differ from ntb.{taken[bar]}")
-            taken[bar] = key
-    free = [number for number, bar in enumerate(bars) if bar.is_usable and number not in taken]
-    chosen: dict[str, int] = {}
-    for key, bar in wanted.items():
-        if bar < 0 and not free:
-            raise ConfigError(f"{source}: ntb.{key} = -1: no BAR of profile {platform.name} is left for it")
-        number = free.pop(0) if bar < 0 else bar
-        kind, size = bars[number].kind, bars[number].fixed_size
-        name = f"{source}: ntb.{key} = {bar}: BAR{number} of profile {platform.name}"
-        if not bars[number].is_usable:
-            usable = ", ".join(str(n) for n, one in enumerate(bars) if one.is_usable)
-            raise ConfigError(f"{name} is {kind}: must be one of {usable}, or -1")
-        if size and needs[key] > size:
-            raise ConfigError(f"{name} is fixed at {size} bytes: must be one of at least {needs[key]} bytes")
-        chosen[key] = number
-    return BarAssignment(chosen["ctrl_bar"], chosen["db_bar"], chosen["mw1_bar"])
-
-
-def _check_window(sections: Sections, platform: Profile, source: str) -> None:
-    mw1, aperture = sections.ntb.mw1, platform.endpoint.aperture_bytes
-    dram = min(sections.node.rc.dram_bytes, sections.node.ep.dram_bytes)
-    # A window takes a power of two of the aperture, and one page of it always belongs to MSI.
-    largest = min(aperture // 2, dram // 4)
-    largest = 1 << (largest.bit_length() - 1)
-    if mw1 > largest:
-        raise ConfigError(
-            f"{source}: ntb.mw1 = {mw1:#x}: must be 0x1000..{largest:#x} bytes: half of profile "
-            f"{platform.name}'s outbound aperture, and a quarter of the smaller node's DRAM"
-        )
-    frame = _frame_bytes(sections)
-    largest_mtu = frame - HEADERS_BYTES
-    if sections.netdev.mtu > largest_mtu:
-        raise ConfigError(
-            f"{source}: netdev.mtu = {sections.netdev.mtu}: must be {MIN_MTU}..{largest_mtu} bytes: a frame "
-            f"of {frame} bytes (transport.transport_mtu, at most half of ntb.mw1) less its 12-byte frame "
-            f"header and 14-byte Ethernet header"
-        )
-    _check_ring(sections, largest, source)
-
-
-def _used_window_bytes(sections: Sections) -> int:
-    cap = sections.transport.max_mw_size
-    return min(sections.ntb.mw1, cap) if cap else sections.ntb.mw1
-
-
-def _frame_bytes(sections: Sections) -> int:
-    """Largest frame with all headers; at least two fit the window, which one queue has to itself.
-
-    Source: Linux ntb_transport.c, ntb_transport_init_queue.
-    """
-    return min(sections.transport.transport_mtu, (_used_window_bytes(sections) - 4) // 2)
-
-
-def _ring_entries(sections: Sections) -> int:
-    return (_used_window_bytes(sections) - 4) // _frame_bytes(sections)
-
-
-def _check_ring(sections: Sections, largest: int, source: str) -> None:
-    """Refuse a ring in which the network device never sees the free entries it waits for.
-
-    One entry of a ring is never used. Source: Linux ntb_netdev.c, ntb_netdev_start_xmit.
-    """
-    ntb, transport, stop = sections.ntb, sections.transport, sections.netdev.tx_stop
-    entries, frame = _ring_entries(sections), _frame_bytes(sections)
-    if entries > stop:
-        return
-    least = (stop + 1) * transport.transport_mtu + 4
-    why = f"a ring of {entries} frames of {frame} bytes never has the {stop} free entries of netdev.tx_stop"
-    if round_up(least, 4096) > largest:
-        raise ConfigError(f"{source}: netdev.tx_stop = {stop}: must be 1..{entries - 1}: {why}")
-    if _used_window_bytes(sections) < ntb.mw1 >= round_up(least, 4096):
-        least = round_up(least, 4096)
-        name = f"transport.max_mw_size = {transport.max_mw_size:#x}"
-        raise ConfigError(f"{source}: {name}: must be {least:#x}..{ntb.mw1:#x} bytes, or 0: {why}")
-    raise ConfigError(
-        f"{source}: ntb.mw1 = {ntb.mw1:#x}: must be {round_up(least, 4):#x}..{largest:#x} bytes: {why}"
-    )

@@ -58,6 +58,7 @@ EVENTS: dict[str, Event] = {
     "pci.enumerated": Event(
         "info", ("vendor", "device", "bars"), "host found the function and placed its BARs"
     ),
+    "pci.bar_moved": Event("info", ("bar", "old", "new"), "host gave a BAR another address under way"),
     "pci.failed": Event(
         "warning",
         ("reason",),
@@ -80,10 +81,16 @@ EVENTS: dict[str, Event] = {
         "info", ("direction", "index", "base", "target", "size_bytes"), "a window translates"
     ),
     "iatu.region_disabled": Event("info", ("direction", "index"), "a window translates no more"),
+    "iatu.region_stale": Event(
+        "warning",
+        ("index", "bar", "base", "address"),
+        "host moved a BAR: this window matches where the BAR was, and misses until it is programmed again",
+    ),
     "mw.configured": Event(
         "info", ("widx", "addr", "size_bytes"), "inbound window of this side points at memory"
     ),
     "mw.cleared": Event("info", ("widx",), "inbound window of this side points nowhere"),
+    "mw.failed": Event("warning", ("widx", "reason"), "an interrupt window could not be programmed"),
     "command.executed": Event("debug", ("command", "argument", "status"), "command worker served the RC"),
     "command.unknown": Event(
         "warning", ("command", "argument"), "RC sent an unknown command; it gets no answer"

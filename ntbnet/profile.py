@@ -15,11 +15,15 @@ from typing import Annotated
 from ntbnet.address import ADDRESS_END, Span, is_aligned
 from ntbnet.errors import ConfigError
 from ntbnet.schema import Boolean, Choice, Integer, TableReader, Text, shown
+from ntbnet.sections import Ntb
 
-SHIPPED = ("r-car-s4",)
+SHIPPED = ("r-car-s4", "r-car-s4-db-in-bar0", "generic", "rk3588")
 """Names of the profiles that come with ntbnet, the default first."""
 
 BAR_COUNT = 6
+
+EP_MSI_PAGE_BYTES = 4096
+"""Page of the endpoint's MSI controller that holds the word an MSI is written to."""
 
 MSI_TARGET_BYTES = 4
 """A message-signalled interrupt is one 32-bit write."""
@@ -43,6 +47,28 @@ class Kernel:
 
 
 @dataclass(frozen=True, slots=True)
+class WiredRegion:
+    """Part of a reserved BAR that the hardware connects to registers, whatever the iATU says.
+
+    Source: Linux pci-epc.h, struct pci_epc_bar_rsvd_region.
+    """
+
+    kind: Annotated[str, Choice(("edma",))]
+    """What is behind it: edma, the eDMA registers from their first byte on."""
+
+    offset: Annotated[int, Integer(0, 1 << 32, "bytes", multiple_of=4, hexadecimal=True)]
+    """Where it begins in the BAR, bytes, a multiple of 4."""
+
+    size: Annotated[int, Integer(4, 1 << 32, "bytes", multiple_of=4, hexadecimal=True)]
+    """Bytes, a multiple of 4."""
+
+    @property
+    def span(self) -> Span:
+        """Its bytes in the BAR."""
+        return Span(self.offset, self.size)
+
+
+@dataclass(frozen=True, slots=True)
 class Bar:
     """One of the six base address registers of the endpoint.
 
@@ -57,6 +83,9 @@ class Bar:
 
     fixed_size: Annotated[int, Integer(16, 1 << 40, "bytes", power_of_two=True)] = 0
     """Bytes, a power of two from 16: of a fixed one, or of a reserved one with a wired window; else 0."""
+
+    wired: tuple[WiredRegion, ...] = ()
+    """Register windows that the hardware connects to a reserved BAR; they need no inbound window."""
 
     @property
     def is_usable(self) -> bool:
@@ -75,13 +104,25 @@ class EndpointHardware:
     """Most by which the last address of an iATU window may exceed its first, bytes less one."""
 
     inbound_windows: Annotated[int, Integer(3, 256, "windows")]
-    """Inbound iATU windows, 3..256: control block, doorbells and memory window take one each."""
+    """Inbound iATU windows, 3..256: control block, doorbells and each memory window take one."""
+
+    map_inbound: Annotated[bool, Boolean()]
+    """True when it can map a part of a BAR by address match (map_inbound of the October 2025 series)."""
+
+    dynamic_inbound_mapping: Annotated[bool, Boolean()]
+    """True when set_bar may be repeated on a BAR that the host has placed."""
+
+    subrange_mapping: Annotated[bool, Boolean()]
+    """True when set_bar takes submaps, which needs dynamic_inbound_mapping too."""
 
     outbound_windows: Annotated[int, Integer(2, 256, "windows")]
     """Outbound iATU windows, 2..256: memory window and MSI take one each."""
 
     msi_vectors: Annotated[int, Integer(4, 32, "vectors", power_of_two=True)]
     """MSI vectors the function asks for, 4..32, a power of two; the host's driver needs 4."""
+
+    msi: Annotated[bool, Boolean()]
+    """True when the controller can raise MSI."""
 
     msix: Annotated[bool, Boolean()]
     """True when the controller can raise MSI-X."""
@@ -110,6 +151,9 @@ class EndpointHardware:
     dram_base: Annotated[int, _ADDRESS]
     """First CPU address of the memory."""
 
+    ep_msi_page: Annotated[int, _ADDRESS]
+    """CPU address of the page of the endpoint's MSI controller that windows may reach; 0 when none may."""
+
     bars: tuple[Bar, ...]
     """BARs 0 to 5."""
 
@@ -122,6 +166,11 @@ class EndpointHardware:
     def edma(self) -> Span:
         """The eDMA registers, CPU addresses of the endpoint's host."""
         return Span(self.edma_base, self.edma_bytes)
+
+    @property
+    def msi_page(self) -> Span | None:
+        """The page of the endpoint's MSI controller, CPU addresses; None when windows may not reach it."""
+        return Span(self.ep_msi_page, EP_MSI_PAGE_BYTES) if self.ep_msi_page else None
 
     def dram(self, dram_bytes: int) -> Span:
         """The memory, CPU addresses, when it has ``dram_bytes``."""
@@ -171,6 +220,13 @@ class Profile:
     kernel: Kernel
     endpoint: EndpointHardware
     rc: RootComplexHardware
+    ntb: Ntb = Ntb()
+    """Defaults of the section [ntb] of a configuration on this platform."""
+
+    @property
+    def mw2_target(self) -> str:
+        """What memory window 2 is for unless the configuration says otherwise: none, edma or msi."""
+        return self.ntb.mw2_target
 
     def regions(self, rc_dram_bytes: int, ep_dram_bytes: int) -> dict[str, dict[str, Span]]:
         """Everything in each host's address map, by the profile's own names."""
@@ -184,6 +240,7 @@ class Profile:
                 "dram": self.endpoint.dram(ep_dram_bytes),
                 "aperture": self.endpoint.aperture,
                 "edma": self.endpoint.edma,
+                **({"ep_msi_page": msi_page} if (msi_page := self.endpoint.msi_page) else {}),
             },
         }
 
@@ -230,9 +287,14 @@ def load_profile(text: str, source: str) -> Profile:
     for name, value, unit in (
         ("aperture_base", endpoint.aperture_base, max(endpoint.align, endpoint.page_bytes)),
         ("dram_base", endpoint.dram_base, endpoint.align),
+        ("ep_msi_page", endpoint.ep_msi_page, max(endpoint.align, EP_MSI_PAGE_BYTES)),
     ):
         if not is_aligned(value, unit):
             raise ConfigError(f"{source}: endpoint.{name} = {value:#x}: must be a multiple of {unit:#x}")
+    if endpoint.subrange_mapping and not endpoint.dynamic_inbound_mapping:
+        raise ConfigError(
+            f"{source}: endpoint.subrange_mapping = true: must be false without dynamic_inbound_mapping"
+        )
     if profile.rc.mmio.end > 1 << 32:
         raise ConfigError(f"{source}: rc.mmio_bytes = {profile.rc.mmio_bytes:#x}: must end below 4 GiB")
     # The unrolled eDMA block: 0x200 bytes of global registers, then 0x200 for each pair of channels.
@@ -274,5 +336,11 @@ def _check_bars(bars: tuple[Bar, ...], source: str) -> None:
             )
         if bar.kind == "fixed" and not bar.fixed_size:
             raise ConfigError(f"{name}.fixed_size is missing: must be given for kind 'fixed'")
+        for i, region in enumerate(bar.wired):
+            if bar.kind != "reserved" or region.span.end > bar.fixed_size:
+                raise ConfigError(
+                    f"{name}.wired[{i}] = {region.span}: must lie in a reserved BAR's fixed_size, "
+                    f"here {bar.kind}, {bar.fixed_size:#x} bytes"
+                )
         if bar.fixed_size and bar.kind not in {"fixed", "reserved"}:
             raise ConfigError(f"{name}.fixed_size = {bar.fixed_size}: must be left out for kind {bar.kind!r}")

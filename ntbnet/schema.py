@@ -69,6 +69,11 @@ class Integer:
             text += ", a power of two"
         return text
 
+    def nearest(self, value: int) -> int:
+        """An allowed value near ``value``: clamped, then rounded down to a multiple."""
+        clamped = min(max(value, self.low), self.high)
+        return max(clamped - clamped % self.multiple_of, self.low)
+
     def shown(self, value: int) -> str:
         """The value on one line of readable length, in the notation of the range."""
         return self.written(value) if value.bit_length() <= 64 else shown(value)
@@ -132,6 +137,33 @@ class Key:
     rule: Rule
 
 
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One key whose value breaks one rule.
+
+    Attributes:
+        key: its dotted name.
+        value: what stands there, or what it was completed to.
+        rule: what it would have to be, and why.
+        text: the value as a person wrote it, on one line.
+    """
+
+    key: str
+    value: object
+    rule: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.key} = {self.text}: {self.rule}"
+
+    def as_json(self) -> dict[str, object]:
+        """Key, value and rule; a value that JSON has no type for is its text."""
+        is_plain = isinstance(self.value, (bool, str)) or (
+            isinstance(self.value, int) and self.value.bit_length() <= 64
+        )
+        return {"key": self.key, "value": self.value if is_plain else self.text, "rule": self.rule}
+
+
 def shown(value: object) -> str:
     """The value on one line, cut to a readable length, whatever it is."""
     if isinstance(value, bool):
@@ -159,8 +191,17 @@ def keys(cls: type[Any], prefix: str = "") -> Iterable[Key]:
 class TableReader:
     """Reads one document, ``source`` (a file name or similar, put before each message)."""
 
-    def __init__(self, source: str, root: type[Any]) -> None:
+    def __init__(self, source: str, root: type[Any], refused: list[Violation] | None = None) -> None:
+        """Read a document of the shape of ``root``.
+
+        Args:
+            source: a file name or similar, put before each message.
+            root: the whole tree, for "the nearest known one".
+            refused: takes what a rule refuses, the nearest allowed value standing in for it; None
+                when the first refusal is an error.
+        """
         self._source = source
+        self._refused = refused
         self._known = [key.name for key in keys(root)]
 
     def read(self, cls: type[T], table: object, default: T | None, path: str = "") -> T:
@@ -201,15 +242,23 @@ class TableReader:
         if rule is not None:
             if rule.accepts(value):
                 return value
-            if isinstance(rule, Integer) and isinstance(value, int) and not isinstance(value, bool):
-                raise ConfigError(f"{self._source}: {name} = {rule.shown(value)}: must be {rule.allowed()}")
-            raise self.error(name, value, rule.allowed())
+            return self._refuse(rule, value, default, name)
         if get_origin(hint) is tuple:
             if not isinstance(value, list):
                 raise self.error(name, value, f"an array of tables, [[{name}]]")
             item = get_args(hint)[0]
             return tuple(self.read(item, one, None, f"{name}[{i}].") for i, one in enumerate(value))
         return self.read(hint, value, default, f"{name}.")
+
+    def _refuse(self, rule: Rule, value: object, default: object, name: str) -> object:
+        text, stand_in = shown(value), default
+        if isinstance(rule, Integer) and isinstance(value, int) and not isinstance(value, bool):
+            text, stand_in = rule.shown(value), rule.nearest(value)
+        violation = Violation(name, value, f"must be {rule.allowed()}", text)
+        if self._refused is None:
+            raise ConfigError(f"{self._source}: {violation}")
+        self._refused.append(violation)
+        return stand_in
 
     def _unknown(self, path: str, key: str) -> ConfigError:
         import difflib  # noqa: PLC0415 - slow to import, needed only to explain a mistake

@@ -89,10 +89,25 @@ class Netdev:
     tx_stop: Annotated[int, Integer(1, 64, "ring entries")] = 5
     """Free ring entries below which sending stops, 1..64; 5 is the kernel's, 1 fills the ring."""
 
+    queues: Annotated[int, Integer(1, 32, "queues")] = 1
+    """Transport queues that the device uses, 1..32; a flow of packets stays on one of them."""
+
+
+MAX_MWS = 4
+"""Memory windows a control block can describe."""
+
+MAX_WINDOW_BYTES = 1024 * MIB
+"""Largest memory window of any platform."""
+
+_WINDOW_BYTES = Integer(0, MAX_WINDOW_BYTES, "bytes", multiple_of=4, hexadecimal=True)
+_WINDOW_OFFSET = Integer(0, 0xFFFFFFFF, "bytes", hexadecimal=True)
+
 
 @dataclass(frozen=True, slots=True)
 class Ntb:
     """Section [ntb]: what configfs sets on the endpoint function.
+
+    A profile may set its own defaults of these keys; those below are for profiles that do not.
 
     Source: Linux pci-epf-vntb.c, its configfs attributes.
     """
@@ -100,20 +115,58 @@ class Ntb:
     ctrl_layout: Annotated[str, Choice(("rfc1", "classic"))] = "rfc1"
     """Layout of the control block, rfc1 or classic; both hosts use the same one."""
 
-    num_mws: Annotated[int, Integer(1, 1, "(more than one needs offsets, not in this version)")] = 1
-    """Number of memory windows, 1 in this version: more than one needs offsets in a BAR."""
+    inbound: Annotated[str, Choice(("map", "submap", "bar"))] = "bar"
+    """How windows are programmed, map, submap or bar: address match at an offset, all parts of a BAR at
+    once, or one window for a whole BAR."""
 
-    mw1: Annotated[int, Integer(4096, 1024 * MIB, "bytes", multiple_of=4, hexadecimal=True)] = 0xF0000
-    """Size of the memory window, bytes, 0x1000..0x40000000, a multiple of 4; the profile may allow less."""
+    num_mws: Annotated[int, Integer(1, MAX_MWS, "windows")] = 1
+    """Number of memory windows, 1..4."""
 
-    ctrl_bar: Annotated[int, Integer(-1, 5)] = 0
+    mw1: Annotated[int, _WINDOW_BYTES] = 0xF0000
+    """Size of memory window 1, bytes, 0..0x40000000, a multiple of 4; the profile may allow less."""
+
+    mw2: Annotated[int, _WINDOW_BYTES] = 0
+    """Size of memory window 2, bytes, 0..0x40000000, a multiple of 4; 0 unless num_mws is 2 or more."""
+
+    mw3: Annotated[int, _WINDOW_BYTES] = 0
+    """Size of memory window 3, bytes, 0..0x40000000, a multiple of 4; 0 unless num_mws is 3 or more."""
+
+    mw4: Annotated[int, _WINDOW_BYTES] = 0
+    """Size of memory window 4, bytes, 0..0x40000000, a multiple of 4; 0 unless num_mws is 4."""
+
+    mw1_offset: Annotated[int, _WINDOW_OFFSET] = 0
+    """Where memory window 1 begins in its BAR, bytes, 0..0xffffffff."""
+
+    mw2_offset: Annotated[int, _WINDOW_OFFSET] = 0
+    """Where memory window 2 begins in its BAR, bytes, 0..0xffffffff."""
+
+    mw3_offset: Annotated[int, _WINDOW_OFFSET] = 0
+    """Where memory window 3 begins in its BAR, bytes, 0..0xffffffff."""
+
+    mw4_offset: Annotated[int, _WINDOW_OFFSET] = 0
+    """Where memory window 4 begins in its BAR, bytes, 0..0xffffffff."""
+
+    mw1_bar: Annotated[int, Integer(-1, 5)] = -1
+    """BAR of memory window 1, -1..5; -1 takes the next free one."""
+
+    mw2_bar: Annotated[int, Integer(-1, 5)] = -1
+    """BAR of memory window 2, -1..5; -1 takes the next free one."""
+
+    mw3_bar: Annotated[int, Integer(-1, 5)] = -1
+    """BAR of memory window 3, -1..5; -1 takes the next free one."""
+
+    mw4_bar: Annotated[int, Integer(-1, 5)] = -1
+    """BAR of memory window 4, -1..5; -1 takes the next free one."""
+
+    mw2_target: Annotated[str, Choice(("none", "edma", "msi"))] = "none"
+    """What memory window 2 is for: none (data like the others), edma or msi (interrupts to the endpoint)."""
+
+    ctrl_bar: Annotated[int, Integer(-1, 5)] = -1
     """BAR of control block and scratchpads, -1..5; -1 takes the next free one."""
 
-    mw1_bar: Annotated[int, Integer(-1, 5)] = 2
-    """BAR of the memory window, -1..5; -1 takes the next free one."""
-
-    db_bar: Annotated[int, Integer(-1, 5)] = 4
-    """BAR of the doorbells, -1..5; -1 takes the next free one."""
+    db_bar: Annotated[int, Integer(-1, 5)] = -1
+    """BAR of the doorbells, -1..5; -1 takes the next free one, that of ctrl_bar puts them behind the
+    scratchpads."""
 
     spad_count: Annotated[int, Integer(6, 1024, "32-bit words")] = 128
     """Scratchpads of each side, 32-bit words, 6..1024; the transport needs 6."""
@@ -147,10 +200,8 @@ class Transport:
     transport_mtu: Annotated[int, Integer(MIN_MTU + HEADERS_BYTES, MAX_TRANSPORT_MTU, "bytes")] = 65536
     """Largest frame with all headers, bytes, 1306..65536: what the least MTU needs, the kernel's default."""
 
-    max_num_clients: Annotated[
-        int, Integer(0, 1, "queues (there is one network device, and it takes one queue)")
-    ] = 0
-    """Number of queues, 0..1 in this version: the network device takes one; 0 lets the transport choose."""
+    max_num_clients: Annotated[int, Integer(0, 32, "queues")] = 0
+    """Number of queues, 0..32; 0 lets the transport choose. The network device uses netdev.queues of them."""
 
     max_mw_size: Annotated[int, Integer(0, 1024 * MIB, "bytes", multiple_of=4096, hexadecimal=True)] = 0
     """Most of a memory window that is used, bytes, 0..0x40000000, a multiple of 0x1000; 0 is no limit."""

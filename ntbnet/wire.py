@@ -109,7 +109,7 @@ class IrqSource(IntEnum):
     """Where an interrupt comes from; says what ``Irq.bits`` holds."""
 
     MSI_VECTOR = 1
-    """RC: ``bits`` is the 0-based MSI vector index."""
+    """RC: ``bits`` is the 0-based MSI vector index. EP: the number stored to its MSI controller's page."""
     DOORBELL_SLOTS = 2
     """EP: ``bits`` is the set of doorbell slots the poll found rung."""
     EDMA_LINE = 3

@@ -59,6 +59,15 @@ def _order(item: str) -> tuple[str, int, str]:
     return series, int(head), tail.zfill(3)
 
 
+LAST = {"NTB": 200, "EDMA": 173}
+"""Highest number of the series that are counted through."""
+
+
+def uncovered(found: dict[str, list[str]], series: str) -> list[int]:
+    """Numbers of a series that no test cites."""
+    return [number for number in range(1, LAST[series] + 1) if f"{series} {number}" not in found]
+
+
 def text() -> str:
     """The whole of docs/coverage.md."""
     found = marks()
@@ -74,6 +83,9 @@ def text() -> str:
             tests = found[item]
             more = f" and {len(tests) - 3} more" if len(tests) > 3 else ""
             lines.append(f"| {item} | {', '.join(f'`{test}`' for test in tests[:3])}{more} |")
+        if series in LAST:
+            missing = ", ".join(str(number) for number in uncovered(found, series))
+            lines += ["", f"Not proved by a test ({len(uncovered(found, series))}): {missing}."]
     return "\n".join(lines) + "\n"
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from ntbnet.config import Sections, load_text, to_dict
+from ntbnet.profile import SHIPPED
 from ntbnet.schema import Integer, keys
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -44,10 +45,15 @@ def field_docs() -> dict[str, str]:
     return found
 
 
+def everything_set(text: str) -> str:
+    """A sample with the keys that it leaves to the profile set."""
+    return re.sub(r"(?m)^#(?=[a-z])", "", text)
+
+
 def sample_comments() -> dict[str, str]:
     """The comment lines right above each key of the sample, joined, by dotted key."""
     found, section, comment = {}, "", []
-    for line in SAMPLE.read_text(encoding="utf-8").splitlines():
+    for line in everything_set(SAMPLE.read_text(encoding="utf-8")).splitlines():
         if line.startswith("# "):
             comment.append(line[2:])
         elif line.startswith("["):
@@ -61,8 +67,15 @@ def sample_comments() -> dict[str, str]:
 def test_sample_configuration_is_complete_and_equals_the_defaults() -> None:
     text = SAMPLE.read_text(encoding="utf-8")
 
-    assert load_text(text, "sample") == load_text("", "defaults")
-    assert tomllib.loads(text) == to_dict(load_text("", "defaults"))
+    assert load_text(everything_set(text), "sample") == load_text("", "defaults")
+    assert tomllib.loads(everything_set(text)) == to_dict(load_text("", "defaults"))
+
+
+@pytest.mark.parametrize("profile", SHIPPED)
+def test_sample_configuration_leaves_to_each_profile_what_profiles_set(profile: str) -> None:
+    text = SAMPLE.read_text(encoding="utf-8")
+
+    assert load_text(text, "sample", profile=profile) == load_text("", "defaults", profile=profile)
 
 
 def test_sample_configuration_explains_each_key_as_the_code_does() -> None:

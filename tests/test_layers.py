@@ -14,18 +14,33 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "address": {"errors"},
     "config": {"errors", "address"},
+    "layout_explain": {"errors", "address", "config", "regs"},
     "wire": {"errors", "address"},
     "log": {"errors"},
     "topology": set(),
     "regs": {"errors", "address"},
     "devices": {"regs", "wire", "config", "address", "errors"},
     "edge": {"errors", "address", "config", "wire", "log", "topology", "regs", "devices"},
-    "app": {"errors", "address", "config", "wire", "log", "topology", "regs", "devices", "edge"},
+    "app": {
+        "errors",
+        "address",
+        "config",
+        "layout_explain",
+        "wire",
+        "log",
+        "topology",
+        "regs",
+        "devices",
+        "edge",
+    },
     "services": {"edge", "devices", "config", "log", "errors", "wire", "address"},
 }
 
-CONFIG_MODULES = {"config", "sections", "schema", "profile"}
-"""The configuration is one area in four files."""
+CONFIG_MODULES = {
+    *("config", "sections", "schema", "profile"),
+    *("layout", "layout_plan", "layout_rules", "layout_suggest", "layout_traffic"),
+}
+"""The configuration is one area in several files."""
 
 IO_MODULES = {
     *("asyncio", "ctypes", "fcntl", "logging", "mmap", "os", "random", "socket"),

@@ -17,6 +17,7 @@ from ntbnet.edge.process import ProcessRecord, alive, send_signal
 from ntbnet.edge.rundir import RunDir
 from ntbnet.edge.startup import load_config
 from ntbnet.errors import ConfigError, SetupError
+from ntbnet.layout import layout_of
 
 ANSWER_TIMEOUT_S = 1.0
 SUPERVISOR = "supervisor"
@@ -65,13 +66,10 @@ class Bridge:
         """Everything ``ntbnet status`` shows; one object, the same keys in every state."""
         record = self.run.read_run()
         is_up = self.is_up()
-        answers: dict[str, dict[str, Any]] = {}
-        if is_up:
-            sockets = {name: self.run.socket_path(f"ask.{name}") for name in topology.SERVICES}
-            existing = {name: path for name, path in sockets.items() if Path(path).exists()}
-            answers = ask(existing, ANSWER_TIMEOUT_S)
+        answers = self.answers() if is_up else {}
+        config = self.config
         services = self._services(answers)
-        link = _link(answers)
+        link = link_state(answers)
         return {
             "name": self.run.name,
             "state": _overall(is_up, services, link),
@@ -79,11 +77,22 @@ class Bridge:
             "run_id": record.run_id if record and is_up else None,
             "services": services,
             "link": link,
-            "fabric": self.config.bridge.fabric,
+            "profile": config.profile.name,
+            "fabric": config.bridge.fabric,
             "backend": _backend(answers.get("peer-rc")),
             "backend_ep_to_rc": _backend(answers.get("peer-ep")),
-            "nodes": _nodes(self.config, self.run.name),
+            "windows": {
+                "planned": [window.as_json() for window in layout_of(config).windows],
+                "actual": answers.get("epc", {}).get("windows", []),
+            },
+            "nodes": _nodes(config, self.run.name),
         }
+
+    def answers(self) -> dict[str, dict[str, Any]]:
+        """What each service of a running bridge says about itself; silent ones are left out."""
+        sockets = {name: self.run.socket_path(f"ask.{name}") for name in topology.SERVICES}
+        existing = {name: path for name, path in sockets.items() if Path(path).exists()}
+        return ask(existing, ANSWER_TIMEOUT_S)
 
     def _services(self, answers: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
         children = self._children()
@@ -137,6 +146,17 @@ class Bridge:
                 raise SetupError(f"bridge {self.run.name} did not come up in {timeout_s:.0f} s: {reason}")
             time.sleep(0.02)  # between questions to other processes; nothing to await here
 
+    def move_bar(self, bar: int) -> None:
+        """Have the host give BAR ``bar`` another bus address.
+
+        Raises:
+            SetupError: it does not answer, or says why it cannot.
+        """
+        path = self.run.socket_path("ask.rc-host")
+        answer = ask({"rc-host": path}, ANSWER_TIMEOUT_S, b"move_bar %d" % bar).get("rc-host")
+        if answer is None or "error" in answer:
+            raise SetupError(f"BAR{bar} was not moved: {answer['error'] if answer else 'rc-host is silent'}")
+
     # down
 
     def down(self) -> list[str]:
@@ -176,7 +196,8 @@ class Bridge:
         return [process for process in targets if send_signal(process, signal.SIGTERM)]
 
 
-def _link(answers: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def link_state(answers: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Link and queues, both sides, from what the services answered."""
     host = answers.get("rc-host", {}).get("link", {})
     peers = {node: answers.get(f"peer-{node}", {}).get("link", {}) for node in ("rc", "ep")}
     sides = {node: dict(enumerate(link.get("queues", []))) for node, link in peers.items()}
@@ -184,8 +205,12 @@ def _link(answers: dict[str, dict[str, Any]]) -> dict[str, Any]:
     for number in sorted(set(sides["rc"]) | set(sides["ep"])):
         both = [sides[node].get(number, {}) for node in ("rc", "ep")]
         is_up = all(queue.get("link") == "up" for queue in both)
-        queues.append({"queue": number, "state": "up" if is_up else "down", "rc": both[0], "ep": both[1]})
-    is_up = bool(queues) and all(queue["state"] == "up" for queue in queues)
+        # the network device takes one queue; the kernel leaves the others down, too
+        is_idle = all(queue.get("has_client") is False for queue in both)
+        state = "up" if is_up else "idle" if is_idle else "down"
+        queues.append({"queue": number, "state": state, "rc": both[0], "ep": both[1]})
+    used = [queue["state"] for queue in queues if queue["state"] != "idle"]
+    is_up = bool(used) and set(used) == {"up"}
     return {"state": "up" if is_up else "down", "epoch": host.get("epoch", 0), "queues": queues}
 
 

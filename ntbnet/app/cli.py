@@ -18,7 +18,7 @@ from rich.table import Table
 
 from ntbnet import __version__
 from ntbnet.app import demo as demo_module
-from ntbnet.app import logs_cli
+from ntbnet.app import layout_cli, logs_cli
 from ntbnet.app.bench import bench_app
 from ntbnet.app.bridge import Bridge
 from ntbnet.app.bringup import running, unless_stopped
@@ -45,6 +45,8 @@ config_app = typer.Typer(help="Check and show configurations.", no_args_is_help=
 app.add_typer(config_app, name="config")
 app.add_typer(logs_cli.app, name="logs")
 app.add_typer(bench_app, name="bench")
+app.add_typer(layout_cli.layout_app, name="layout")
+app.command(epilog="Example: ntbnet explain BAR2+0xF00A0 --profile r-car-s4")(layout_cli.explain)
 
 ConfigOption = Annotated[
     str | None,
@@ -55,6 +57,7 @@ LongConfigOption = Annotated[
     typer.Option("--config", metavar="FILE", help="Configuration it was started with, for its run.dir."),
 ]
 NameOption = Annotated[str, typer.Option("--name", "-n", help="Name of the bridge; several may run at once.")]
+ProfileOption = layout_cli.ProfileOption
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 out = Console(highlight=False)
@@ -81,8 +84,8 @@ def say(text: str) -> None:
     err.print(text, markup=False, soft_wrap=True)
 
 
-def _bridge(name: str, config_path: str | None = None) -> Bridge:
-    config = load_config(config_path)
+def _bridge(name: str, config_path: str | None = None, profile: str | None = None) -> Bridge:
+    config = load_config(config_path, profile)
     run = RunDir(config.run.dir, name)
     if run.exists() and not os.access(run.path, os.R_OK | os.W_OK | os.X_OK):
         raise SetupError(f"bridge {name} belongs to another user (run folder {run.path}); run as root")
@@ -96,13 +99,14 @@ def _print_json(value: dict[str, Any]) -> None:
 @app.command(epilog="Example: ntbnet up -c deploy/ntbnet.toml --detach")
 def up(
     config: ConfigOption = None,
+    profile: ProfileOption = None,
     name: NameOption = DEFAULT_NAME,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Return once the link is up.")] = False,
     ready_fd: Annotated[int, typer.Option(hidden=True)] = -1,
 ) -> None:
     """Start the two nodes and the five services; runs until Ctrl-C or `ntbnet down`."""
-    bridge = _bridge(name, config)
-    for warning in warnings(bridge.config if bridge.is_up() else load_config(config)):
+    bridge = _bridge(name, config, profile)
+    for warning in warnings(bridge.config if bridge.is_up() else load_config(config, profile)):
         say(f"warning: {warning}")
     if bridge.is_up():
         record = bridge.run.read_run()
@@ -111,10 +115,10 @@ def up(
         _tell(ready_fd, {"ok": True})
         return
     if detach:
-        _start_detached(config, name)
+        _start_detached(config, profile, name)
         return
     try:
-        asyncio.run(_run_supervisor(bridge, config, ready_fd))
+        asyncio.run(_run_supervisor(bridge, config, profile, ready_fd))
     except NtbnetError as problem:
         _tell(ready_fd, {"ok": False, "error": str(problem), "code": _code_of(problem)})
         raise
@@ -125,8 +129,10 @@ def _tell(ready_fd: int, body: dict[str, Any]) -> None:
         os.write(ready_fd, json.dumps(body).encode() + b"\n")
 
 
-async def _run_supervisor(bridge: Bridge, config_path: str | None, ready_fd: int) -> None:
-    name, config = bridge.run.name, load_config(config_path)
+async def _run_supervisor(
+    bridge: Bridge, config_path: str | None, profile: str | None, ready_fd: int
+) -> None:
+    name, config = bridge.run.name, load_config(config_path, profile)
     supervisor = Supervisor(config, bridge.run, config_path, say)
     say(f"starting bridge {name}: profile {config.profile.name}, fabric {config.bridge.fabric}")
     async with running(bridge, supervisor) as removed:
@@ -139,12 +145,14 @@ async def _run_supervisor(bridge: Bridge, config_path: str | None, ready_fd: int
         await supervisor.wait_for_stop()
 
 
-def _start_detached(config: str | None, name: str) -> None:
+def _start_detached(config: str | None, profile: str | None, name: str) -> None:
     """Run ``up`` in a session of its own, and wait until it says how it went."""
     read_fd, write_fd = os.pipe()
     command = [sys.executable, "-m", "ntbnet.app.entry", "up", "--name", name, "--ready-fd", str(write_fd)]
     if config is not None:
         command += ["--config", config]
+    if profile is not None:
+        command += ["--profile", profile]
     with err.status(f"starting bridge {name}"):
         child = subprocess.Popen(
             command,
@@ -202,7 +210,10 @@ def _print_status(state: dict[str, Any]) -> None:
     out.print(f"bridge {state['name']}: {state['state']}   link: {link['state']}, epoch {link['epoch']}")
     if state["state"] == "down":
         return
-    out.print(f"fabric: {state['fabric']}   RC->EP: {state['backend']}   EP->RC: {state['backend_ep_to_rc']}")
+    out.print(
+        f"profile: {state['profile']}   fabric: {state['fabric']}   "
+        f"RC->EP: {state['backend']}   EP->RC: {state['backend_ep_to_rc']}"
+    )
     table = Table("service", "node", "pid", "epoch", "restarts", "state", "up for", box=None)
     for service in state["services"]:
         uptime = "" if service["uptime_s"] is None else f"{service['uptime_s']:.1f} s"
@@ -304,13 +315,14 @@ PACKAGES = {
 def demo(
     as_json: JsonOption = False,
     config: ConfigOption = None,
+    profile: ProfileOption = None,
     count: Annotated[int, typer.Option("--count", min=1, max=10_000, help="Pings for each direction.")] = 10,
 ) -> None:
-    """Start a bridge of its own, ping both ways over IPv4 and IPv6, show latencies, stop."""
+    """Start a bridge of its own, ping both ways over IPv4 and IPv6, transfer 64 MiB each way, stop."""
     _require("ping", "iputils-ping")
 
     try:
-        result = asyncio.run(demo_module.run(load_config(config), count, say))
+        result = asyncio.run(demo_module.run(load_config(config, profile), count, say))
     except asyncio.CancelledError:  # SIGTERM; everything is removed by now
         raise typer.Exit(143) from None
     if as_json:

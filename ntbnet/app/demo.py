@@ -1,4 +1,4 @@
-"""``ntbnet demo``: a bridge of its own, pinged both ways over IPv4 and IPv6, then removed."""
+"""``ntbnet demo``: a bridge of its own, pinged and loaded both ways, then removed."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from rich.table import Table
 from ntbnet.app.bridge import Bridge
 from ntbnet.app.bringup import running, unless_stopped
 from ntbnet.app.supervisor import Supervisor
+from ntbnet.app.transfer import transfer
 from ntbnet.config import Config
 from ntbnet.edge.netns import inside
 from ntbnet.edge.node import spec_from
@@ -53,16 +54,25 @@ async def run(config: Config, count: int, say: Callable[[str], None]) -> dict[st
             for family in ("ipv4", "ipv6"):
                 say(f"pinging from {source} over {family}")
                 pings.append(await unless_stopped(supervisor, _ping(config, source, family, count)))
+        transfers = []
+        for source, peer in (("ep", "rc"), ("rc", "ep")):
+            say(f"sending 64 MiB from {source} over TCP")
+            namespaces = (spec_from(config, NAME, source).netns, spec_from(config, NAME, peer).netns)
+            sending = transfer(source, namespaces, _address(config, source, "ipv4"))
+            transfers.append(await unless_stopped(supervisor, sending))
         status = await asyncio.get_running_loop().run_in_executor(None, bridge.status)
         say("stopping")
     return {
-        "ok": all(ping["received"] == ping["sent"] for ping in pings),
+        "ok": all(ping["received"] == ping["sent"] for ping in pings)
+        and all(one["sha256_equal"] for one in transfers),
         "fabric": status["fabric"],
         "backend": status["backend"],
         "backend_ep_to_rc": status["backend_ep_to_rc"],
         "profile": config.profile.name,
         "startup_s": round(startup_s, 3),
         "ping": pings,
+        "transfer": transfers,
+        "windows": status["windows"],
     }
 
 
@@ -137,4 +147,9 @@ def show(result: dict[str, Any], console: Console) -> None:
         )
     say(table)
     say()
-    say(f"  {'every packet crossed' if result['ok'] else 'PACKETS WERE LOST'}")
+    for one in result["transfer"]:
+        verdict = "SHA-256 equal" if one["sha256_equal"] else f"FAILED: {one['error'] or 'digests differ'}"
+        speed = "-" if one["gbit_s"] is None else f"{one['gbit_s']:.3f} Gbit/s"
+        say(f"  TCP from {one['from']}: {one['bytes'] >> 20} MiB, {speed}, {verdict}")
+    say()
+    say(f"  {'every packet crossed' if result['ok'] else 'PACKETS OR BYTES WERE LOST'}")

@@ -2,7 +2,7 @@
 
 Models set_bar and clear_bar of the endpoint controller, the BAR registers as the host sees them
 (sizing by all ones included) and the decision which BAR claims a bus address.  Left out: I/O
-BARs, the Resizable BAR capability's own registers, submaps.
+BARs. Submaps are in ``inbound``, the Resizable BAR capability in ``epc``.
 
 Stated deviations: a BAR whose address reads 0 claims nothing (hardware would claim bus address
 0), and a BAR wired as 64-bit is 64-bit whatever the caller's flag says.
@@ -238,12 +238,18 @@ class BarSet:
         Raises:
             ValueError: length is below 1.
         """
+        hit = self.find(bus_addr, length)
+        if hit is None:
+            self.unclaimed += 1
+        return hit
+
+    def find(self, bus_addr: int, length: int) -> tuple[int, int] | None:
+        """As ``decode``, for who only wants to know: a miss is not counted."""
         if length < 1:
             raise ValueError(f"access of {length} bytes")
         for base, end, bar in self._claims:
             if base <= bus_addr and bus_addr + length <= end:
                 return bar, bus_addr - base
-        self.unclaimed += 1
         return None
 
     def span(self, bar: int) -> Span | None:

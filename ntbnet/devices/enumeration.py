@@ -1,23 +1,37 @@
-"""What a host does to a function it finds on the link: identify, size and place BARs, enable MSI.
+"""What a host does to a function it finds on the link: identify it, size, place and move BARs, enable
+MSI-X or MSI.
 
 Generators over configuration requests, as the PCI core and pci_alloc_irq_vectors do it. All
 values come from the other host and are checked: an absent function reads all ones.
 
-Source: PCI Local Bus Specification 3.0, 6.2.5 (BAR sizing), 6.8.1 (MSI); Linux pci/probe.c.
+Source: PCI Local Bus Specification 3.0, 6.2.5 (BAR sizing), 6.8 (MSI, MSI-X); Linux pci/probe.c,
+pci/setup-res.c, pci/msi/msi.c.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import struct
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 
 from ntbnet.address import Span, round_up
 from ntbnet.devices.msi import MsiTarget
 from ntbnet.devices.task import CfgRead, CfgWrite, Task
 from ntbnet.errors import PeerError
-from ntbnet.regs.cfgspace import BAR_COUNT, CAP_ID_MSI, MSI_CAP_OFFSET, config_block
+from ntbnet.regs.cfgspace import (
+    BAR_COUNT,
+    CAP_ID_MSI,
+    CAP_ID_MSIX,
+    MSI_CAP_OFFSET,
+    MSIX_CAP_OFFSET,
+    MSIX_ENTRY_BYTES,
+    config_block,
+)
 
-_BLOCK = config_block(msi=True)
+_BLOCK = config_block(msi=True, msix=True)
 _CONTROL = _BLOCK.register("MSI_CONTROL")
+_MSIX_CONTROL = _BLOCK.register("MSIX_CONTROL")
+_MSIX_ENTRY = struct.Struct("<QII")
 _COMMAND = _BLOCK.register("COMMAND")
 _WORD = 0xFFFFFFFF
 _MAX_CAPABILITIES = 48
@@ -35,6 +49,10 @@ class PciFunction:
     bars: dict[int, Span]
     msi_cap: int
     """Offset of the MSI capability; 0 when there is none."""
+    msix_cap: int = 0
+    """Offset of the MSI-X capability; 0 when there is none."""
+    wide: frozenset[int] = frozenset()
+    """The BARs that are 64-bit."""
 
 
 def _read(offset: int, size: int) -> Task[int]:
@@ -53,8 +71,12 @@ def _write(offset: int, value: int, size: int) -> Task[None]:
     yield CfgWrite(offset, value.to_bytes(size, "little"))
 
 
-def enumerate_function(aperture: Span) -> Task[PciFunction]:
+def enumerate_function(aperture: Span, preferred: Mapping[int, int] | None = None) -> Task[PciFunction]:
     """Identify the function and place its BARs in ``aperture``; memory decode on at the end.
+
+    Args:
+        aperture: bus addresses for BARs.
+        preferred: by BAR, the address it gets if it is free there.
 
     Raises:
         PeerError: no function answers, or what it reports is impossible.
@@ -64,21 +86,58 @@ def enumerate_function(aperture: Span) -> Task[PciFunction]:
         raise PeerError(f"no function behind the link (ids read {ids:#010x})")
     class_revision = yield from _read_answered(_BLOCK.offset("REVISION_ID"))
     sizes = yield from _size_bars()
-    bars = {}
-    next_base = aperture.base
-    for bar, (size, bits64) in sorted(sizes.items(), key=lambda item: -item[1][0]):
-        base = round_up(next_base, size)
-        if base + size > aperture.end:
-            raise PeerError(f"BAR{bar} of {size:#x} bytes does not fit the host's aperture {aperture}")
-        bars[bar] = Span(base, size)
-        next_base = base + size
-        yield from _write(_BLOCK.offset("BAR", bar), base & _WORD, 4)
-        if bits64:
-            yield from _write(_BLOCK.offset("BAR", bar + 1), base >> 32, 4)
+    bars = _place_bars({bar: size for bar, (size, _) in sizes.items()}, aperture, preferred or {})
+    wide = frozenset(bar for bar, (_, is_64bit) in sizes.items() if is_64bit)
+    for bar, span in bars.items():
+        yield from _write_bar(bar, span.base, bar in wide)
     msi_cap = yield from _find_capability(CAP_ID_MSI)
+    msix_cap = yield from _find_capability(CAP_ID_MSIX)
     command = _COMMAND.field("MEMORY").insert(0, 1)
     yield from _write(_BLOCK.offset("COMMAND"), command, 2)
-    return PciFunction(ids & 0xFFFF, ids >> 16, class_revision >> 16, bars, msi_cap)
+    return PciFunction(ids & 0xFFFF, ids >> 16, class_revision >> 16, bars, msi_cap, msix_cap, wide)
+
+
+def free_place(aperture: Span, size: int, taken: Iterable[Span]) -> Span | None:
+    """The lowest place of ``size`` bytes (a power of two, naturally aligned) beside ``taken``, if any."""
+    spans = list(taken)
+    for base in sorted({round_up(start, size) for start in (aperture.base, *(span.end for span in spans))}):
+        place = Span(base, size)
+        if place.end <= aperture.end and not any(place.overlaps(span) for span in spans):
+            return place
+    return None
+
+
+def _place_bars(sizes: dict[int, int], aperture: Span, preferred: Mapping[int, int]) -> dict[int, Span]:
+    """Preferred places first, then the largest BARs at the lowest free addresses."""
+    bars: dict[int, Span] = {}
+    for bar, base in preferred.items():
+        size = sizes.get(bar)
+        if size is None or base % size or not aperture.contains(base, size):
+            continue
+        if not any(Span(base, size).overlaps(span) for span in bars.values()):
+            bars[bar] = Span(base, size)
+    for bar, size in sorted(sizes.items(), key=lambda item: -item[1]):
+        if bar not in bars:
+            place = free_place(aperture, size, bars.values())
+            if place is None:
+                raise PeerError(f"BAR{bar} of {size:#x} bytes does not fit the host's aperture {aperture}")
+            bars[bar] = place
+    return bars
+
+
+def _write_bar(bar: int, base: int, is_64bit: bool) -> Task[None]:
+    yield from _write(_BLOCK.offset("BAR", bar), base & _WORD, 4)
+    if is_64bit:
+        yield from _write(_BLOCK.offset("BAR", bar + 1), base >> 32, 4)
+
+
+def move_bar(function: PciFunction, bar: int, base: int) -> Task[PciFunction]:
+    """Give a BAR another address, memory decode off meanwhile; the function as it is then."""
+    command = yield from _read(_BLOCK.offset("COMMAND"), 2)
+    yield from _write(_BLOCK.offset("COMMAND"), _COMMAND.field("MEMORY").insert(command, 0), 2)
+    yield from _write_bar(bar, base, bar in function.wide)
+    yield from _write(_BLOCK.offset("COMMAND"), command, 2)
+    return replace(function, bars=function.bars | {bar: Span(base, function.bars[bar].size)})
 
 
 def _size_bars() -> Task[dict[int, tuple[int, bool]]]:
@@ -151,12 +210,56 @@ def enable_msi(function: PciFunction, target: MsiTarget, least: int, most: int) 
     yield from _write(_BLOCK.offset("MSI_DATA") + shift, target.first_data, 2)
     control = _CONTROL.field("MULTIPLE_ENABLE").insert(control, enabled)
     yield from _write(control_at, _CONTROL.field("ENABLE").insert(control, 1), 2)
-    command = _COMMAND.field("MEMORY").insert(_COMMAND.field("BUS_MASTER").insert(0, 1), 1)
-    yield from _write(_BLOCK.offset("COMMAND"), command, 2)
+    yield from _enable_bus_master()
     return target.granted
 
 
-def disable_msi(function: PciFunction) -> Task[None]:
-    """Take the vectors back."""
+def enable_msix(
+    function: PciFunction, target: MsiTarget, least: int, most: int, store: Callable[[int, bytes], None]
+) -> Task[int]:
+    """As ``enable_msi``, with MSI-X: the vectors go into the table behind one of the function's BARs.
+
+    Args:
+        function: what enumeration found.
+        target: the host's vectors; granted ones are taken from it.
+        least: vectors the driver needs.
+        most: vectors the driver can use.
+        store: posts a write to a bus address, ahead of the requests that follow.
+
+    Raises:
+        PeerError: the table lies outside its BAR.
+    """
+    if not function.msix_cap:
+        return 0
+    shift = function.msix_cap - MSIX_CAP_OFFSET
+    control_at = _MSIX_CONTROL.offset + shift
+    control = yield from _read(control_at, 2)
+    count = _MSIX_CONTROL.field("TABLE_SIZE").extract(control) + 1
+    place = yield from _read(_BLOCK.offset("MSIX_TABLE") + shift, 4)
+    span, offset = function.bars.get(place & 7), place & ~7
+    if span is None or offset + MSIX_ENTRY_BYTES * count > span.size:
+        raise PeerError(f"MSI-X table of {count} vectors at {offset:#x} of BAR{place & 7}: outside the BAR")
+    if target.grant_count(min(count, most)) < least:
+        target.reset()
+        return 0
+    control = _MSIX_CONTROL.field("ENABLE").insert(control, 1)
+    yield from _write(control_at, _MSIX_CONTROL.field("FUNCTION_MASK").insert(control, 1), 2)
+    for vector in range(target.granted):
+        entry = _MSIX_ENTRY.pack(target.address, target.first_data + vector, 0)
+        store(span.base + offset + MSIX_ENTRY_BYTES * vector, entry)
+    yield from _write(control_at, _MSIX_CONTROL.field("FUNCTION_MASK").insert(control, 0), 2)
+    yield from _enable_bus_master()
+    return target.granted
+
+
+def _enable_bus_master() -> Task[None]:
+    command = _COMMAND.field("MEMORY").insert(_COMMAND.field("BUS_MASTER").insert(0, 1), 1)
+    yield from _write(_BLOCK.offset("COMMAND"), command, 2)
+
+
+def disable_vectors(function: PciFunction) -> Task[None]:
+    """Take the vectors back, of whichever kind they are."""
+    if function.msix_cap:
+        yield from _write(_MSIX_CONTROL.offset + function.msix_cap - MSIX_CAP_OFFSET, 0, 2)
     if function.msi_cap:
         yield from _write(_CONTROL.offset + function.msi_cap - MSI_CAP_OFFSET, 0, 2)

@@ -151,8 +151,16 @@ class Iatu:
         self._rebuild()
         return index
 
-    def program_address_match(self, base: BusAddr, target: CpuAddr, size: int) -> int:
+    def program_address_match(
+        self, base: BusAddr, target: CpuAddr, size: int, index: int | None = None
+    ) -> int:
         """Map ``size`` bytes of bus addresses from ``base``; the same range twice takes two windows.
+
+        Args:
+            base: first bus address.
+            target: local address of that byte.
+            size: bytes, 1 or more.
+            index: window to program; None takes the first free one.
 
         Returns:
             Index of the window.
@@ -162,7 +170,8 @@ class Iatu:
 
         Source: Linux pcie-designware.c, dw_pcie_prog_inbound_atu.
         """
-        index = self._free(self.inbound)
+        if index is None:
+            index = self._free(self.inbound)
         if index is None:
             raise KernelError(errno.ENOSPC, f"all {self.inbound_count} inbound windows are taken")
         self._check_range(base, target, size)
@@ -188,6 +197,15 @@ class Iatu:
         self.outbound[index] = IatuWindow(None, base, base + size - 1, target)
         self._rebuild()
         return index
+
+    def place(self, inbound: bool, index: int, window: IatuWindow | None) -> None:
+        """Let registers written one by one take effect; None disables the window at once.
+
+        Raises:
+            IndexError: no such window.
+        """
+        (self.inbound if inbound else self.outbound)[index] = window
+        self._rebuild()
 
     def disable_inbound(self, index: int) -> None:
         """Disable one inbound window at once; no effect when it is disabled.
@@ -235,15 +253,19 @@ class Iatu:
         Raises:
             ValueError: bar_offset is negative or length is below 1.
         """
+        local = self.find_inbound(bar, bar_offset, bus_addr, length)
+        if local is None:
+            self.inbound_misses += 1
+        return local
+
+    def find_inbound(self, bar: int, bar_offset: int, bus_addr: int, length: int) -> int | None:
+        """As ``translate_inbound``, for who only wants to know: a miss is not counted."""
         if bar_offset < 0 or length < 1:
             raise ValueError(f"no access: BAR offset {bar_offset}, {length} bytes")
         for match_bar, base, limit, target in self._inbound_active:
             at = bus_addr if match_bar is None else bar_offset
             if (match_bar is None or match_bar == bar) and base <= at <= limit:
-                if at + length - 1 <= limit:
-                    return target + at - base
-                break
-        self.inbound_misses += 1
+                return target + at - base if at + length - 1 <= limit else None
         return None
 
     def translate_outbound(self, local_addr: int, length: int) -> int | None:
@@ -259,14 +281,18 @@ class Iatu:
         Raises:
             ValueError: length is below 1.
         """
+        bus = self.find_outbound(local_addr, length)
+        if bus is None:
+            self.outbound_misses += 1
+        return bus
+
+    def find_outbound(self, local_addr: int, length: int) -> int | None:
+        """As ``translate_outbound``, for who only wants to know: a miss is not counted."""
         if length < 1:
             raise ValueError(f"access of {length} bytes")
         for base, limit, target in self._outbound_active:
             if base <= local_addr <= limit:
-                if local_addr + length - 1 <= limit:
-                    return target + local_addr - base
-                break
-        self.outbound_misses += 1
+                return target + local_addr - base if local_addr + length - 1 <= limit else None
         return None
 
     def snapshot(self) -> dict[str, object]:

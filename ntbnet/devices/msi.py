@@ -2,7 +2,8 @@
 
 ``MsiCapability`` turns a vector number into the memory write that raises it; ``MsiTarget`` turns
 such a write back into a vector index.  Vector *numbers* count from 1, as raise_irq of the
-endpoint API has it; vector *indices* count from 0.  MSI-X, masking and pending bits are left out.
+endpoint API has it; vector *indices* count from 0.  Masking and pending bits are left out; for MSI-X,
+which raises vectors by the same kind of write, see ``msix``.
 
 Stated deviation (the DesignWare driver checks neither): a function whose MSI is off, or which
 may not master the bus, sends nothing, and a number above what the host granted is refused
@@ -152,6 +153,20 @@ class MsiTarget:
             raise ValueError(f"MULTIPLE_CAPABLE {multiple_capable}: allowed 0..5")
         self.granted = min(1 << multiple_capable, self._max_vectors)
         return encode_vectors(self.granted)
+
+    def grant_count(self, count: int) -> int:
+        """Give ``count`` vectors, or as many as there are: MSI-X needs no power of two.
+
+        Returns:
+            Vectors granted.
+
+        Raises:
+            ValueError: count is below 1.
+        """
+        if count < 1:
+            raise ValueError(f"{count} vectors: allowed 1 or more")
+        self.granted = min(count, self._max_vectors)
+        return self.granted
 
     def vector_of(self, bus_addr: int, data: int, length: int = MSI_BYTES) -> int | None:
         """Vector index that a memory write raises; None when it is no interrupt of this function."""

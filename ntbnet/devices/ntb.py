@@ -20,11 +20,33 @@ from ntbnet.errors import KernelError
 
 @dataclass(frozen=True, slots=True)
 class MwAlign:
-    """Constraints of an inbound window: alignments and the largest size, bytes."""
+    """Constraints of an inbound window: alignments, largest size, where it begins in its BAR; bytes."""
 
     addr_align: int
     size_align: int
     size_max: int
+    offset: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class EpcResource:
+    """Something of the endpoint controller behind a device that may be lent to the peer.
+
+    Attributes:
+        kind: ``dma-control`` (the eDMA registers) or ``doorbell`` (a word that rings this side).
+        address: CPU address of this side.
+        size: bytes.
+        data: what rings a doorbell.
+        bar: BAR that the hardware wires it into; -1 when it does not.
+        bar_offset: first byte in that BAR.
+    """
+
+    kind: str
+    address: int
+    size: int
+    data: int
+    bar: int
+    bar_offset: int
 
 
 class NtbClient(Protocol):
@@ -86,8 +108,12 @@ class NtbDevice(ABC):
         """Constraints of window ``widx``. ENOTCONN while the link is down, EINVAL for a bad index."""
 
     @abstractmethod
-    def mw_set_trans(self, pidx: int, widx: int, addr: int, size: int) -> Task[None]:
-        """Expose ``size`` bytes of own memory at ``addr`` through window ``widx``."""
+    def mw_set_trans(self, pidx: int, widx: int, addr: int, size: int, offset: int = 0) -> Task[None]:
+        """Expose ``size`` bytes of own memory at ``addr`` through window ``widx``.
+
+        ``offset`` in the window's BAR is what mw_get_align gave; a device whose windows fill their
+        BARs ignores it.
+        """
 
     @abstractmethod
     def mw_clear_trans(self, pidx: int, widx: int) -> Task[None]:
@@ -106,6 +132,10 @@ class NtbDevice(ABC):
         Raises:
             ValueError: the store leaves the window (a caller's bug: nothing is sent).
         """
+
+    def get_pci_epc(self) -> tuple[EpcResource, ...]:
+        """Resources of the endpoint controller behind the device; empty when there is none (-ENODEV)."""
+        return ()
 
     # memory a window may be pointed at
 

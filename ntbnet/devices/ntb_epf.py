@@ -33,6 +33,7 @@ from ntbnet.regs.ntb_ctrl import (
     LINK_UP,
     MAX_DOORBELLS,
     MAX_MWS,
+    MSIX_FLAG,
     UNUSED_SLOT,
     Command,
     CommandStatus,
@@ -118,7 +119,7 @@ class NtbEpf(NtbDevice):
         self._bars = self._checked_bars(notice)
         self._ctrl = self._bars[self._map.config].base
         self._db = 0
-        self._vectors = 0
+        self._vectors = self._vectors_argument = 0
         self._mws: list[Span] = []
         self._spads = 0
         self._spad_offset = 0
@@ -178,8 +179,9 @@ class NtbEpf(NtbDevice):
             allowed = f"{LEAST_VECTORS}..{MOST_VECTORS}"
             raise PeerError(f"the host granted {vectors!r:.40} vectors: allowed {allowed}")
         self._vectors = vectors
+        self._vectors_argument = vectors | (MSIX_FLAG if reply.get("kind") == "msix" else 0)
         yield from self._read_doorbells()
-        yield from self._command(Command.CONFIGURE_DOORBELL, self._vectors)
+        yield from self._command(Command.CONFIGURE_DOORBELL, self._vectors_argument)
         bits = self.db_valid_mask().bit_count()
         self._outbox.log("driver.bound", driver=self.name, mws=num_mws, spads=spad_count, db_bits=bits)
 
@@ -193,6 +195,9 @@ class NtbEpf(NtbDevice):
             if "mw_size" in self._block:
                 offset = yield from self._probed("mw_offset", widx)
                 size = yield from self._probed("mw_size", widx)
+            elif not widx:
+                # a classic block has an offset for the first window only (NTB 77)
+                offset = yield from self._probed("mw1_offset")
             if offset >= bar.size or offset % 4:
                 raise PeerError(f"mw_offset[{widx}] {offset:#x} is outside its BAR of {bar.size:#x} bytes")
             size = min(size or bar.size, bar.size - offset)
@@ -219,7 +224,7 @@ class NtbEpf(NtbDevice):
 
     def remove(self) -> Task[None]:
         """Undo probe, after the client is gone (NTB 108)."""
-        yield from self._command(Command.TEARDOWN_DOORBELL, self._vectors)
+        yield from self._command(Command.TEARDOWN_DOORBELL, self._vectors_argument)
         yield Call(HOST, "free_vectors")
 
     # registers and commands
@@ -313,14 +318,14 @@ class NtbEpf(NtbDevice):
         return len(self._mws)
 
     def mw_get_align(self, pidx: int, widx: int) -> Task[MwAlign]:
-        """4096, 1 and the BAR's length (NTB 69)."""
+        """4096, 1, the BAR's length, and offset 0: this side's windows are outbound (NTB 69, HAZARD 11.d)."""
         self._check_mw(pidx, widx)
         if not (yield from self.link_is_up()):
             raise KernelError(errno.ENOTCONN, "link is down")
         return MwAlign(ADDR_ALIGN, SIZE_ALIGN, self._bars[self._map.mws[widx]].size)
 
-    def mw_set_trans(self, pidx: int, widx: int, addr: int, size: int) -> Task[None]:
-        """Map the memory for DMA and have the endpoint point its outbound region at it."""
+    def mw_set_trans(self, pidx: int, widx: int, addr: int, size: int, offset: int = 0) -> Task[None]:
+        """Map the memory for DMA and have the endpoint point its outbound region at it; no offset there."""
         self._check_mw(pidx, widx)
         if size > self._bars[self._map.mws[widx]].size:
             raise KernelError(errno.EINVAL, f"mw_set_trans: {size:#x} bytes, BAR is smaller")

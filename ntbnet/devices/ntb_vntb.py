@@ -16,7 +16,7 @@ from typing import Any
 from ntbnet.address import Span
 from ntbnet.devices.effects import Outbox
 from ntbnet.devices.memory import Allocator, Buffer, Window
-from ntbnet.devices.ntb import MwAlign, NtbDevice
+from ntbnet.devices.ntb import EpcResource, MwAlign, NtbDevice
 from ntbnet.devices.task import Call, Task, Tasks
 from ntbnet.errors import KernelError, PeerError
 from ntbnet.regs.ntb_ctrl import FIRST_DB_SLOT, LAYOUTS, LINK_UP, MAX_DOORBELLS, MAX_MWS
@@ -51,7 +51,6 @@ class NtbVntb(NtbDevice):
         self._tasks = tasks
         self._allocator = allocator
         self.counters: Counter[str] = Counter()
-        self._logged: set[str] = set()
         self._db = 0
         try:
             self._block = LAYOUTS[attach["ctrl_layout"]]
@@ -59,6 +58,8 @@ class NtbVntb(NtbDevice):
             self._db_count = int(attach["db_count"])
             pairs = zip(attach["outbound"], attach["mw_sizes"], strict=True)
             self._mws = [Span(int(addr), int(size)) for addr, size in pairs]
+            self._offsets = [int(offset) for offset in attach["mw_offsets"]]
+            self._resources = tuple(_resource(one) for one in attach["resources"])
             self._mw_align = int(attach["mw_align"])
             spad_offset = int(attach["spad_offset"])
             start = int(attach["ctrl_addr"]) - dram.span.base
@@ -68,6 +69,8 @@ class NtbVntb(NtbDevice):
             raise PeerError(f"the controller describes an impossible device: {problem}") from None
         if not 1 <= len(self._mws) <= MAX_MWS or self._mw_align < 1 or self._mw_align & (self._mw_align - 1):
             raise PeerError(f"the controller describes {len(self._mws)} windows, align {self._mw_align:#x}")
+        if len(self._offsets) != len(self._mws) or not all(0 <= at < 1 << 32 for at in self._offsets):
+            raise PeerError(f"the controller describes {len(self._mws)} windows at offsets {self._offsets}")
         if not 3 <= self._db_count <= MAX_DOORBELLS or self._spads < 0 or spad_offset < self._block.size:
             raise PeerError("the controller describes an impossible control block")
 
@@ -104,16 +107,17 @@ class NtbVntb(NtbDevice):
         return len(self._mws)
 
     def mw_get_align(self, pidx: int, widx: int) -> Task[MwAlign]:
-        """4096, 1 and the configured size."""
+        """4096, 1, the configured size, and where the window begins in its BAR (NTB 79)."""
         self._check_mw(widx)
         if not (yield from self.link_is_up()):
             raise KernelError(errno.ENOTCONN, "link is down")
-        return MwAlign(ADDR_ALIGN, SIZE_ALIGN, self._mws[widx].size)
+        return MwAlign(ADDR_ALIGN, SIZE_ALIGN, self._mws[widx].size, self._offsets[widx])
 
-    def mw_set_trans(self, pidx: int, widx: int, addr: int, size: int) -> Task[None]:
-        """Have the controller point the BAR's inbound window at ``addr``."""
+    def mw_set_trans(self, pidx: int, widx: int, addr: int, size: int, offset: int = 0) -> Task[None]:
+        """Have the controller point that part of the BAR at ``addr``."""
         self._check_mw(widx)
-        yield Call(CONTROLLER, "mw_set_trans", {"widx": widx, "addr": addr, "size": size})
+        args = {"widx": widx, "addr": addr, "size": size, "offset": offset}
+        yield Call(CONTROLLER, "mw_set_trans", args)
 
     def mw_clear_trans(self, pidx: int, widx: int) -> Task[None]:
         """Have the window hit nothing (the kernel leaves it where it was, NTB 75)."""
@@ -131,6 +135,10 @@ class NtbVntb(NtbDevice):
         if offset < 0 or offset + len(data) > span.size:
             raise ValueError(f"store [{offset:#x}, +{len(data):#x}) leaves window {widx} of {span.size:#x}")
         self._outbox.send(CONTROLLER, MemWrite(span.base + offset, bytes(data), self._tasks.epoch))
+
+    def get_pci_epc(self) -> tuple[EpcResource, ...]:
+        """What the controller may lend."""
+        return self._resources
 
     def alloc_coherent(self, size: int, alignment: int, name: str) -> Window | None:
         """EP DRAM behind the function's own part, aligned to the window's BAR."""
@@ -211,3 +219,8 @@ class NtbVntb(NtbDevice):
         if pidx != 0:
             raise KernelError(errno.EINVAL, f"peer {pidx}")
         self._ctrl.store_u32("peer_spad", self._spad(0, sidx), value)
+
+
+def _resource(one: dict[str, Any]) -> EpcResource:
+    numbers = [int(one[name]) for name in ("address", "size", "data", "bar", "bar_offset")]
+    return EpcResource(str(one["kind"])[:32], *numbers)

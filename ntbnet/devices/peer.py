@@ -214,6 +214,7 @@ class Peer:
             max_num_clients=config.transport.max_num_clients,
             max_mw_size=config.transport.max_mw_size,
             on_stuck=self._ask_for_new_epoch,
+            windows=[window.index for window in config.data_windows],
         )
         self._transport = transport
         yield from transport.probe()
@@ -226,6 +227,7 @@ class Peer:
             local_mac=mac_of(self._node),
             peer_mac=mac_of("ep" if self._node == "rc" else "rc"),
             tx_stop=config.netdev.tx_stop,
+            queues=config.netdev.queues,
         )
         self._packet_buffer = memoryview(self._netdev.tx_buffer)[ETH_HEADER_BYTES:]
         self._netdev.open()
@@ -314,7 +316,7 @@ class RcPeer(Peer):
 
     def _probe(self, notice: dict[str, Any]) -> Task[None]:
         config, bars = self._config, self._config.bars
-        placed = BarMap(config=bars.ctrl, db=bars.db, mws=(bars.mw1,))
+        placed = BarMap(config=bars.ctrl, db=bars.db, mws=bars.mws)
         try:
             device = NtbEpf(
                 notice,
@@ -407,14 +409,24 @@ class EpPeer(Peer):
         device = self._device
         if message.source is IrqSource.DOORBELL_SLOTS and isinstance(device, NtbVntb):
             device.on_doorbells(message.bits)
+        elif message.source is IrqSource.MSI_VECTOR:
+            self._on_local_msi()
         else:
             self._spurious(message.source.name.lower(), message.bits)
+
+    def _on_local_msi(self) -> None:
+        """The host stored to the page of this side's MSI controller; no queue has a number of its own yet."""
+        self.counters["msi_interrupts"] += 1
+        self._ring_every_queue()
 
     def _on_edma_line(self) -> None:
         """Acknowledge, then treat it as a ring of every queue: it says nothing more."""
         self.counters["edma_interrupts"] += 1
         for addr in self._edma_clear:
             self._outbox.send("edma", MemWrite(addr, b"\0\0\0\0"))
+        self._ring_every_queue()
+
+    def _ring_every_queue(self) -> None:
         device = self._device
         if device is not None:
             for vector in range(device.db_vector_count()):

@@ -206,7 +206,7 @@ class Queue:
     # what people see
 
     def snapshot(self) -> dict[str, int | str]:
-        """Statistics in debugfs order; then the link, and ``rx_info`` values that could not be."""
+        """Statistics in debugfs order; then the link, impossible ``rx_info`` values, and who uses it."""
         tx, rx = self.tx, self.rx
         return {
             "rx_bytes": rx.rx_bytes,
@@ -234,4 +234,5 @@ class Queue:
             "free_tx": tx.free_entries(),
             "link": "up" if self.link_is_up else "down",
             "rx_info_impossible": tx.impossible,
+            "has_client": self.client is not None,
         }

@@ -7,7 +7,8 @@ the MSI target, and lands in DRAM only inside ranges the driver mapped for DMA, 
 board's IOMMU: anything else is a counted fault.
 
 The loss of the driver, a new driver, or a driver that asks for it, restarts the link: a new
-link epoch in which nothing of the old one is applied.
+link epoch in which nothing of the old one is applied. So does moving a BAR: in place first, as a
+host does that does not tell the endpoint, then in a new link epoch with the BAR at its new address.
 """
 
 from __future__ import annotations
@@ -17,14 +18,24 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from ntbnet.address import BusAddr, Span, hex_address
+from ntbnet.address import BusAddr, Span, hex_address, round_up
 from ntbnet.config import Config
 from ntbnet.devices.complaints import Once
+from ntbnet.devices.dma import DmaFilter
 from ntbnet.devices.effects import Effect, Outbox, Restart
-from ntbnet.devices.enumeration import PciFunction, disable_msi, enable_msi, enumerate_function
+from ntbnet.devices.enumeration import (
+    PciFunction,
+    disable_vectors,
+    enable_msi,
+    enable_msix,
+    enumerate_function,
+    free_place,
+    move_bar,
+)
 from ntbnet.devices.memory import Window
 from ntbnet.devices.msi import MsiTarget
 from ntbnet.devices.task import Sleep, Task, Tasks
+from ntbnet.devices.tlp import split_posted
 from ntbnet.errors import KernelError, PeerError
 from ntbnet.wire import (
     Call,
@@ -43,7 +54,6 @@ ENDPOINT, DRIVER = "epc", "peer-rc"
 ENUMERATION_RETRY_NS = 100_000_000
 """Wait before the function is looked for again; it doubles each time."""
 MAX_ENUMERATION_RETRY_NS = 5_000_000_000
-MAX_DMA_MAPPINGS = 64
 MAX_FORWARDED_READS = 256
 
 
@@ -57,19 +67,20 @@ class RootComplex:
 
     def __init__(self, config: Config, dram: Window) -> None:
         rc = config.profile.rc
-        self._dram = dram
         self._aperture = Span(rc.mmio_base, rc.mmio_bytes)
         self._outbox = Outbox()
         timeout_ns = config.timing.completion_timeout_ms * 1_000_000
         self._tasks = Tasks(self._outbox, ENDPOINT, timeout_ns, first_tag=1 << 31)
         self._msi = MsiTarget(BusAddr(rc.msi_target), 1 << (rc.msi_vectors.bit_length() - 1))
         self._function: PciFunction | None = None
+        self._places: dict[int, int] = {}
+        """By BAR, the address it was moved to."""
         self.epoch = 0
         self._driver_up = False
         self._tag = 0
         self._forwarded: dict[int, int] = {}
-        self._dma: list[Span] = []
         self.counters: Counter[str] = Counter()
+        self._dma = DmaFilter(dram, self._outbox, self.counters)
         self._refusals, self._failures = Once(), Once()
 
     # the driver's side (of the process)
@@ -135,7 +146,7 @@ class RootComplex:
         wait_ns = ENUMERATION_RETRY_NS
         while function is None:
             try:
-                function = yield from enumerate_function(self._aperture)
+                function = yield from enumerate_function(self._aperture, self._places)
             except PeerError as problem:
                 self.counters["enumeration_failures"] += 1
                 if self._failures.is_first(str(problem)):
@@ -147,6 +158,34 @@ class RootComplex:
         vendor, device = f"{function.vendor_id:#06x}", f"{function.device_id:#06x}"
         self._outbox.log("pci.enumerated", vendor=vendor, device=device, bars=bars)
         self._announce()
+
+    def reassign_bar(self, bar: int, now_ns: int) -> Sequence[Effect]:
+        """Move a BAR to another place of the aperture, under whatever traffic there is.
+
+        Raises:
+            KernelError: ENODEV: no function is enumerated; EINVAL: it has no such BAR; ENOSPC: the
+                aperture has no other place for it.
+        """
+        function = self._function
+        if function is None:
+            raise KernelError(errno.ENODEV, "no function is enumerated")
+        if bar not in function.bars:
+            raise KernelError(errno.EINVAL, f"BAR{bar}: the function has {sorted(function.bars)}")
+        size, spans = function.bars[bar].size, list(function.bars.values())
+        behind = Span(round_up(max(span.end for span in spans), size), size)
+        place = behind if behind.end <= self._aperture.end else free_place(self._aperture, size, spans)
+        if place is None:
+            raise KernelError(errno.ENOSPC, f"{self._aperture} has no other place for {size:#x} bytes")
+        self._tasks.now_ns = now_ns
+        self._tasks.spawn("reassign_bar", self._reassign(function, bar, place))
+        return self._outbox.take()
+
+    def _reassign(self, function: PciFunction, bar: int, place: Span) -> Task[None]:
+        self._function = yield from move_bar(function, bar, place.base)
+        self._places[bar] = place.base
+        old = hex_address(function.bars[bar].base)
+        self._outbox.log("pci.bar_moved", bar=bar, old=old, new=hex_address(place.base))
+        self._outbox.add(Restart(ENDPOINT, f"BAR{bar} was moved"))
 
     def _announce(self) -> None:
         function = self._function
@@ -176,22 +215,18 @@ class RootComplex:
             else:
                 completion = Completion(tag, message.status, message.data, self.epoch)
                 self._outbox.send(DRIVER, completion)
+        elif isinstance(message, MemRead) and (message.addr, message.size) == (self._msi.address, 4):
+            # the read that flushes an MSI-X: the register is write-only
+            self._outbox.send(ENDPOINT, Completion(message.tag, Status.OK, bytes(4), self.epoch))
         elif isinstance(message, MemRead):
-            span = self._dma_span(message.addr, message.size)
-            if span is None:
-                self._fault("read", message.addr, message.size)
-                self._outbox.send(ENDPOINT, Completion(message.tag, Status.UR, b"", self.epoch))
-            else:
-                data = self._dram.load(message.addr - self._dram.span.base, message.size)
-                self._outbox.send(ENDPOINT, Completion(message.tag, Status.OK, data, self.epoch))
+            data = self._dma.load(message.addr, message.size)
+            status = Status.UR if data is None else Status.OK
+            self._outbox.send(ENDPOINT, Completion(message.tag, status, data or b"", self.epoch))
         else:
             self.counters["unexpected"] += 1
 
     def _endpoint_write(self, message: MemWrite) -> None:
         addr, data = message.addr, message.data
-        if self._dma_span(addr, len(data)) is not None:
-            self._dram.store("dma", addr - self._dram.span.base, data)
-            return
         if addr == self._msi.address and len(data) == 4:
             vector = self._msi.vector_of(addr, int.from_bytes(data, "little"))
             if vector is not None:
@@ -203,19 +238,7 @@ class RootComplex:
                 vector_shown = int.from_bytes(data, "little")
                 self._outbox.log("msi.refused", cause="not granted", vector=vector_shown)
             return
-        self._fault("write", addr, len(data))
-
-    def _dma_span(self, addr: int, length: int) -> Span | None:
-        for span in self._dma:
-            if span.base <= addr and addr + length <= span.base + span.size:
-                return span
-        return None
-
-    def _fault(self, what: str, addr: int, length: int) -> None:
-        self.counters[f"dma_{what}_faults"] += 1
-        if self._refusals.is_first("dma", what):
-            event = "write.dropped" if what == "write" else "read.refused"
-            self._outbox.log(event, cause="not mapped for DMA", addr=hex_address(addr), size_bytes=length)
+        self._dma.store(addr, data)
 
     # from the driver
 
@@ -227,17 +250,26 @@ class RootComplex:
             if isinstance(message, MemRead):
                 self._outbox.send(DRIVER, Completion(message.tag, Status.UR, b"", message.epoch))
         elif isinstance(message, MemWrite):
-            if self._in_a_bar(message.addr, len(message.data)):
-                self._outbox.send(ENDPOINT, message)
-            else:
-                self.counters["writes_unclaimed"] += 1
-                if self._refusals.is_first("bar"):
-                    addr, size = hex_address(message.addr), len(message.data)
-                    self._outbox.log("write.dropped", cause="no BAR there", addr=addr, size_bytes=size)
+            self._driver_write(message)
         elif isinstance(message, MemRead):
             self._driver_read(message)
         else:
             self.counters["unexpected"] += 1
+
+    def _driver_write(self, message: MemWrite) -> None:
+        addr, data = message.addr, message.data
+        if self._in_a_bar(addr, len(data)):
+            self._outbox.send(ENDPOINT, message)
+            return
+        for offset, size in split_posted(addr, len(data)):
+            if self._in_a_bar(addr + offset, size):
+                part = data[offset : offset + size]
+                self._outbox.send(ENDPOINT, MemWrite(addr + offset, part, message.epoch))
+                continue
+            self.counters["writes_unclaimed"] += 1
+            if self._refusals.is_first("bar"):
+                at = hex_address(addr + offset)
+                self._outbox.log("write.dropped", cause="no BAR there", addr=at, size_bytes=size)
 
     def _in_a_bar(self, addr: int, length: int) -> bool:
         function = self._function
@@ -272,10 +304,10 @@ class RootComplex:
                 self._free_vectors()
                 body = {}
             elif message.op == "dma_map":
-                self._dma_map(message)
+                self._dma.map(message.args.get("addr"), message.args.get("size"))
                 body = {}
             elif message.op == "dma_unmap":
-                self._dma = [span for span in self._dma if span.base != message.args.get("addr")]
+                self._dma.unmap(message.args.get("addr"))
                 body = {}
             else:
                 raise KernelError(errno.EOPNOTSUPP, f"no operation {message.op[:32]!r}")
@@ -301,31 +333,30 @@ class RootComplex:
         if self._function is None:
             raise KernelError(errno.ENODEV, "no function is enumerated")
 
-        self._tasks.spawn("enable_msi", self._enable_msi(message, self._function, least, most))
+        self._tasks.spawn("enable_vectors", self._enable_vectors(message, self._function, least, most))
 
-    def _enable_msi(self, message: Call, function: PciFunction, least: int, most: int) -> Task[None]:
+    def _enable_vectors(self, message: Call, function: PciFunction, least: int, most: int) -> Task[None]:
+        """MSI-X first, then MSI, as the driver asks for them (Linux ntb_epf_init_isr)."""
+        kind = "msix"
         try:
-            granted = yield from enable_msi(function, self._msi, least, most)
+            granted = yield from enable_msix(function, self._msi, least, most, self._store)
+            if not granted:
+                kind = "msi"
+                granted = yield from enable_msi(function, self._msi, least, most)
         except PeerError as problem:
             self._reply_failure(message, KernelError(errno.EIO, str(problem)))
             return
         if granted:
             self._outbox.log("msi.granted", vectors=granted, address=hex_address(self._msi.address))
-            self._outbox.send(DRIVER, Reply(message.tag, 0, {"vectors": granted}, message.epoch))
+            body = {"vectors": granted, "kind": kind}
+            self._outbox.send(DRIVER, Reply(message.tag, 0, body, message.epoch))
         else:
             self._reply_failure(message, KernelError(errno.ENOSPC, f"fewer than {least} vectors"))
+
+    def _store(self, bus_addr: int, data: bytes) -> None:
+        self._outbox.send(ENDPOINT, MemWrite(bus_addr, data, self.epoch))
 
     def _free_vectors(self) -> None:
         self._msi.reset()
         if self._function is not None:
-            self._tasks.spawn("disable_msi", disable_msi(self._function))
-
-    def _dma_map(self, message: Call) -> None:
-        addr, size = message.args.get("addr"), message.args.get("size")
-        if type(addr) is not int or type(size) is not int or size < 1 or addr < 0:
-            raise KernelError(errno.EINVAL, f"dma_map({addr!r}, {size!r})")
-        if not self._dram.span.contains(addr, size):
-            raise KernelError(errno.EINVAL, f"[{addr:#x}, {addr + size:#x}) is not RC DRAM")
-        if len(self._dma) >= MAX_DMA_MAPPINGS:
-            raise KernelError(errno.ENOSPC, f"{MAX_DMA_MAPPINGS} DMA mappings are in use")
-        self._dma.append(Span(addr, size))
+            self._tasks.spawn("disable_vectors", disable_vectors(self._function))

@@ -28,7 +28,7 @@ Left out: the MSI mode and DMA copies.  Source: Linux drivers/ntb/ntb_transport.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ntbnet.devices.complaints import Complaints
 from ntbnet.devices.effects import Outbox
@@ -71,6 +71,7 @@ class Transport:
         transport_mtu: largest frame with its header, bytes, above 12; equal on both sides.
         max_num_clients: queues to make; 0 means one for each memory window.
         max_mw_size: cap on the bytes used of each window; 0 means none.
+        windows: indices of the memory windows that carry frames; None means every one.
         on_stuck: called with a reason, at most once for each link epoch, when only a new link
             epoch helps: a queue met a wrong ``ver`` or an impossible ``rx_info``, or a queue
             could not be closed.
@@ -91,6 +92,7 @@ class Transport:
         max_num_clients: int,
         max_mw_size: int,
         on_stuck: Callable[[str], None],
+        windows: Sequence[int] | None = None,
     ) -> None:
         if transport_mtu <= HEADER_BYTES:
             raise ValueError(f"transport_mtu {transport_mtu}: must be above {HEADER_BYTES}")
@@ -102,7 +104,8 @@ class Transport:
         self._max_num_clients = max_num_clients
         self._max_mw_size = max_mw_size
         self._link_work = DelayedWork(tasks, "transport-link", self._work_on_link)
-        self._windows = WindowSet(ntb, 0, transport_mtu, max_mw_size)
+        self._chosen = windows
+        self._windows = WindowSet(ntb, (), transport_mtu, max_mw_size)
         self.queues: list[Queue] = []
         self.link_is_up = False
         self._announced = 0
@@ -124,7 +127,10 @@ class Transport:
         spad_count = self._ntb.spad_count()
         if spad_count < MIN_SPADS:
             raise KernelError(errno.EINVAL, f"{spad_count} scratchpads, the transport needs {MIN_SPADS}")
-        mw_count = min(self._ntb.peer_mw_count(), max_mws(spad_count))
+        there = range(self._ntb.peer_mw_count())
+        indices = [widx for widx in (there if self._chosen is None else self._chosen) if widx in there]
+        indices = indices[: max_mws(spad_count)]
+        mw_count = len(indices)
         if mw_count < 1:
             raise KernelError(errno.EINVAL, "the device has no memory window")
         queue_count = min(self._ntb.db_valid_mask().bit_length() - 1, MAX_QPS)
@@ -134,7 +140,7 @@ class Transport:
             queue_count = self._max_num_clients
         elif mw_count < queue_count:
             queue_count = mw_count
-        windows = WindowSet(self._ntb, mw_count, self._transport_mtu, self._max_mw_size)
+        windows = WindowSet(self._ntb, indices, self._transport_mtu, self._max_mw_size)
         self.queues = [self._make_queue(windows, number, queue_count) for number in range(queue_count)]
         self._windows = windows
         self._ntb.set_ctx(self)

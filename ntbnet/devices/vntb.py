@@ -1,13 +1,14 @@
 """pci-epf-vntb: the endpoint function that makes a bridge of an endpoint controller.
 
-It owns the control block and the scratchpads (config BAR), the polled doorbell words (doorbell
-BAR) and the memory window (its own BAR, and an outbound region for the other direction), all in
-endpoint DRAM, and runs the command worker and doorbell poll as delayed work on the kernel tick.
+It owns the control block and the scratchpads (config BAR) and the polled doorbell words (their own
+BAR, or the config BAR behind the scratchpads, found through db_offset), all in endpoint DRAM, and the
+memory windows (``vntb_windows``), and runs the command worker and doorbell poll as delayed work on
+the kernel tick.
 
 Hazards of the kernel driver that are fixed here: 10.5 (every bit of a doorbell set is raised, 0
 is refused), 10.6 (a doorbell word is cleared before its event), 10.11 (window index checked),
-10.20, 10.31 (vectors above the grant). Doorbell numbering is the repaired one: bit n is slot
-n + 2 both ways (10.1).
+10.20, 10.29 (what is raised is what the host enabled, MSI-X or MSI), 10.31 (vectors above the grant).
+Doorbell numbering is the repaired one: bit n is slot n + 2 both ways (10.1).
 
 Source: Linux pci-epf-vntb.c; control block of the October 2025 RFC or the classic one.
 """
@@ -18,13 +19,19 @@ import errno
 from collections import Counter
 from typing import Any, Protocol
 
-from ntbnet.address import hex_address, round_up, round_up_pow2
+from ntbnet.address import round_up
 from ntbnet.config import Config
 from ntbnet.devices.complaints import Once
 from ntbnet.devices.effects import Outbox
+from ntbnet.devices.epc_features import EpcHeader
+from ntbnet.devices.host_irq import IrqKind
 from ntbnet.devices.memory import Allocator, Window
+from ntbnet.devices.msix import table_bytes
 from ntbnet.devices.tick import Tick
+from ntbnet.devices.vntb_windows import MemoryWindows, WindowController
+from ntbnet.devices.wired import AuxResource
 from ntbnet.errors import KernelError
+from ntbnet.regs.cfgspace import MSIX_ENTRY_BYTES
 from ntbnet.regs.ntb_ctrl import (
     DB_ENTRY_SIZE,
     FIRST_DB_SLOT,
@@ -37,34 +44,31 @@ from ntbnet.regs.ntb_ctrl import (
 from ntbnet.wire import Irq, IrqSource, Notice
 
 CLIENT = "peer-ep"
-MIN_REGION_BYTES = 128
-"""Least a BAR region is allocated with (Linux pci_epf_alloc_space)."""
+MEMORY_RAM = 0x0500
+"""Class code (memory, RAM), which ntb_hw_epf matches together with the ids."""
 NS_PER_MS = 1_000_000
 
 
-class Controller(Protocol):
+class Controller(WindowController, Protocol):
     """What the function asks of its endpoint controller (the EPC API)."""
 
-    def set_bar(self, bar: int, size: int, backing: Window | None) -> None:
-        """Size a BAR and, with ``backing``, translate it there. KernelError as the kernel's."""
+    def write_header(self, header: EpcHeader) -> None:
+        """Fill in the configuration header."""
 
-    def map_bar(self, bar: int, addr: int, size: int) -> None:
-        """Point an existing BAR at local memory, in place."""
+    def set_msi(self, count: int) -> None:
+        """Offer MSI vectors. KernelError EINVAL."""
 
-    def unmap_bar(self, bar: int) -> None:
-        """Let a BAR hit nothing."""
+    def set_msix(self, count: int, bar: int, offset: int) -> None:
+        """Offer MSI-X vectors, table at ``offset`` of ``bar``. KernelError EINVAL."""
 
-    def allocate_outbound(self, size: int) -> int:
-        """Local address of a piece of the outbound aperture. KernelError ENOMEM."""
+    def get_msix(self) -> int:
+        """MSI-X vectors the host enabled."""
 
-    def map_addr(self, local: int, bus: int, size: int) -> None:
-        """Map a piece of the aperture to the bus."""
+    def raise_irq(self, kind: IrqKind, number: int) -> None:
+        """Raise interrupt ``number`` (1-based) on the host. KernelError EINVAL, EPERM."""
 
-    def unmap_addr(self, local: int) -> None:
-        """Undo ``map_addr``; unknown addresses are ignored."""
-
-    def raise_msi(self, number: int) -> None:
-        """Raise MSI ``number`` (1-based) on the host. KernelError EINVAL."""
+    def get_aux_resources(self, room: int | None = None) -> list[AuxResource]:
+        """What the controller owns and may lend."""
 
 
 class Vntb:
@@ -84,9 +88,9 @@ class Vntb:
         self._block = LAYOUTS[config.ntb.ctrl_layout]
         self._poll_ns = config.profile.kernel.poll_ms * NS_PER_MS
         self._memory = memory
+        self.windows = MemoryWindows(config, controller, outbox)
         self.counters: Counter[str] = Counter()
         self._refusals = Once()
-        self._mapped: tuple[int, int] | None = None
         self._client_attached = False
         self._client_epoch = 0
         self._bind()
@@ -94,59 +98,70 @@ class Vntb:
     # binding
 
     def _bind(self) -> None:
-        ntb, bars = self._config.ntb, self._config.bars
+        config, controller = self._config, self._controller
+        ntb, bars, region = config.ntb, config.bars, config.db_region
+        endpoint = config.profile.endpoint
         allocator = Allocator(self._memory)
         self._spad_offset = self._block.size
-        ctrl_bytes = self._block.size + 2 * 4 * ntb.spad_count
-        self.ctrl = self._allocate(allocator, bars.ctrl, ctrl_bytes, "ctrl")
-        self.doorbells = self._allocate(allocator, bars.db, 4 * ntb.db_count, "doorbells")
+        used = self._block.size + 2 * 4 * ntb.spad_count
+        self.ctrl = self._allocate(allocator, bars.ctrl, "ctrl")
+        if region.bar == bars.ctrl:
+            self.doorbells = self.ctrl.sub(region.offset, region.size, "doorbells")
+            used = region.offset + region.size
+        else:
+            self.doorbells = self._allocate(allocator, region.bar, "doorbells")
         first = FIRST_DB_SLOT * DB_ENTRY_SIZE
         self._doorbell_view = self.doorbells.view(first, ntb.db_count * DB_ENTRY_SIZE - first)
         self._silent = bytes(len(self._doorbell_view))
         self._command_at = self._block.offset("command")
-        # a BAR-match window's target is aligned to the BAR, which may be larger than the window
-        self._mw_align = mw_bar_bytes = self._bar_bytes(bars.mw1, ntb.mw1)
-        # a classic block has no place for the size: the host takes the BAR's, so the window fills it
-        self._mw_size = ntb.mw1 if "mw_size" in self._block else mw_bar_bytes
+        self._msix_table = self._place_msix_table(used)
         self._fill_control_block()
-        self._controller.set_bar(bars.ctrl, self.ctrl.size, self.ctrl)
-        self._controller.set_bar(bars.db, self.doorbells.size, self.doorbells)
-        self._controller.set_bar(bars.mw1, mw_bar_bytes, None)
-        self._outbound = self._controller.allocate_outbound(self._mw_size)
+        controller.set_bar(bars.ctrl, self.ctrl.size, self.ctrl.span.base)
+        if endpoint.msi:
+            controller.set_msi(endpoint.msi_vectors)
+        if self._msix_table is not None:
+            controller.set_msix(endpoint.msi_vectors, bars.ctrl, self._msix_table)
+        if region.bar != bars.ctrl:
+            controller.set_bar(region.bar, self.doorbells.size, self.doorbells.span.base)
+        self.windows.bind()
+        controller.write_header(EpcHeader(ntb.vendor_id, ntb.device_id, MEMORY_RAM))
         self._next_poll_ns: int | None = None
 
-    def _bar_bytes(self, bar: int, wanted: int) -> int:
-        """Size of a BAR's region: fixed, or the next power of two, at least what the BAR can do."""
-        spec = self._config.profile.endpoint.bars[bar]
-        size = max(wanted, MIN_REGION_BYTES)
-        if spec.kind == "fixed":
-            if size > spec.fixed_size:
-                raise KernelError(errno.EINVAL, f"BAR{bar} has {spec.fixed_size} bytes, {size} are needed")
-            return spec.fixed_size
-        if spec.kind == "resizable":
-            size = max(size, 1 << 20)
-        return round_up_pow2(size)
-
-    def _allocate(self, allocator: Allocator, bar: int, wanted: int, name: str) -> Window:
-        size = self._bar_bytes(bar, wanted)
-        # the iATU wants a BAR's target aligned to the BAR and to its own region
-        align = self._config.profile.endpoint.align
+    def _allocate(self, allocator: Allocator, bar: int, name: str) -> Window:
+        """Memory for a whole BAR; the iATU wants it aligned to the BAR and to its own region."""
+        size, align = self._config.bar_sizes[bar], self._config.profile.endpoint.align
         window = allocator.allocate(round_up(size, align), max(size, align), name)
         if window is None:
             raise KernelError(errno.ENOMEM, f"no endpoint memory for {name}, {size:#x} bytes")
         return window.sub(0, size, name)
 
+    def _place_msix_table(self, used: int) -> int | None:
+        """Offset of the MSI-X table in the config BAR, behind everything else; None without MSI-X or room."""
+        endpoint, at = self._config.profile.endpoint, round_up(used, 8)
+        room = at + table_bytes(endpoint.msi_vectors) <= self.ctrl.size
+        return at if endpoint.msix and room else None
+
     def _fill_control_block(self) -> None:
         ntb, block, ctrl = self._config.ntb, self._block, self.ctrl
         ctrl.store_u32("ctrl.num_mws", block.offset("num_mws"), ntb.num_mws)
-        if "mw_size" in block:
-            ctrl.store_u32("ctrl.mw_offset", block.offset("mw_offset", 0), 0)
-            ctrl.store_u32("ctrl.mw_size", block.offset("mw_size", 0), ntb.mw1 & 0xFFFFFFFF)
+        for plan in self.windows.plans:
+            if "mw_size" in block:
+                at = plan.index
+                ctrl.store_u32("ctrl.mw_offset", block.offset("mw_offset", at), plan.offset & 0xFFFFFFFF)
+                ctrl.store_u32("ctrl.mw_size", block.offset("mw_size", at), plan.size & 0xFFFFFFFF)
+            elif not plan.index:
+                ctrl.store_u32("ctrl.mw1_offset", block.offset("mw1_offset"), plan.offset & 0xFFFFFFFF)
         ctrl.store_u32("ctrl.spad_offset", block.offset("spad_offset"), self._spad_offset)
         ctrl.store_u32("ctrl.spad_count", block.offset("spad_count"), ntb.spad_count)
         ctrl.store_u32("ctrl.db_entry_size", block.offset("db_entry_size"), DB_ENTRY_SIZE)
         for slot in range(ntb.db_count):
             ctrl.store_u32("ctrl.db_data", block.offset("db_data", slot), slot + 1)
+            offset = self._config.db_region.offset
+            ctrl.store_u32("ctrl.db_offset", block.offset("db_offset", slot), offset)
+        if self._msix_table is not None:
+            for vector in range(self._config.profile.endpoint.msi_vectors):
+                control = self._msix_table + MSIX_ENTRY_BYTES * (vector + 1) - 4
+                ctrl.store_u32("ctrl.msix_mask", control, 1)
 
     def start(self, now_ns: int) -> None:
         """Start the poll, as the end of the kernel's bind does."""
@@ -175,15 +190,16 @@ class Vntb:
     def reset(self, reason: str) -> None:
         """The host side is gone: control block, doorbells and scratchpads as after bind.
 
-        The next host must not find what this one scribbled into the block. The window hits nothing
+        The next host must not find what this one scribbled into the block. The windows hit nothing
         any more; the EP's client gets its link event (10.15).
         """
         self._set_link(False, reason)
         self.ctrl.zero("ctrl")
         self._fill_control_block()
         self.doorbells.zero("doorbells")
-        self._controller.unmap_bar(self._config.bars.mw1)
-        self._unmap_outbound()
+        self.windows.close_all()
+        for widx in range(len(self.windows)):
+            self.windows.unmap_outbound(widx)
 
     # poll: doorbells, then one command
 
@@ -240,39 +256,19 @@ class Vntb:
 
     def _execute(self, command: Command, argument: int) -> None:
         if command is Command.CONFIGURE_MW:
-            self._check_mw(argument)
+            largest = self.windows.check(argument).size
             addr, size = self._load_u64("addr"), self._load_u64("size")
-            if not 1 <= size <= self._mw_size:
-                raise KernelError(errno.EINVAL, f"CONFIGURE_MW size {size:#x}: allowed 1..{self._mw_size:#x}")
-            self._map_outbound(addr, size)
+            if not 1 <= size <= largest:
+                raise KernelError(errno.EINVAL, f"CONFIGURE_MW size {size:#x}: allowed 1..{largest:#x}")
+            self.windows.map_outbound(argument, addr, size)
         elif command is Command.TEARDOWN_MW:
-            self._check_mw(argument)
-            self._unmap_outbound()
+            self.windows.check(argument)
+            self.windows.unmap_outbound(argument)
         elif command is Command.LINK_UP:
+            self.windows.open_interrupts()
             self._set_link(True, "LINK_UP from the RC")
         elif command is Command.LINK_DOWN:
             self._set_link(False, "LINK_DOWN from the RC")
-
-    def _map_outbound(self, addr: int, size: int) -> None:
-        """Swap the mapping of the window; one that the controller refuses leaves the old one in force."""
-        old = self._mapped
-        self._unmap_outbound()
-        try:
-            self._controller.map_addr(self._outbound, addr, size)
-        except KernelError:
-            if old is not None:
-                self._controller.map_addr(self._outbound, *old)
-                self._mapped = old
-            raise
-        self._mapped = addr, size
-
-    def _unmap_outbound(self) -> None:
-        self._controller.unmap_addr(self._outbound)
-        self._mapped = None
-
-    def _check_mw(self, widx: int) -> None:
-        if not 0 <= widx < self._config.ntb.num_mws:
-            raise KernelError(errno.EINVAL, f"window {widx}: allowed 0..{self._config.ntb.num_mws - 1}")
 
     def _load_u64(self, name: str) -> int:
         offset = self._block.offset(name)
@@ -291,9 +287,15 @@ class Vntb:
             "spad_offset": self._spad_offset,
             "spad_count": ntb.spad_count,
             "db_count": ntb.db_count,
-            "mw_sizes": [self._mw_size],
-            "mw_align": self._mw_align,
-            "outbound": [self._outbound],
+            "mw_sizes": [plan.size for plan in self.windows.plans],
+            "mw_offsets": [plan.offset for plan in self.windows.plans],
+            "mw_align": self.windows.target_align,
+            "outbound": list(self.windows.outbound),
+            "resources": [
+                {"kind": one.kind, "address": one.address, "size": one.size, "data": one.data}
+                | {"bar": -1 if one.bar is None else one.bar, "bar_offset": one.bar_offset}
+                for one in self._controller.get_aux_resources()
+            ],
         }
 
     def set_client_epoch(self, epoch: int) -> None:
@@ -304,23 +306,24 @@ class Vntb:
         """The EP's client is gone: its events are dropped from now on."""
         self._client_attached = False
 
-    def mw_set_trans(self, widx: int, addr: int, size: int) -> None:
-        """Point the inbound window at the client's memory; the BAR keeps size and bus address."""
-        self._check_mw(widx)
-        if not 1 <= size <= self._mw_size:
-            raise KernelError(errno.EINVAL, f"mw_set_trans size {size:#x}: allowed 1..{self._mw_size:#x}")
-        self._controller.map_bar(self._config.bars.mw1, addr, size)
-        self._outbox.log("mw.configured", widx=widx, addr=hex_address(addr), size_bytes=size)
+    def mw_set_trans(self, widx: int, addr: int, size: int, offset: int) -> None:
+        """Point ``size`` bytes from ``offset`` of the window's BAR at the client's memory."""
+        self.windows.open(widx, addr, size, offset)
+
+    def mw_clear_trans(self, widx: int) -> None:
+        """Let the window hit nothing: it must not outlive the memory behind it (NTB 75)."""
+        self.windows.close(widx)
 
     def peer_db_set(self, bits: int) -> None:
-        """Raise one MSI for each bit: bit n is MSI number n + 3 (NTB 93)."""
+        """Raise one interrupt for each bit: bit n is MSI or MSI-X number n + 3 (NTB 93)."""
+        kind = IrqKind.MSIX if self._controller.get_msix() else IrqKind.MSI
         if not bits:
             self._refuse_doorbell("no bit set", 0)
         while bits:
             bit = (bits & -bits).bit_length() - 1
             bits &= bits - 1
             try:
-                self._controller.raise_msi(slot_of_db_bit(bit) + 1)
+                self._controller.raise_irq(kind, slot_of_db_bit(bit) + 1)
                 self.counters["msis_raised"] += 1
             except (KernelError, ValueError) as failure:
                 self._refuse_doorbell(str(failure), bit)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ntbnet.address import round_up, round_up_pow2
 from ntbnet.devices.memory import Window
@@ -21,6 +21,7 @@ from ntbnet.regs.transport import mw_size_high, mw_size_low
 
 @dataclass(slots=True)
 class _MemoryWindow:
+    number: int
     widx: int
     peer_base: int
     peer_size: int
@@ -28,28 +29,33 @@ class _MemoryWindow:
 
 
 class WindowSet:
-    """Windows 0..count-1 of a device, in both directions.
+    """The windows of a device that carry frames, in both directions.
+
+    The scratchpads and the rings count them 0, 1, ... whatever their index on the device is.
 
     Args:
         ntb: the device.
-        count: windows in use, 1 or more.
+        indices: their indices on the device, 1 or more.
         transport_mtu: largest frame with its header, bytes.
         max_mw_size: cap on the bytes used of each outbound window; 0 means none.
     """
 
-    def __init__(self, ntb: NtbDevice, count: int, transport_mtu: int, max_mw_size: int) -> None:
+    def __init__(self, ntb: NtbDevice, indices: Sequence[int], transport_mtu: int, max_mw_size: int) -> None:
         self._ntb = ntb
         self._transport_mtu = transport_mtu
         self._max_mw_size = max_mw_size
-        self._windows = [_MemoryWindow(widx, *ntb.peer_mw_get_addr(widx)) for widx in range(count)]
+        self._windows = [
+            _MemoryWindow(number, widx, *ntb.peer_mw_get_addr(widx)) for number, widx in enumerate(indices)
+        ]
 
     def __len__(self) -> int:
         return len(self._windows)
 
     def tx_geometry(self, number: int, queue_count: int) -> RingGeometry:
         """Ring of queue ``number`` in its outbound window. KernelError EINVAL when none fits."""
-        size = self._windows[number % len(self._windows)].peer_size
-        return self._geometry(number, queue_count, size, self._max_mw_size)
+        window = self._windows[number % len(self._windows)]
+        geometry = self._geometry(number, queue_count, window.peer_size, self._max_mw_size)
+        return replace(geometry, widx=window.widx)
 
     def tx_base(self, number: int) -> int:
         """CPU address of the outbound window of queue ``number``."""
@@ -65,8 +71,8 @@ class WindowSet:
         """Write each window's size into the peer's scratchpads, high word first."""
         for window in self._windows:
             size = min(window.peer_size, self._max_mw_size) if self._max_mw_size else window.peer_size
-            yield from self._ntb.peer_spad_write(0, mw_size_high(window.widx), size >> 32)
-            yield from self._ntb.peer_spad_write(0, mw_size_low(window.widx), size & 0xFFFFFFFF)
+            yield from self._ntb.peer_spad_write(0, mw_size_high(window.number), size >> 32)
+            yield from self._ntb.peer_spad_write(0, mw_size_low(window.number), size & 0xFFFFFFFF)
 
     def open(self, queues: Sequence[Queue]) -> Task[None]:
         """Point each inbound window at fresh memory of the size the peer announced; attach the queues.
@@ -80,8 +86,8 @@ class WindowSet:
         """
         for window in self._windows:
             widx = window.widx
-            high = yield from self._ntb.spad_read(mw_size_high(widx))
-            low = yield from self._ntb.spad_read(mw_size_low(widx))
+            high = yield from self._ntb.spad_read(mw_size_high(window.number))
+            low = yield from self._ntb.spad_read(mw_size_low(window.number))
             size = high << 32 | low
             if not size:
                 raise KernelError(errno.EINVAL, f"peer announced window {widx} with size 0")
@@ -90,7 +96,7 @@ class WindowSet:
             if exposed > align.size_max:
                 most = f"{align.size_max:#x}"
                 raise KernelError(errno.EINVAL, f"peer announced {size:#x} bytes for window {widx} of {most}")
-            sharing = queues[widx :: len(self._windows)]
+            sharing = queues[window.number :: len(self._windows)]
             layout = [(queue, self._geometry(queue.number, len(queues), exposed, 0)) for queue in sharing]
             length = round_up(exposed, align.addr_align)
             alignment = max(align.addr_align, round_up_pow2(length))
@@ -99,7 +105,7 @@ class WindowSet:
                 raise KernelError(errno.ENOMEM, f"no {length:#x} bytes for window {widx}")
             for queue, geometry in layout:
                 queue.attach(window.buffer, geometry)
-            yield from self._ntb.mw_set_trans(0, widx, window.buffer.span.base, exposed)
+            yield from self._ntb.mw_set_trans(0, widx, window.buffer.span.base, exposed, align.offset)
 
     def close(self) -> Task[list[KernelError]]:
         """Close each open window, then free its memory. No queue may be attached any more.

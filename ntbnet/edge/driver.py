@@ -18,6 +18,7 @@ from ntbnet.devices.path import Path
 from ntbnet.edge.bus import ZmqBus
 from ntbnet.edge.clock import Timer, monotonic_ns
 from ntbnet.edge.tun import Tun
+from ntbnet.errors import KernelError
 from ntbnet.log import Logger
 from ntbnet.wire import Message
 
@@ -63,6 +64,14 @@ class LeavingDevice(Device, Protocol):
 
     def is_shut_down(self) -> bool:
         """True once there is nothing left to wait for."""
+
+
+@runtime_checkable
+class BarHost(Device, Protocol):
+    """A device that places BARs and can be asked to move one."""
+
+    def reassign_bar(self, bar: int, now_ns: int) -> Sequence[Effect]:
+        """Move a BAR. KernelError when it cannot."""
 
 
 class Driver:
@@ -287,14 +296,23 @@ class Driver:
 
     # questions
 
-    @staticmethod
-    def _answer(question: bytes, status: Callable[[], dict[str, Any]]) -> bytes:
+    def _answer(self, question: bytes, status: Callable[[], dict[str, Any]]) -> bytes:
+        word, _, number = question.partition(b" ")
         if question == b"status":
             answer: dict[str, Any] = status()
+        elif word == b"move_bar" and number.isdigit() and isinstance(self._device, BarHost):
+            answer = self._move_bar(self._device, int(number))
         else:
             answer = {"error": "unknown question"}
         packed: bytes = msgpack.packb(answer)
         return packed
+
+    def _move_bar(self, host: BarHost, bar: int) -> dict[str, Any]:
+        try:
+            self.perform(host.reassign_bar(bar, self._clock()))
+        except KernelError as failure:
+            return {"error": str(failure)}
+        return {"ok": True}
 
     def snapshot(self) -> dict[str, Any]:
         """State of the device and of every path."""

@@ -90,23 +90,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--notify-fd", type=int, default=-1, help=argparse.SUPPRESS)
 
 
-def load_config(path: str | None) -> Config:
+def read_profile(path: str) -> str:
+    """The text of a profile that a configuration names by its path."""
+    return Path(path).read_text(encoding="utf-8")
+
+
+def read_config(path: str | None) -> tuple[str, str]:
+    """Text and name of the configuration in ``path``; an empty one without it, and ``-`` is standard input.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    if path is None:
+        return "", "defaults"
+    try:
+        return (sys.stdin.read(), "stdin") if path == "-" else (Path(path).read_text(encoding="utf-8"), path)
+    except (OSError, UnicodeError) as problem:
+        raise ConfigError(f"{path}: cannot be read: {problem}") from None
+
+
+def load_config(path: str | None, profile: str | None = None) -> Config:
     """The configuration in ``path``, or the defaults.
+
+    Args:
+        path: see read_config.
+        profile: takes the place of bridge.profile.
 
     Raises:
         ConfigError: the file cannot be read, or is wrong.
     """
-
-    def read(name: str) -> str:
-        return Path(name).read_text(encoding="utf-8")
-
-    if path is None:
-        return load_text("", "defaults")
-    try:
-        text = read(path)
-    except (OSError, UnicodeError) as problem:
-        raise ConfigError(f"{path}: cannot be read: {problem}") from None
-    return load_text(text, path, read)
+    text, source = read_config(path)
+    return load_text(text, source, read_profile, profile)
 
 
 def main(recipe: Recipe, arguments: argparse.Namespace) -> int:

@@ -1,14 +1,17 @@
-"""Configuration space of a type 0 function: header, MSI (64-bit) and MSI-X capabilities.
+"""Configuration space of a type 0 function: header, MSI (64-bit), MSI-X and Resizable BAR capabilities.
 
-Left out: the PCI Express and Resizable BAR capabilities, per-vector masking of MSI, expansion
-ROM, INTx.  What is left out reads 0.  The BAR registers hold plain words here; which of their
-bits exist is the business of the BAR model.
+Left out: the PCI Express capability, per-vector masking of MSI, expansion ROM, INTx.  What is
+left out reads 0.  The BAR registers hold plain words here; which of their bits exist is the
+business of the BAR model.  A resizable BAR offers one size at a time, so its size field is
+read-only: hardware ignores a size that is not offered.
 
-Source: PCI Local Bus Specification 3.0, chapters 6.1, 6.8; Linux pci_regs.h.  The capability
-offsets are those of DesignWare endpoints.
+Source: PCI Local Bus Specification 3.0, chapters 6.1, 6.8; PCI Express Base Specification, 7.8.6;
+Linux pci_regs.h.  The capability offsets are those of DesignWare endpoints.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from ntbnet.regs.spec import RO, RW, RW1C, Field, Register, RegisterBlock
 
@@ -17,6 +20,10 @@ MSI_CAP_OFFSET = 0x50
 MSIX_CAP_OFFSET = 0xB0
 CAP_ID_MSI = 0x05
 CAP_ID_MSIX = 0x11
+REBAR_CAP_OFFSET = 0x100
+EXT_CAP_ID_REBAR = 0x15
+REBAR_BASE_LOG2 = 20
+"""Size code 0 of the Resizable BAR capability is 2^20 bytes."""
 BAR_COUNT = 6
 MSI_MAX_VECTORS = 32
 MSIX_MAX_VECTORS = 2048
@@ -117,11 +124,29 @@ def _msix(next_cap: int) -> tuple[Register, ...]:
     )
 
 
-def config_block(*, msi: bool, msix: bool = False) -> RegisterBlock:
+def _rebar(bars: Sequence[int]) -> tuple[Register, ...]:
+    """One pair of registers for each resizable BAR; only the first one tells how many there are."""
+    cap = REBAR_CAP_OFFSET
+    registers = [Register(cap, "REBAR_HEADER", RO, reset=EXT_CAP_ID_REBAR | 1 << 16)]
+    for number, bar in enumerate(bars):
+        control = (
+            Field("BAR_INDEX", 0, 3, RO, reset=bar),
+            Field("BAR_COUNT", 5, 3, RO, reset=0 if number else len(bars)),
+            Field("BAR_SIZE", 8, 6, RO),
+        )
+        sizes = (Field("SIZES", 4, 28, RO, reset=1),)
+        registers.append(Register(cap + 0x4 + 8 * number, f"REBAR{bar}_CAP", sizes))
+        registers.append(Register(cap + 0x8 + 8 * number, f"REBAR{bar}_CONTROL", control))
+    return tuple(registers)
+
+
+def config_block(*, msi: bool, msix: bool = False, resizable: Sequence[int] = ()) -> RegisterBlock:
     """The configuration space of one function with the capabilities asked for, chained in order.
 
-    MSIX_CONTROL.TABLE_SIZE holds the table's entries minus one; MSIX_TABLE and MSIX_PBA hold
-    the BAR (BIR) and the offset in 8-byte units (OFFSET).
+    ``resizable`` lists the BARs of the Resizable BAR capability; REBARn_CAP.SIZES bit k offers
+    2^(20 + k) bytes and REBARn_CONTROL.BAR_SIZE is the k in use.  MSIX_CONTROL.TABLE_SIZE holds
+    the table's entries minus one; MSIX_TABLE and MSIX_PBA hold the BAR (BIR) and the offset in
+    8-byte units (OFFSET).
     """
     chain = [MSI_CAP_OFFSET] * msi + [MSIX_CAP_OFFSET] * msix
     registers = [
@@ -133,6 +158,8 @@ def config_block(*, msi: bool, msix: bool = False) -> RegisterBlock:
         registers += _msi(MSIX_CAP_OFFSET if msix else 0)
     if msix:
         registers += _msix(0)
+    if resizable:
+        registers += _rebar(resizable)
     return RegisterBlock(
         name="config_type0",
         size=CONFIG_BYTES,

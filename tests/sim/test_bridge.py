@@ -9,6 +9,7 @@ from ntbnet.topology import SERVICES
 from ntbnet.wire import MemWrite
 from tests.sim.world import MS, SECOND, SMALL, US, World, packet_of
 
+ONE_WINDOW = "[ntb]\nnum_mws = 1\nmw2 = 0\nmw2_offset = 0\n"
 TICK_PERIOD_NS = 12 * MS
 """5 ms of delayed work on a 4 ms tick (r-car-s4)."""
 
@@ -120,16 +121,17 @@ def test_idle_bridge_stays_up_and_polls_each_12_ms() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        '[ntb]\nctrl_layout = "classic"\nmw1 = 0x100000\n',
+        f'{ONE_WINDOW}ctrl_layout = "classic"\nmw1 = 0x100000\n',
         "[ntb]\nmw1 = 0x10000\n[netdev]\nmtu = 1500\n[transport]\ntransport_mtu = 1600\n",
         "[ntb]\ndb_count = 4\n",
         "[ntb]\nspad_count = 6\n",
         "[transport]\nmax_mw_size = 0x80000\n",
         "[transport]\nmax_num_clients = 1\ntransport_mtu = 1600\n[netdev]\nmtu = 1500\n",
+        "[transport]\nmax_num_clients = 3\ntransport_mtu = 1600\n[netdev]\nmtu = 1500\n",
         "[ntb]\ndevice_id = 0x31\n",
         "[ntb]\nvendor_id = 1\ndevice_id = 0\n",
         "[timing]\ncompletion_timeout_ms = 20\n",
-        "[ntb]\nctrl_bar = -1\nmw1_bar = -1\n",
+        f"{ONE_WINDOW}ctrl_bar = -1\nmw1_bar = -1\n",
     ],
     ids=[
         "classic",
@@ -138,6 +140,7 @@ def test_idle_bridge_stays_up_and_polls_each_12_ms() -> None:
         "6-spads",
         "capped-window",
         "1-queue",
+        "3-queues",
         "own-id",
         "least-ids",
         "least-timeout",

@@ -172,7 +172,7 @@ def test_small_bar_layout_and_small_ring_carry_traffic(make_bridge: MakeBridge) 
 
 @pytest.mark.covers("NTB 170")
 def test_classic_control_block_layout_works_end_to_end(make_bridge: MakeBridge) -> None:
-    bridge = make_bridge('[ntb]\nctrl_layout = "classic"\n')
+    bridge = make_bridge('[ntb]\nctrl_layout = "classic"\nnum_mws = 1\n')
 
     for source in ("rc", "ep"):
         for size in (60, 1500, 65510):

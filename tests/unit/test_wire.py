@@ -191,13 +191,15 @@ def test_random_bytes_raise_only_wire_error(header: bytes, payload: bytes) -> No
 
 
 @given(
-    st.fixed_dictionaries({
-        "kind": st.integers(0, 255),
-        "address": u64 | st.integers(0, 5000),
-        "arg": u32 | st.integers(0, 5000),
-        "tag": u32,
-        "sequence": u64,
-    }),
+    st.fixed_dictionaries(
+        {
+            "kind": st.integers(0, 255),
+            "address": u64 | st.integers(0, 5000),
+            "arg": u32 | st.integers(0, 5000),
+            "tag": u32,
+            "sequence": u64,
+        }
+    ),
     st.binary(max_size=40),
 )
 def test_hostile_field_values_raise_only_wire_error(fields: dict[str, int], payload: bytes) -> None:

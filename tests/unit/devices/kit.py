@@ -16,10 +16,10 @@ EP_DRAM, RC_DRAM = 0x4800_0000, 0x8000_0000
 DRAM_BYTES = 8 << 20
 
 
-def config(text: str = "") -> Config:
+def config(text: str = "", profile: str = "r-car-s4") -> Config:
     """The default configuration with little DRAM; ``text`` is TOML that comes before it."""
     nodes = f"[node.rc]\ndram_bytes = {DRAM_BYTES}\n[node.ep]\ndram_bytes = {DRAM_BYTES}\n"
-    return load_text(f"{text}\n{nodes}", "test")
+    return load_text(f"{text}\n{nodes}", "test", profile=profile)
 
 
 def dram(base: int, size: int = DRAM_BYTES) -> Window:

@@ -52,6 +52,7 @@ class FakeNtb(NtbDevice):
         self.link = 1
         self.latency_ns = 0
         self.size_max = 4 << 20
+        self.offsets = [0] * len(mw_sizes)
         self.dram = Window(memoryview(bytearray(DRAM_BYTES)), base, f"{name}-dram")
         self.allocator = Allocator(self.dram)
         self.trans: dict[int, tuple[int, int]] = {}
@@ -75,10 +76,11 @@ class FakeNtb(NtbDevice):
         yield from self._wait()
         if not self.link:
             raise KernelError(errno.ENOTCONN, "link down")
-        return MwAlign(4096, 1, self.size_max)
+        return MwAlign(4096, 1, self.size_max, self.offsets[widx])
 
-    def mw_set_trans(self, pidx: int, widx: int, addr: int, size: int) -> Task[None]:
+    def mw_set_trans(self, pidx: int, widx: int, addr: int, size: int, offset: int = 0) -> Task[None]:
         yield from self._wait()
+        assert offset == self.offsets[widx], "the offset that mw_get_align gave"
         if self.set_trans_error:
             raise self.set_trans_error
         self.calls.append(f"set_trans {widx}")
@@ -248,10 +250,12 @@ class Pair:
         mtu: int = 65536,
         clients: tuple[int, int] = (0, 0),
         max_mw_size: int = 0,
+        windows: tuple[int, ...] | None = None,
     ) -> None:
         self.now_ns = 0
         self.mtu = mtu
         self.max_mw_size = max_mw_size
+        self.windows = windows
         self.sides = [
             self._make_side(name, mw_sizes[i], spads, db_mask, clients[i], 0x8000_0000 << i)
             for i, name in enumerate(("rc", "ep"))
@@ -280,6 +284,7 @@ class Pair:
             max_num_clients=clients,
             max_mw_size=self.max_mw_size,
             on_stuck=stuck.append,
+            windows=self.windows,
         )
 
     def reload(self, side: Side) -> None:

@@ -78,7 +78,7 @@ class Controller:
         return only(self.client(Call(op, args, 9, epoch)), "peer-ep", Reply)
 
     def map_outbound(self, bus: int = 0x8000_0000, size: int = 0xF0000) -> None:
-        self.model.map_addr(OUTBOUND, bus, size)
+        self.model.epc.map_addr(OUTBOUND, bus, size)
 
     def restart_link(self, epoch: int) -> list[Any]:
         down = self.model.on_path("rc-host", False, 0, "test", 0)
@@ -109,7 +109,7 @@ def test_writes_of_the_host_reach_control_block_and_doorbells() -> None:
 
     assert controller.dram.load_u32(RFC1.offset("argument")) == 16
     assert controller.dram.load_u32(0x100000 + 8) == 3
-    assert controller.read(CTRL + RFC1.offset("num_mws")).data == u32(1)
+    assert controller.read(CTRL + RFC1.offset("num_mws")).data == u32(2)
 
 
 @pytest.mark.covers("NTB 73")
@@ -126,13 +126,11 @@ def test_after_mw_set_trans_stores_through_the_bar_land_at_the_same_offset() -> 
     ("addr", "length"),
     [
         (WINDOW, 4),
-        (WINDOW + 0xF0000 - 2, 4),
         (0x3100_0000, 4),
         (CTRL - 4, 4),
-        (DOORBELLS + 254, 4),
         (EP_DRAM, 4),
     ],
-    ids=["unmapped", "window-end", "no-bar", "below", "bar-end", "local-address"],
+    ids=["unmapped", "no-bar", "below", "local-address"],
 )
 def test_access_that_hits_nothing_is_dropped_counted_and_logged_once(addr: int, length: int) -> None:
     controller = Controller()
@@ -312,7 +310,7 @@ def test_window_may_be_closed_after_its_epoch() -> None:
         {"widx": 0, "addr": "x", "size": 4096},
         {"widx": 0, "addr": BUFFER, "size": -1},
         {"widx": True, "addr": BUFFER, "size": 4096},
-        {"widx": 0, "addr": BUFFER + 4096, "size": 4096},
+        {"widx": 0, "addr": BUFFER + 256, "size": 4096},
         {"widx": 0, "addr": EDMA_BASE, "size": 4096},
         {"widx": 0, "addr": EP_DRAM + (8 << 20) - 4096, "size": 8192},
         {"widx": 4, "addr": BUFFER, "size": 4096},
@@ -347,7 +345,7 @@ def test_reads_both_ways_do_not_wait_for_each_other() -> None:
     controller.map_outbound()
     forwarded = only(controller.client(MemRead(OUTBOUND, 4, 11, EPOCH)), "rc-host", MemRead)
 
-    assert controller.read(CTRL + RFC1.offset("num_mws")).data == u32(1)
+    assert controller.read(CTRL + RFC1.offset("num_mws")).data == u32(2)
     assert controller.host(MemWrite(DOORBELLS + 8, u32(1))) == []
     answer = controller.host(Completion(forwarded.tag, Status.OK, b"abcd", EPOCH))
     assert sent(answer) == [Completion(11, Status.OK, b"abcd", EPOCH)]
@@ -384,12 +382,12 @@ def test_read_sees_the_writes_before_it() -> None:
 
 
 def test_outbound_aperture_runs_out_with_enomem() -> None:
-    model = Controller().model
-    pieces = [model.allocate_outbound(0x100000), model.allocate_outbound(0x100000)]
+    epc = Controller().model.epc
+    pieces = [epc.allocate_outbound(0x100000)]
     with pytest.raises(KernelError) as refused:
-        model.allocate_outbound(0x100000)
+        epc.allocate_outbound(0x100000)
 
-    assert pieces == [0xFE20_0000, 0xFE30_0000]
+    assert pieces == [0xFE30_0000]
 
     assert refused.value.errno == errno.ENOMEM
 
@@ -411,3 +409,160 @@ def test_host_cannot_reach_what_the_function_did_not_map() -> None:
     assert controller.dram.load(0x100100, FUNCTION_REGION_BYTES - 0x100100) == bytes(
         FUNCTION_REGION_BYTES - 0x100100
     )
+
+
+class TestBursts:
+    """Requests are refused one by one: the part of a burst inside a window lands."""
+
+    @pytest.mark.covers("EDMA 166", "EDMA 26", "EDMA 28")
+    def test_burst_across_the_end_of_a_window_lands_up_to_it(self) -> None:
+        controller = Controller()
+        controller.call("mw_set_trans", widx=0, addr=BUFFER, size=0x10000)
+        controller.host(MemWrite(WINDOW + 0xF800, b"\x5a" * 0x1000))
+
+        assert controller.dram.load(0x500000 + 0xF800, 0x800) == b"\x5a" * 0x800
+        assert controller.dram.load(0x500000 + 0x10000, 0x800) == bytes(0x800)
+        assert controller.model.counters["writes_dropped_no_window"] == 0x800 // 256
+        assert controller.model.epc.iatu.inbound_misses == 0x800 // 256
+
+    @pytest.mark.covers("EDMA 26")
+    def test_burst_across_two_windows_of_a_bar_lands_in_both(self) -> None:
+        controller = Controller()
+        controller.call("mw_set_trans", widx=0, addr=BUFFER, size=0xF0000)
+        controller.call("mw_set_trans", widx=1, addr=BUFFER + 0x100000, size=0x8000, offset=0xF0000)
+        controller.host(MemWrite(WINDOW + 0xEFF00, bytes(range(256)) * 2))
+
+        assert controller.dram.load(0x500000 + 0xEFF00, 256) == bytes(range(256))
+        assert controller.dram.load(0x600000, 256) == bytes(range(256))
+
+    @pytest.mark.parametrize("addr", [WINDOW + 0xF0000 - 2, DOORBELLS + 254], ids=["window-end", "bar-end"])
+    def test_word_across_an_end_is_cut_there(self, addr: int) -> None:
+        controller = Controller()
+        controller.call("mw_set_trans", widx=0, addr=BUFFER, size=0xF0000)
+        controller.host(MemWrite(addr, b"\xff" * 4))
+
+        assert controller.model.counters["writes_dropped_no_window"] == 1
+        assert controller.read(addr, 2).data == b"\xff" * 2
+        assert controller.read(addr, 4).status is Status.UR
+
+    def test_request_across_an_unaligned_limit_is_refused_as_a_whole(self) -> None:
+        controller = Controller()
+        controller.call("mw_set_trans", widx=0, addr=BUFFER, size=0x1002)
+        controller.host(MemWrite(WINDOW + 0x1000, b"\xff" * 4))
+
+        assert controller.dram.load(0x501000, 4) == bytes(4)
+        assert controller.model.counters["writes_dropped_no_window"] == 1
+
+    @pytest.mark.covers("EDMA 166")
+    def test_burst_of_the_client_across_the_end_of_its_region_goes_out_up_to_it(self) -> None:
+        controller = Controller()
+        controller.map_outbound(size=0x1000)
+        effects = controller.client(MemWrite(OUTBOUND + 0xF00, bytes(range(256)) * 2, EPOCH))
+
+        assert sent(effects) == [MemWrite(0x8000_0F00, bytes(range(256)), EPOCH)]
+        assert controller.model.counters["writes_dropped_no_outbound_window"] == 1
+
+    @pytest.mark.covers("EDMA 167")
+    def test_two_bytes_change_exactly_two_bytes(self) -> None:
+        controller = Controller()
+        controller.host(MemWrite(CTRL + 0x10, u32(0x11223344)))
+        controller.host(MemWrite(CTRL + 0x12, b"\xaa\xbb"))
+
+        assert controller.read(CTRL + 0x10).data == b"\x44\x33\xaa\xbb"
+
+    @pytest.mark.covers("EDMA 168")
+    def test_index_written_after_a_64_bit_store_is_never_seen_before_it(self) -> None:
+        controller = Controller()
+        controller.host(MemWrite(CTRL + 0x10, b"\x01" * 8))
+        controller.host(MemWrite(CTRL + 0x04, u32(1)))
+
+        assert controller.read(CTRL + 0x04).data == u32(1)
+        assert controller.read(CTRL + 0x10, 8).data == b"\x01" * 8
+
+
+class TestWindowsAtOffsets:
+    @pytest.mark.covers("EDMA 79", "NTB 80")
+    def test_hole_behind_the_windows_hits_nothing(self) -> None:
+        controller = Controller()
+        controller.call("mw_set_trans", widx=0, addr=BUFFER, size=0xF0000)
+
+        assert controller.read(WINDOW + 0xF8000).status is Status.UR
+        assert controller.model.epc.iatu.inbound_misses == 1
+
+    @pytest.mark.covers("EDMA 32", "EDMA 33")
+    def test_stale_window_is_counted_shown_and_cured_by_the_client(self) -> None:
+        controller = Controller()
+        controller.call("mw_set_trans", widx=0, addr=BUFFER, size=0xF0000)
+        controller.cfg_write(0x04, 0, 2)
+        controller.cfg_write(0x18, 0x3400_0000)
+        effects = controller.host(CfgWrite(0x04, (6).to_bytes(2, "little"), 1, EPOCH))
+
+        assert len(logged(effects, "iatu.region_stale")) == 1
+        snapshot = controller.model.snapshot()
+        assert snapshot["counters"]["windows_went_stale"] == 1
+        assert [row["stale"] for row in snapshot["windows"] if row["bar"] == 2] == [True]
+        assert controller.read(0x3400_0000).status is Status.UR
+        controller.call("mw_set_trans", widx=0, addr=BUFFER, size=0xF0000)
+        assert controller.read(0x3400_0000).status is Status.OK
+
+    @pytest.mark.covers("EDMA 103")
+    def test_store_to_the_interrupt_window_reaches_the_edma(self) -> None:
+        controller = Controller()
+        controller.host(MemWrite(CTRL, u32(Command.LINK_UP)))
+        controller.model.on_deadline(12_000_000)
+
+        assert sent(controller.host(MemWrite(WINDOW + 0xF00A0, u32(0)))) == [MemWrite(0xE65D_50A0, u32(0))]
+        assert sent(controller.host(MemWrite(WINDOW + 0xF1200, u32(0)))) == []
+        assert controller.model.counters["writes_dropped_nothing_local"] == 1
+
+    def test_data_window_cannot_be_pointed_at_registers_and_the_interrupt_window_can(self) -> None:
+        controller = Controller()
+
+        assert controller.call("mw_set_trans", widx=0, addr=EDMA_BASE, size=4096).error == errno.EINVAL
+        reply = controller.call("mw_set_trans", widx=1, addr=EDMA_BASE, size=0x8000, offset=0xF0000)
+        assert reply.error == 0
+        reply = controller.call("mw_set_trans", widx=1, addr=EDMA_BASE + 0x1000, size=0x1000, offset=0xF0000)
+        assert reply.error == errno.EINVAL
+
+    def test_offset_that_is_no_number_is_refused(self) -> None:
+        reply = Controller().call("mw_set_trans", widx=0, addr=BUFFER, size=0x1000, offset="0")
+
+        assert reply.error == errno.EINVAL
+
+
+class TestMsiPage:
+    """Profile generic: the host may reach the page of the endpoint's own MSI controller."""
+
+    @staticmethod
+    def make() -> tuple[EndpointController, int]:
+        model = EndpointController(config(profile="generic"), dram(0x4000_0000))
+        for peer, session in (("peer-ep", 2), ("edma", 3), ("rc-host", EPOCH)):
+            model.on_path(peer, True, session, "session agreed", 0)
+        for bar, base in ((0, 0x1000_0000), (2, 0x1010_0000)):
+            message = CfgWrite(0x10 + 4 * bar, base.to_bytes(4, "little"), 1, EPOCH)
+            model.handle("rc-host", message, 0)
+        model.handle("rc-host", CfgWrite(0x04, b"\6\0", 1, EPOCH), 0)
+        model.vntb.windows.open_interrupts()
+        model.on_deadline(0)
+        return model, 0x1010_0000 + 0xE0000
+
+    def test_number_stored_to_the_page_is_an_interrupt_of_the_endpoints_cpu(self) -> None:
+        model, page = self.make()
+        effects = model.handle("rc-host", MemWrite(page + 0x40, u32(33), EPOCH), 0)
+
+        assert sent(effects) == [Irq(IrqSource.MSI_VECTOR, 33, EPOCH)]
+
+    @pytest.mark.parametrize(
+        ("offset", "data"), [(0x44, u32(33)), (0x40, b"\x21\0"), (0x40, u32(1020)), (0x40, u32(33) * 2)]
+    )
+    def test_any_other_store_to_the_page_is_dropped(self, offset: int, data: bytes) -> None:
+        model, page = self.make()
+
+        assert sent(model.handle("rc-host", MemWrite(page + offset, data, EPOCH), 0)) == []
+        assert model.counters["writes_dropped_no_msi"] == 1
+
+    def test_page_cannot_be_read(self) -> None:
+        model, page = self.make()
+        answer = only(model.handle("rc-host", MemRead(page + 0x40, 4, 5, EPOCH), 0), "rc-host", Completion)
+
+        assert answer.status is Status.UR

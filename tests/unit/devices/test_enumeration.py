@@ -6,7 +6,16 @@ import pytest
 
 from ntbnet.address import BusAddr, Span
 from ntbnet.devices.endpoint import EndpointController
-from ntbnet.devices.enumeration import PciFunction, disable_msi, enable_msi, enumerate_function
+from ntbnet.devices.enumeration import (
+    PciFunction,
+    disable_vectors,
+    enable_msi,
+    enable_msix,
+    enumerate_function,
+    free_place,
+    move_bar,
+)
+from ntbnet.devices.host_irq import IrqKind
 from ntbnet.devices.msi import MsiTarget
 from ntbnet.devices.task import CfgRead, CfgWrite, Task
 from ntbnet.errors import PeerError
@@ -133,7 +142,7 @@ def test_msi_vectors_are_the_least_of_host_function_and_driver(host: int, most: 
 
     assert run(enable_msi(function, target, 4, most), answer) == granted
     assert target.granted == granted
-    controller.raise_msi(granted)
+    controller.epc.raise_irq(IrqKind.MSI, granted)
 
 
 @pytest.mark.covers("NTB 104")
@@ -159,6 +168,147 @@ def test_disable_msi_turns_it_off() -> None:
     function = run(enumerate_function(APERTURE), answer)
     assert isinstance(function, PciFunction)
     run(enable_msi(function, MsiTarget(BusAddr(0xF105_0040), 32), 4, 32), answer)
-    run(disable_msi(function), answer)
+    run(disable_vectors(function), answer)
 
     assert answer(CfgRead(0x52, 2))[0] & 1 == 0
+
+
+def run_stores(
+    task: Task[object], answer: Answer, stores: list[tuple[int, bytes]] | None = None
+) -> list[object]:
+    """Drive a generator; every request it made, stores among them in order."""
+    requests: list[object] = []
+
+    def record(request: CfgRead | CfgWrite) -> bytes:
+        requests.append(request)
+        if stores is not None:
+            requests.extend(stores)
+            stores.clear()
+        return answer(request)
+
+    run(task, record)
+    return requests
+
+
+class TestPlaces:
+    def test_preferred_places_are_kept_and_the_rest_goes_around_them(self) -> None:
+        _, answer = model()
+        function = run(enumerate_function(APERTURE, {2: 0x3000_0000, 0: 0x3050_0000}), answer)
+
+        assert isinstance(function, PciFunction)
+        assert function.bars == {
+            2: Span(0x3000_0000, 0x100000),
+            0: Span(0x3050_0000, 0x100000),
+            4: Span(0x3010_0000, 0x100),
+        }
+
+    @pytest.mark.parametrize(
+        "preferred",
+        [{2: 0x3000_0800}, {2: 0x2FF0_0000}, {2: 0x4000_0000}, {5: 0x3000_0000}],
+        ids=["unaligned", "below", "behind", "no-such-bar"],
+    )
+    def test_impossible_preferred_place_is_ignored(self, preferred: dict[int, int]) -> None:
+        _, answer = model()
+        function = run(enumerate_function(APERTURE, preferred), answer)
+
+        assert isinstance(function, PciFunction)
+        assert function.bars[2] == Span(0x3010_0000, 0x100000)
+
+    def test_two_bars_that_prefer_one_place_do_not_overlap(self) -> None:
+        _, answer = model()
+        function = run(enumerate_function(APERTURE, {0: 0x3040_0000, 2: 0x3040_0000}), answer)
+
+        assert isinstance(function, PciFunction)
+        assert not function.bars[0].overlaps(function.bars[2])
+
+    def test_moved_bar_is_decoded_at_its_new_address_only(self) -> None:
+        controller, answer = model()
+        function = run(enumerate_function(APERTURE), answer)
+        assert isinstance(function, PciFunction)
+        moved = run(move_bar(function, 0, 0x3800_0000), answer)
+
+        assert isinstance(moved, PciFunction)
+        assert moved.bars == function.bars | {0: Span(0x3800_0000, 0x100000)}
+        assert controller.epc.bars.find(0x3000_0000, 4) is None
+        assert controller.epc.bars.find(0x3800_0000, 4) == (0, 0)
+        assert answer(CfgRead(0x04, 2))[0] & 2
+
+    def test_free_place_is_the_lowest_aligned_gap(self) -> None:
+        aperture = Span(0x1000, 0x8000)
+
+        assert free_place(aperture, 0x1000, [Span(0x1000, 0x1000), Span(0x3000, 0x1000)]) == Span(
+            0x2000, 0x1000
+        )
+        assert free_place(aperture, 0x4000, [Span(0x4000, 0x100)]) is None
+        assert free_place(aperture, 0x4000, []) == Span(0x4000, 0x4000)
+
+
+class TestMsix:
+    @staticmethod
+    def function() -> tuple[EndpointController, Answer, PciFunction]:
+        controller = EndpointController(config(profile="rk3588"), dram(0x4000_0000))
+        controller.on_path("rc-host", True, 1, "", 0)
+
+        def answer(request: CfgRead | CfgWrite) -> bytes:
+            message = (
+                CfgReadMessage(request.offset, request.size, 1)
+                if isinstance(request, CfgRead)
+                else CfgWriteMessage(request.offset, request.data, 1)
+            )
+            return bytes(only(controller.handle("rc-host", message, 0), "rc-host", Completion).data)
+
+        found = run(enumerate_function(Span(0xF020_0000, 0xE0_0000)), answer)
+        assert isinstance(found, PciFunction)
+        return controller, answer, found
+
+    @pytest.mark.covers("HAZARD 10.29")
+    def test_table_is_filled_while_the_function_is_masked(self) -> None:
+        controller, answer, function = self.function()
+        target = MsiTarget(BusAddr(0xFE67_0040), 32)
+        stores: list[tuple[int, bytes]] = []
+        task = enable_msix(function, target, 4, 32, lambda addr, data: stores.append((addr, data)))
+        requests = run_stores(task, answer, stores)
+
+        assert target.granted == 16
+        controls = [i for i, r in enumerate(requests) if isinstance(r, CfgWrite) and r.offset == 0xB2]
+        tables = [i for i, r in enumerate(requests) if isinstance(r, tuple)]
+        assert len(controls) == 2
+        assert controls[0] < tables[0]
+        assert len(tables) == 16
+        assert controller.epc.get_msix() == 16
+        first = requests[tables[0]]
+        assert isinstance(first, tuple)
+        assert function.bars[0].contains(first[0], 16)
+        assert first[1] == (0xFE67_0040).to_bytes(8, "little") + bytes(8)
+
+    def test_fewer_vectors_than_needed_leave_msix_off(self) -> None:
+        controller, answer, function = self.function()
+        target = MsiTarget(BusAddr(0xFE67_0040), 2)
+
+        assert run(enable_msix(function, target, 4, 32, lambda _addr, _data: None), answer) == 0
+        assert (target.granted, controller.epc.get_msix()) == (0, 0)
+
+    def test_table_outside_its_bar_is_refused(self) -> None:
+        _, _, function = self.function()
+        answer = registers({0xB0: 0x7FF_0011, 0xB4: 0x000F_9000})
+        task = enable_msix(function, MsiTarget(BusAddr(0x1000), 32), 4, 32, lambda _addr, _data: None)
+
+        with pytest.raises(PeerError, match="outside the BAR"):
+            run(task, answer)
+
+    def test_vectors_are_taken_back_whichever_they_are(self) -> None:
+        controller, answer, function = self.function()
+        target = MsiTarget(BusAddr(0xFE67_0040), 32)
+        run(enable_msix(function, target, 4, 32, lambda _addr, _data: None), answer)
+        run(disable_vectors(function), answer)
+
+        assert (controller.epc.get_msix(), controller.epc.get_msi()) == (0, 0)
+
+    def test_function_without_msix_gets_none(self) -> None:
+        _, answer = model()
+        function = run(enumerate_function(APERTURE), answer)
+        assert isinstance(function, PciFunction)
+
+        assert function.msix_cap == 0
+        task = enable_msix(function, MsiTarget(BusAddr(0x1000), 32), 4, 32, lambda _addr, _data: None)
+        assert run(task, answer) == 0

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ IPV4 = b"\x45"
 IPV6 = b"\x60"
 
 
-def make(pair: Pair, side: Side, mtu: int | None = None, tx_stop: int = 5) -> Netdev:
+def make(pair: Pair, side: Side, mtu: int | None = None, tx_stop: int = 5, queues: int = 1) -> Netdev:
     peer = pair.peer_of(side).name
     limit = side.transport.queues[0].max_size - 14
     return Netdev(
@@ -26,6 +27,7 @@ def make(pair: Pair, side: Side, mtu: int | None = None, tx_stop: int = 5) -> Ne
         local_mac=MACS[side.name],
         peer_mac=MACS[peer],
         tx_stop=tx_stop,
+        queues=queues,
     )
 
 
@@ -234,12 +236,12 @@ class TestFlowControl:
         pair.rc.effects.clear()
         while rc.xmit(IPV4):
             pass
-        rc.tx(1)
+        rc.sent(1)
         pair.perform(pair.rc)
         assert pair.rc.stops() == [True]
         pair.flush()
 
-        rc.tx(1)
+        rc.sent(1)
         pair.flush()
 
         assert pair.rc.stops() == [True, False]
@@ -248,7 +250,7 @@ class TestFlowControl:
         pair = Pair()
         rc, _ = start(pair)
 
-        rc.tx(-errno.EIO)
+        rc.sent(-errno.EIO)
 
         assert (rc.tx_errors, rc.tx_aborted_errors, rc.tx_packets) == (1, 1, 0)
 
@@ -330,7 +332,9 @@ class TestReceive:
         pair = Pair()
         rc, _ = start(pair)
 
-        rc.rx(None, -errno.EIO)
+        client = rc.queue.client
+        assert client is not None
+        client.rx(None, -errno.EIO)
 
         assert (rc.rx_errors, rc.rx_fifo_errors) == (2, 1)
 
@@ -374,3 +378,94 @@ class TestLife:
         rc, _ = start(pair)
 
         assert tuple(rc.snapshot()) == COUNTERS
+
+
+def flow(number: int, length: int = 100) -> bytes:
+    """A packet of UDP flow ``number``: the ports are the flow."""
+    head = bytes((0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, 17, 0, 0)) + bytes((10, 77, 0, 1, 10, 77, 0, 2))
+    return head + number.to_bytes(4, "big") + bytes(length - 24)
+
+
+class TestSeveralQueues:
+    @staticmethod
+    def start(count: int = 3, **shape: Any) -> tuple[Pair, Netdev, Netdev]:
+        pair = Pair(([1 << 20] * count, [1 << 20] * count), **shape)
+        for side in pair.sides:
+            side.probe()
+        rc, ep = (make(pair, side, queues=count) for side in pair.sides)
+        for device in (rc, ep):
+            device.open()
+        pair.advance(100 * MS)
+        return pair, rc, ep
+
+    def test_all_queues_come_up_and_carry(self) -> None:
+        pair, rc, ep = self.start()
+        for number in range(30):
+            assert rc.xmit(flow(number))
+            pair.flush()
+
+        assert all(queue.link_is_up for device in (rc, ep) for queue in device.queues)
+        assert len(pair.ep.delivered) == 30
+        assert all(queue.rx.rx_pkts for queue in ep.queues)
+        assert rc.snapshot()["tx_packets"] == ep.snapshot()["rx_packets"] == 30
+
+    def test_packets_of_one_flow_stay_on_one_queue_in_order(self) -> None:
+        pair, rc, ep = self.start()
+        for length in range(100, 110):
+            rc.xmit(flow(7, length))
+        pair.flush()
+
+        assert sorted(queue.rx.rx_pkts for queue in ep.queues) == [0, 0, 10]
+        assert [len(packet) for packet in pair.ep.delivered] == list(range(100, 110))
+
+    def test_carrier_is_up_while_any_queue_is(self) -> None:
+        pair, rc, ep = self.start()
+        pair.ep.transport.link_down(ep.queues[0])
+        pair.advance(20 * MS)
+        assert [queue.link_is_up for queue in rc.queues] == [False, True, True]
+        assert rc.carrier
+        before = len(pair.ep.delivered)
+        for number in range(20):
+            rc.xmit(flow(number))
+            pair.flush()
+        assert len(pair.ep.delivered) == before + 20
+
+        pair.set_link(0)
+        assert not rc.carrier
+
+    def test_one_full_ring_stops_the_interface_until_it_has_room(self) -> None:
+        pair, rc, ep = self.start()
+        for queue in ep.queues:
+            while queue.rx.take_pending() is not None:
+                pass
+        while rc.xmit(flow(1)):
+            pass
+        pair.perform(pair.rc)
+        assert pair.rc.stops()[-1]
+        assert not rc.xmit(flow(2))
+        for queue in ep.queues:
+            for _ in range(30):
+                queue.rx_enqueue(2000)
+        pair.advance(20 * MS)
+
+        assert not pair.rc.stops()[-1]
+        assert rc.xmit(flow(2))
+
+    def test_interface_uses_the_queues_that_are_free(self) -> None:
+        pair = Pair(([1 << 20] * 3, [1 << 20] * 3))
+        for side in pair.sides:
+            side.probe()
+        first = make(pair, pair.rc)
+        rest = make(pair, pair.rc, queues=8)
+
+        assert (len(first.queues), len(rest.queues)) == (1, 2)
+        rest.remove()
+        assert [queue.client is None for queue in pair.rc.transport.queues] == [False, True, True]
+
+    def test_refused_mtu_gives_every_queue_back(self) -> None:
+        pair = Pair(([1 << 20] * 3, [1 << 20] * 3))
+        pair.rc.probe()
+        with pytest.raises(KernelError):
+            make(pair, pair.rc, 65511, queues=3)
+
+        assert all(queue.client is None for queue in pair.rc.transport.queues)

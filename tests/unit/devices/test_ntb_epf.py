@@ -544,7 +544,7 @@ def test_doorbell_n_stores_the_datum_of_slot_n_plus_2() -> None:
     assert ring(bound(), 0b10) == [(DOORBELLS + 4 * 3, u32(4))]
 
 
-@pytest.mark.covers("NTB 101")
+@pytest.mark.covers("NTB 101", "EDMA 76")
 def test_entry_size_0_reaches_each_slot_by_its_own_offset() -> None:
     board = Board()
     board.put("db_entry_size", 0)
@@ -642,3 +642,59 @@ def test_window_stores_are_posted_and_stay_inside() -> None:
     for offset in (-4, 0xF0000 - 2):
         with pytest.raises(ValueError, match="leaves window 0"):
             board.ntb.peer_mw_write(0, offset, bytes(4))
+
+
+class TestSeveralWindows:
+    @pytest.mark.covers("NTB 78", "EDMA 83", "HAZARD 11.e")
+    def test_windows_of_one_bar_begin_at_their_offsets(self) -> None:
+        board = Board(bar_map=BarMap(config=0, db=4, mws=(2, 2)))
+        board.put("num_mws", 2)
+        for index, (offset, size) in enumerate([(0, 0xF0000), (0xF0000, 0x8000)]):
+            board.put("mw_offset", offset, index)
+            board.put("mw_size", size, index)
+        board.do(board.ntb.probe())
+
+        assert board.ntb.peer_mw_get_addr(0) == (WINDOW, 0xF0000)
+        assert board.ntb.peer_mw_get_addr(1) == (WINDOW + 0xF0000, 0x8000)
+        assert (board.ntb.mw_count(0), board.ntb.peer_mw_count()) == (2, 2)
+
+    @pytest.mark.covers("HAZARD 11.d")
+    def test_windows_of_this_side_have_no_offset(self) -> None:
+        board = bound()
+        board.put("link_status", 1)
+
+        assert board.do(board.ntb.mw_get_align(0, 0)) == MwAlign(4096, 1, 0x100000, 0)
+
+    @pytest.mark.covers("NTB 77")
+    def test_classic_block_has_an_offset_for_the_first_window_only(self) -> None:
+        board = Board("classic", bar_map=BarMap(config=0, db=4, mws=(2, 4)))
+        board.put("num_mws", 2)
+        board.put("mw1_offset", 0x8000)
+        board.do(board.ntb.probe())
+
+        assert board.ntb.peer_mw_get_addr(0) == (WINDOW + 0x8000, 0x100000 - 0x8000)
+        assert board.ntb.peer_mw_get_addr(1) == (DOORBELLS, 0x100)
+
+
+class TestDoorbellPlaces:
+    def test_doorbells_behind_the_scratchpads_are_rung_in_the_config_bar(self) -> None:
+        board = Board(bar_map=BarMap(config=0, db=0, mws=(2,)))
+        for slot in range(16):
+            board.put("db_offset", 1360, slot)
+        board.do(board.ntb.probe())
+        board.writes.clear()
+
+        assert ring(board, 1) == [(CTRL + 1360 + 4 * 2, u32(3))]
+
+
+@pytest.mark.covers("NTB 39")
+def test_msix_is_told_to_the_function_with_the_number_of_vectors() -> None:
+    board = Board()
+    board.replies["alloc_vectors"] = {"vectors": 16, "kind": "msix"}
+    board.do(board.ntb.probe())
+    board.do(board.ntb.remove())
+
+    assert board.commands == [
+        (Command.CONFIGURE_DOORBELL, 16 | 1 << 16),
+        (Command.TEARDOWN_DOORBELL, 16 | 1 << 16),
+    ]

@@ -28,6 +28,10 @@ ATTACH: dict[str, Any] = {
     "mw_sizes": [0xF0000],
     "mw_align": 0x100000,
     "outbound": [OUTBOUND],
+    "mw_offsets": [0],
+    "resources": [
+        {"kind": "doorbell", "address": 0xE65D_50A0, "size": 4, "data": 0, "bar": -1, "bar_offset": 0}
+    ],
 }
 
 
@@ -196,7 +200,7 @@ def test_window_is_set_and_cleared_by_the_controller() -> None:
     device.do(device.ntb.mw_clear_trans(0, 0))
 
     assert [(call.op, call.args, call.epoch) for call in device.calls] == [
-        ("mw_set_trans", {"widx": 0, "addr": EP_DRAM + 0x500000, "size": 0xF0000}, EPOCH),
+        ("mw_set_trans", {"widx": 0, "addr": EP_DRAM + 0x500000, "size": 0xF0000, "offset": 0}, EPOCH),
         ("mw_clear_trans", {"widx": 0}, EPOCH),
     ]
 

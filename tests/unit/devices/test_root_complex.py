@@ -5,14 +5,15 @@ from typing import Any
 
 import pytest
 
+from ntbnet.devices.dma import MAX_DMA_MAPPINGS
 from ntbnet.devices.effects import Restart
 from ntbnet.devices.endpoint import EndpointController
 from ntbnet.devices.root_complex import (
     ENUMERATION_RETRY_NS,
-    MAX_DMA_MAPPINGS,
     MAX_FORWARDED_READS,
     RootComplex,
 )
+from ntbnet.errors import KernelError
 from ntbnet.wire import (
     Call,
     CfgRead,
@@ -84,7 +85,7 @@ def ready() -> Host:
     host = Host()
     host.up()
     assert host.call("dma_map", addr=BUFFER, size=0x1000).error == 0
-    assert host.call("alloc_vectors", least=4, most=32).body == {"vectors": 16}
+    assert host.call("alloc_vectors", least=4, most=32).body == {"vectors": 16, "kind": "msi"}
     return host
 
 
@@ -170,7 +171,7 @@ def test_endpoint_writes_land_in_memory_mapped_for_dma() -> None:
 
 
 @pytest.mark.parametrize(
-    "addr", [BUFFER - 4, BUFFER + 0xFFE, RC_DRAM, RC_DRAM + (8 << 20) - 4, 0, (1 << 64) - 4], ids=hex
+    "addr", [BUFFER - 4, BUFFER + 0x1000, RC_DRAM, RC_DRAM + (8 << 20) - 4, 0, (1 << 64) - 4], ids=hex
 )
 def test_endpoint_access_outside_mapped_memory_is_a_counted_fault(addr: int) -> None:
     host = ready()
@@ -286,7 +287,7 @@ def test_stores_of_the_driver_reach_the_link_unchanged() -> None:
     assert sent(host.driver(write), "epc") == [write]
 
 
-@pytest.mark.parametrize("addr", [0x2FFF_FFFC, 0x3010_0000 - 2, 0x3300_0000, RC_DRAM])
+@pytest.mark.parametrize("addr", [0x2FFF_FFFC, 0x3020_0100, 0x3300_0000, RC_DRAM])
 def test_store_of_the_driver_outside_every_bar_is_dropped(addr: int) -> None:
     host = ready()
 
@@ -350,3 +351,66 @@ def test_message_nobody_expects_is_counted(src: str) -> None:
 
     assert host.model.handle(src, Notice("x", {}, EPOCH), 0) == []
     assert host.model.counters["unexpected"] == 1
+
+
+class TestMovedBar:
+    @pytest.mark.covers("EDMA 32")
+    def test_bar_is_moved_in_place_and_a_new_link_epoch_follows(self) -> None:
+        host = ready()
+        effects = host.settle(host.model.reassign_bar(2, 0))
+
+        assert logged(effects, "pci.bar_moved") == [
+            {"bar": 2, "old": "0x0000000030100000", "new": "0x0000000030300000"}
+        ]
+        assert [e for e in effects if isinstance(e, Restart)] == [Restart("epc", "BAR2 was moved")]
+        assert host.function.epc.bars.find(0x3030_0000, 4) == (2, 0)
+        assert host.function.epc.bars.find(0x3010_0000, 4) is None
+        assert sent(host.driver(MemWrite(0x3010_0000, u32(1), EPOCH)), "epc") == []
+
+    def test_next_enumeration_keeps_the_new_place(self) -> None:
+        host = ready()
+        host.settle(host.model.reassign_bar(2, 0))
+        host.function.on_path("rc-host", False, 0, "", 0)
+        host.settle(host.model.on_path("epc", False, 0, "BAR2 was moved", 0))
+        notice = only(host.up(driver=False), "peer-rc", Notice)
+
+        assert [2, 0x3030_0000, 0x100000] in notice.args["bars"]
+
+    def test_bar_moves_again_and_again_inside_the_aperture(self) -> None:
+        host = ready()
+        seen = set()
+        for _ in range(600):
+            effects = host.settle(host.model.reassign_bar(2, 0))
+            seen.add(logged(effects, "pci.bar_moved")[0]["new"])
+
+        assert len(seen) > 200
+        assert max(int(new, 16) for new in seen) <= 0x4000_0000 - 0x100000
+
+    def test_only_an_enumerated_bar_can_be_moved(self) -> None:
+        host = Host()
+        with pytest.raises(KernelError) as refused:
+            host.model.reassign_bar(2, 0)
+        assert refused.value.errno == errno.ENODEV
+        host.up()
+
+        with pytest.raises(KernelError) as refused:
+            host.model.reassign_bar(1, 0)
+        assert refused.value.errno == errno.EINVAL
+
+
+@pytest.mark.covers("EDMA 57")
+def test_read_that_flushes_an_msix_is_answered() -> None:
+    host = ready()
+    answer = only(host.endpoint(MemRead(MSI_ADDRESS, 4, 3, EPOCH)), "epc", Completion)
+
+    assert (answer.status, answer.data) == (Status.OK, bytes(4))
+    assert "dma_read_faults" not in host.model.counters
+
+
+@pytest.mark.covers("EDMA 166")
+def test_burst_of_the_driver_across_the_end_of_a_bar_goes_out_up_to_it() -> None:
+    host = ready()
+    effects = host.driver(MemWrite(0x3020_0080, bytes(256), EPOCH))
+
+    assert sent(effects, "epc") == [MemWrite(0x3020_0080, bytes(128), EPOCH)]
+    assert host.model.counters["writes_unclaimed"] == 1

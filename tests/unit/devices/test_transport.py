@@ -636,7 +636,7 @@ class TestStatistics:
             "rx_bytes", "rx_pkts", "rx_memcpy", "rx_async", "rx_ring_empty", "rx_err_no_buf", "rx_err_oflow",
             "rx_err_ver", "rx_buff", "rx_index", "rx_max_entry", "rx_alloc_entry", "tx_bytes", "tx_pkts",
             "tx_memcpy", "tx_async", "tx_ring_full", "tx_err_no_buf", "tx_mw", "tx_index", "rx_info",
-            "tx_max_entry", "free_tx", "link", "rx_info_impossible",
+            "tx_max_entry", "free_tx", "link", "rx_info_impossible", "has_client",
         ]  # fmt: skip
         assert (stats["tx_bytes"], stats["tx_pkts"], stats["rx_pkts"], stats["link"]) == (3, 1, 0, "up")
 
@@ -645,3 +645,34 @@ class TestStatistics:
         pair.rc.probe()
 
         assert pair.rc.transport.snapshot()[0]["link"] == "down"
+
+
+class TestChosenWindows:
+    def test_only_chosen_windows_carry_frames_and_their_offsets_are_passed_on(self) -> None:
+        """Windows 0 and 2 of three: the one between is for interrupts."""
+        sizes = [1 << 20, 0x8000, 1 << 19]
+        pair = Pair((sizes, sizes), windows=(0, 2))
+        for side in pair.sides:
+            side.ntb.offsets = [0, 0x100000, 0x200000]
+        clients = pair.start()
+        second = [Client(side) for side in pair.sides]
+        for client in second:
+            client.side.transport.link_up(client.queue)
+        pair.advance(100 * MS)
+
+        assert set(pair.rc.ntb.trans) == set(pair.ep.ntb.trans) == {0, 2}
+        assert [queue.tx.geometry.widx for queue in pair.rc.transport.queues] == [0, 2]
+        for client in (*clients, *second):
+            assert client.queue.tx_enqueue(b"x" * 500, 500) == 0
+        pair.flush()
+        assert (len(pair.rc.delivered), len(pair.ep.delivered)) == (2, 2)
+        assert pair.ep.ntb.spads[3:10] == [2, 0, 1 << 20, 0, 1 << 19, 0, 0]
+
+    def test_transport_without_a_data_window_is_refused(self) -> None:
+        assert "no memory window" in str(probe_error(Pair(windows=())))
+
+    def test_window_that_the_device_does_not_have_is_left_out(self) -> None:
+        pair = Pair(windows=(0, 3))
+        pair.rc.probe()
+
+        assert len(pair.rc.transport.queues) == 1

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from ntbnet.devices.effects import Outbox
-from ntbnet.devices.memory import Window
+from ntbnet.devices.epc_features import EpcHeader
+from ntbnet.devices.host_irq import IrqKind
+from ntbnet.devices.inbound import Submap
 from ntbnet.devices.tick import Tick
 from ntbnet.devices.vntb import Vntb
+from ntbnet.devices.wired import AuxResource
 from ntbnet.errors import KernelError
 from ntbnet.regs.ntb_ctrl import LAYOUTS, Command, CommandStatus
 from ntbnet.wire import Irq, IrqSource, Notice
@@ -16,6 +20,7 @@ from tests.unit.devices.kit import EP_DRAM, config, dram, logged, sent
 
 MS = 1_000_000
 EPOCH = 3
+ONE_WINDOW = "[ntb]\nnum_mws = 1\nmw2 = 0\nmw2_offset = 0\n"
 
 
 class FakeController:
@@ -24,6 +29,7 @@ class FakeController:
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
         self.refuse = ""
+        self.msix = 0
         self.refused_bus = -1
 
     def _do(self, *call: Any) -> None:
@@ -31,18 +37,49 @@ class FakeController:
             raise KernelError(errno.EINVAL, "refused")
         self.calls.append(call)
 
-    def set_bar(self, bar: int, size: int, backing: Window | None) -> None:
-        self._do("set_bar", bar, size, None if backing is None else backing.span.base)
+    def set_bar(
+        self,
+        bar: int,
+        size: int,
+        target: int | None = None,
+        backed: int | None = None,
+        *,
+        bits64: bool = False,
+        submaps: Sequence[Submap] | None = None,
+    ) -> None:
+        self._do("set_bar", bar, size, target if submaps is None else list(submaps))
 
-    def map_bar(self, bar: int, addr: int, size: int) -> None:
-        self._do("map_bar", bar, addr, size)
+    def map_inbound(self, bar: int, bar_size: int, offset: int = 0, target: int = 0, size: int = 0) -> None:
+        self._do("map_inbound", bar, bar_size, offset, target, size)
+
+    def unmap_inbound(self, bar: int, offset: int, size: int) -> None:
+        self._do("unmap_inbound", bar, offset, size)
 
     def unmap_bar(self, bar: int) -> None:
         self._do("unmap_bar", bar)
 
+    def write_header(self, header: EpcHeader) -> None:
+        self._do("write_header", header)
+
+    def set_msi(self, count: int) -> None:
+        self._do("set_msi", count)
+
+    def set_msix(self, count: int, bar: int, offset: int) -> None:
+        self._do("set_msix", count, bar, offset)
+
+    def get_msix(self) -> int:
+        return self.msix
+
+    def raise_irq(self, kind: IrqKind, number: int) -> None:
+        self._do("raise_irq", kind, number)
+
+    def get_aux_resources(self, room: int | None = None) -> list[AuxResource]:
+        return []
+
     def allocate_outbound(self, size: int) -> int:
         self._do("allocate_outbound", size)
-        return 0xFE10_0000
+        before = [call for call in self.calls[:-1] if call[0] == "allocate_outbound"]
+        return 0xFE10_0000 + 0x10_0000 * len(before)
 
     def map_addr(self, local: int, bus: int, size: int) -> None:
         self._do("map_addr", local, bus, size)
@@ -50,15 +87,12 @@ class FakeController:
     def unmap_addr(self, local: int) -> None:
         self._do("unmap_addr", local)
 
-    def raise_msi(self, number: int) -> None:
-        self._do("raise_msi", number)
-
 
 class Function:
     """The function on a fake controller, with register access by name as the host has it."""
 
-    def __init__(self, text: str = "", *, attach: bool = True) -> None:
-        self.config = config(text)
+    def __init__(self, text: str = ONE_WINDOW, *, attach: bool = True, profile: str = "r-car-s4") -> None:
+        self.config = config(text, profile)
         self.controller = FakeController()
         self.outbox = Outbox()
         self.memory = dram(EP_DRAM)
@@ -96,7 +130,7 @@ class Function:
 
 @pytest.mark.covers("NTB 4", "NTB 5")
 def test_control_block_after_bind() -> None:
-    function = Function("[ntb]\ndb_count = 5")
+    function = Function(ONE_WINDOW + "db_count = 5")
 
     assert [function.get("db_data", i) for i in range(32)] == [1, 2, 3, 4, 5] + [0] * 27
     assert [function.get("db_offset", i) for i in range(32)] == [0] * 32
@@ -108,21 +142,23 @@ def test_control_block_after_bind() -> None:
 
 @pytest.mark.covers("NTB 11")
 def test_regions_are_zero_filled_and_at_least_128_bytes() -> None:
-    function = Function("[ntb]\nctrl_bar = 2\nmw1_bar = 0\ndb_count = 4")
+    function = Function(ONE_WINDOW + "ctrl_bar = 2\nmw1_bar = 0\ndb_count = 4")
 
     assert function.vntb.doorbells.size == 256
     assert function.vntb.doorbells.load(0, 256) == bytes(256)
     assert function.vntb.ctrl.load(336, 1024) == bytes(1024)
-    assert min(size for call, _, size, _ in function.bound[:2] if call == "set_bar") >= 128
+    assert min(call[2] for call in function.bound if call[0] == "set_bar") >= 128
 
 
 @pytest.mark.covers("NTB 32")
 def test_window_bar_has_a_size_and_no_target_after_bind() -> None:
     assert Function().bound == [
         ("set_bar", 0, 0x100000, EP_DRAM),
+        ("set_msi", 16),
         ("set_bar", 4, 0x100, EP_DRAM + 0x100000),
-        ("set_bar", 2, 0x100000, None),
+        ("map_inbound", 2, 0x100000, 0, 0, 0),
         ("allocate_outbound", 0xF0000),
+        ("write_header", EpcHeader(0x1912, 0x30, 0x0500)),
     ]
 
 
@@ -284,7 +320,7 @@ def test_link_commands_raise_no_interrupt_on_the_host() -> None:
     function.command(Command.LINK_UP)
     function.command(Command.LINK_DOWN)
 
-    assert [call for call in function.controller.calls if call[0] == "raise_msi"] == []
+    assert [call for call in function.controller.calls if call[0] == "raise_irq"] == []
 
 
 @pytest.mark.covers("NTB 56")
@@ -360,7 +396,7 @@ def test_ring_between_event_and_the_next_poll_is_not_lost() -> None:
 
 @pytest.mark.covers("NTB 86")
 def test_slot_beyond_db_count_is_not_heard() -> None:
-    function = Function("[ntb]\ndb_count = 4")
+    function = Function(ONE_WINDOW + "db_count = 4")
     function.vntb.doorbells.store_u32("test", 4 * 4, 5)
 
     assert rung(function.poll()) == []
@@ -371,7 +407,7 @@ def test_each_doorbell_bit_raises_its_own_msi() -> None:
     function = Function()
     function.vntb.peer_db_set(0b1011)
 
-    assert function.controller.calls == [("raise_msi", 3), ("raise_msi", 4), ("raise_msi", 6)]
+    assert function.controller.calls == [("raise_irq", IrqKind.MSI, n) for n in (3, 4, 6)]
 
 
 @pytest.mark.covers("NTB 99", "HAZARD 10.5")
@@ -389,7 +425,7 @@ def test_impossible_doorbell_is_refused_and_logged_once(bits: int) -> None:
 @pytest.mark.covers("HAZARD 10.31")
 def test_msi_that_the_host_did_not_grant_is_refused() -> None:
     function = Function()
-    function.controller.refuse = "raise_msi"
+    function.controller.refuse = "raise_irq"
     function.vntb.peer_db_set(1)
 
     assert len(logged(function.outbox.take(), "msi.refused")) == 1
@@ -398,9 +434,9 @@ def test_msi_that_the_host_did_not_grant_is_refused() -> None:
 @pytest.mark.covers("NTB 73")
 def test_mw_set_trans_points_the_bar_at_the_clients_memory() -> None:
     function = Function()
-    function.vntb.mw_set_trans(0, EP_DRAM + 0x500000, 0xF0000)
+    function.vntb.mw_set_trans(0, EP_DRAM + 0x500000, 0xF0000, 0)
 
-    assert function.controller.calls == [("map_bar", 2, EP_DRAM + 0x500000, 0xF0000)]
+    assert function.controller.calls == [("map_inbound", 2, 0x100000, 0, EP_DRAM + 0x500000, 0xF0000)]
 
 
 @pytest.mark.covers("HAZARD 10.23")
@@ -408,7 +444,7 @@ def test_mw_set_trans_points_the_bar_at_the_clients_memory() -> None:
 def test_mw_set_trans_of_an_impossible_window_is_refused(widx: int, size: int) -> None:
     function = Function()
     with pytest.raises(KernelError) as refused:
-        function.vntb.mw_set_trans(widx, EP_DRAM, size)
+        function.vntb.mw_set_trans(widx, EP_DRAM, size, 0)
 
     assert refused.value.errno == errno.EINVAL
     assert function.controller.calls == []
@@ -432,7 +468,7 @@ def test_reset_undoes_whatever_the_host_wrote_and_tells_the_client() -> None:
 
 @pytest.mark.parametrize("layout", ["rfc1", "classic"])
 def test_commands_work_in_either_layout(layout: str) -> None:
-    function = Function(f'[ntb]\nctrl_layout = "{layout}"')
+    function = Function(ONE_WINDOW + f'ctrl_layout = "{layout}"')
     function.command(Command.LINK_UP)
 
     assert function.vntb.link_is_up

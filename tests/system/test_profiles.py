@@ -1,0 +1,92 @@
+"""Every shipped profile on real processes: traffic, what status shows, an address walked while it runs."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from ntbnet.config import load_text
+from ntbnet.profile import SHIPPED
+from tests.conftest import MakeBridge
+from tests.live.bridge import cli, leftovers, until
+from tests.live.traffic import TcpTransfer
+
+pytestmark = [pytest.mark.system, pytest.mark.needs_tun, pytest.mark.slow]
+
+INTERRUPTS = {
+    "r-car-s4": ("BAR2+0xF00A0", "edma.RD_INT_STATUS"),
+    "r-car-s4-db-in-bar0": ("BAR4+0xA0", "edma.RD_INT_STATUS"),
+    "generic": ("BAR2+0xE0040", "msi+0x40"),
+    "rk3588": ("BAR4+0xA0", "edma.RD_INT_STATUS"),
+}
+"""Where the host rings the endpoint through MW2, and what is there."""
+
+
+@pytest.mark.parametrize("profile", SHIPPED)
+def test_demo_carries_ping_and_a_checksummed_transfer_both_ways(programs: None, profile: str) -> None:
+    done = cli("demo", "--profile", profile, "--count", "3", "--json")
+
+    result = json.loads(done.stdout)
+    assert done.returncode == 0, done.stderr
+    assert (result["ok"], result["profile"]) == (True, profile)
+    assert all(ping["received"] == ping["sent"] == 3 for ping in result["ping"])
+    assert [(one["from"], one["bytes"], one["sha256_equal"]) for one in result["transfer"]] == [
+        ("ep", 64 << 20, True),
+        ("rc", 64 << 20, True),
+    ]
+    assert all(one["gbit_s"] > 0 and one["error"] is None for one in result["transfer"])
+    assert leftovers("ntbnet-demo") == []
+
+
+@pytest.mark.parametrize("profile", SHIPPED)
+def test_running_bridge_shows_its_windows_and_walks_the_interrupt_address(
+    make_bridge: MakeBridge, profile: str
+) -> None:
+    bridge = make_bridge(f'bridge.profile = "{profile}"\n')
+
+    status = json.loads(bridge.cli("status", "--json").stdout)
+    address, target = INTERRUPTS[profile]
+    walked = json.loads(bridge.cli("explain", address, "--json").stdout)
+
+    assert status["profile"] == profile
+    planned, actual = status["windows"]["planned"], status["windows"]["actual"]
+    inbound = [window for window in actual if window["direction"] == "inbound"]
+    keys = ("index", "mode", "bar", "size", "stale")
+    assert sorted([window[key] for key in keys] for window in inbound) == sorted(
+        [window[key] for key in keys] for window in planned
+    )
+    assert walked["target"] == target
+    assert walked["source"] == f"bridge {bridge.name}"
+
+
+def test_profile_option_replaces_the_files_profile(make_bridge: MakeBridge) -> None:
+    bridge = make_bridge("", up=False)
+
+    done = bridge.cli("up", "--detach", "--profile", "rk3588")
+    status = json.loads(bridge.cli("status", "--json").stdout)
+
+    assert done.returncode == 0, done.stderr
+    assert status["profile"] == "rk3588"
+    assert len(status["windows"]["planned"]) == len(load_text("", "x", profile="rk3588").bar_sizes)
+
+
+@pytest.mark.covers("EDMA 32", "EDMA 33")
+def test_bar_that_the_host_moves_under_traffic_loses_nothing(make_bridge: MakeBridge) -> None:
+    bridge = make_bridge("")
+    before = bridge.status()
+    transfer = TcpTransfer(bridge, "ep", 32 << 20, seed=7)
+
+    until(lambda: transfer.received > 4 << 20, 20, "traffic")
+    moved = cli("layout", "move-bar", "2", "--name", bridge.name)
+    assert moved.returncode == 0, moved.stderr
+    transfer.finish(60)
+
+    after = bridge.wait_for_link()
+    assert after["link"]["epoch"] > before["link"]["epoch"]
+    assert [one["restarts"] for one in after["services"]] == [0] * 5
+    windows = [one for one in after["windows"]["actual"] if one["direction"] == "inbound" and one["bar"] == 2]
+    assert windows
+    assert not any(one["stale"] for one in windows)
+    assert "is being moved" in moved.stdout
+    assert cli("layout", "move-bar", "5", "--name", bridge.name).returncode == 1
