@@ -17,7 +17,8 @@ demo: $(STAMP)
 	$(BIN)/ntbnet demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --ignore tests/benchmarks
+	$(BIN)/python -m pytest tests/benchmarks
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

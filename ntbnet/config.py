@@ -135,7 +135,7 @@ def check_text(
     found = layout_violations(ntb, platform, dram_bytes)
     plan = make_plan(ntb, platform)
     if plan is not None and not found and not refused:
-        found += traffic_violations(ntb, sections.transport, sections.netdev, platform, plan, dram_bytes)
+        found += traffic_violations(ntb, sections.transport, sections.netdev, platform, plan)
     known = {violation.key for violation in refused}
     violations = (*refused, *(violation for violation in found if violation.key not in known))
     if plan is None or violations:
@@ -189,9 +189,10 @@ def warnings(config: Config) -> list[str]:
     """What is allowed but will not work well, one line each; [] when all is well."""
     ntb, transport = config.ntb, config.transport
     plan = Plan(config.bars, config.windows, config.db_region, config.bar_sizes)
+    dram_bytes = min(config.node.rc.dram_bytes, config.node.ep.dram_bytes)
     return [
         *kernel_surprises(ntb),
-        *traffic_warnings(ntb, transport, config.netdev, config.profile, plan),
+        *traffic_warnings(ntb, transport, config.netdev, config.profile, plan, dram_bytes),
     ]
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from ntbnet.address import round_up
 from ntbnet.layout_plan import make_plan
 from ntbnet.layout_rules import arrangement_violations, resource_violations
-from ntbnet.layout_traffic import largest_frame, traffic_violations
+from ntbnet.layout_traffic import largest_frame, silent_rings, traffic_violations
 from ntbnet.profile import Profile
 from ntbnet.schema import Integer, Violation, keys
 from ntbnet.sections import HEADERS_BYTES, MAX_MWS, Netdev, Ntb, Transport
@@ -105,7 +105,8 @@ def _judge(ntb: Ntb, profile: Profile, dram_bytes: int) -> tuple[list[Violation]
         mtu = frame - HEADERS_BYTES
         transport = dataclasses.replace(transport, transport_mtu=frame)
         netdev = dataclasses.replace(netdev, mtu=mtu)
-    return list(traffic_violations(ntb, transport, netdev, profile, plan, dram_bytes)), mtu
+    wrong = list(traffic_violations(ntb, transport, netdev, profile, plan))
+    return wrong or list(silent_rings(ntb, transport, netdev, profile, plan, dram_bytes)), mtu
 
 
 def _why(profile: Profile, sizes: Sequence[int], nearest: tuple[object, Violation] | None, tried: int) -> str:

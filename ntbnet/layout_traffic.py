@@ -100,7 +100,7 @@ def largest_frame(ntb: Ntb, transport: Transport, netdev: Netdev, profile: Profi
 
 
 def traffic_violations(
-    ntb: Ntb, transport: Transport, netdev: Netdev, profile: Profile, plan: Plan, dram_bytes: int
+    ntb: Ntb, transport: Transport, netdev: Netdev, profile: Profile, plan: Plan
 ) -> Iterator[Violation]:
     """What keeps the transport's handshake from completing, or the network device from its work.
 
@@ -110,7 +110,6 @@ def traffic_violations(
         netdev: section [netdev].
         profile: the platform.
         plan: of ``ntb``.
-        dram_bytes: memory of the smaller node.
     """
     windows = data_windows(ntb, plan)
     rc_queues, ep_queues = queue_counts(ntb, transport, profile, len(windows))
@@ -153,9 +152,22 @@ def traffic_violations(
             f"transport.max_num_clients says otherwise",
             str(netdev.queues),
         )
+
+
+def silent_rings(
+    ntb: Ntb, transport: Transport, netdev: Netdev, profile: Profile, plan: Plan, dram_bytes: int
+) -> Iterator[Violation]:
+    """Rings on which the network device never sends, and what would help; the kernel accepts them (10.32).
+
+    The link comes up all the same. One entry of a ring is never used. Arguments are those of
+    ``traffic_violations``, which must have found nothing, and ``dram_bytes`` of the smaller node.
+
+    Source: Linux ntb_netdev.c, ntb_netdev_start_xmit.
+    """
+    queues = queue_counts(ntb, transport, profile, len(data_windows(ntb, plan)))[1]
     silent = {
         ring.window.index: _never_transmits(ring, ntb, transport, netdev.tx_stop, profile, dram_bytes)
-        for ring in found[: netdev.queues]
+        for ring in rings(ntb, transport, plan, queues)[: netdev.queues]
         if ring.entries <= netdev.tx_stop
     }
     yield from dict.fromkeys(silent.values())
@@ -164,24 +176,20 @@ def traffic_violations(
 def _never_transmits(
     ring: Ring, ntb: Ntb, transport: Transport, stop: int, profile: Profile, dram_bytes: int
 ) -> Violation:
-    """A ring in which the network device never sees the free entries it waits for, and what would help.
-
-    One entry of a ring is never used. Source: Linux ntb_netdev.c, ntb_netdev_start_xmit.
-    """
     cap, size = transport.max_mw_size, ring.window.size
     needed = ((stop + 1) * transport.transport_mtu + 4) * ring.sharers
     why = (
-        f"a ring of {ring.entries} frames of {ring.frame} bytes never has the {stop} free entries of "
-        f"netdev.tx_stop"
+        f"nothing is ever sent, a ring of {ring.entries} frames of {ring.frame} bytes never has the {stop} "
+        f"free entries of netdev.tx_stop"
     )
     least, capped = round_up(needed, size_unit(ring.window, profile)), round_up(needed, MW_SIZE_STEP)
     if 0 < cap < size and capped <= size:
-        rule = f"must be {capped:#x}..{size:#x} bytes, or 0: {why}"
+        rule = f"{why}; {capped:#x}..{size:#x} bytes, or 0, avoid that"
         return Violation("transport.max_mw_size", cap, rule, f"{cap:#x}")
     largest = largest_window(ntb, ring.window, profile, dram_bytes)
     if least <= largest:
-        return broken(ntb, ring.window.name, f"must be {least:#x}..{largest:#x} bytes: {why}")
-    rule = f"must be 1..{ring.entries - 1}: {why}; or transport.transport_mtu must be smaller"
+        return broken(ntb, ring.window.name, f"{why}; {least:#x}..{largest:#x} bytes avoid that")
+    rule = f"{why}; 1..{ring.entries - 1}, or a smaller transport.transport_mtu, avoids that"
     return Violation("netdev.tx_stop", stop, rule, str(stop))
 
 
@@ -206,7 +214,7 @@ def largest_window(ntb: Ntb, window: WindowPlan, profile: Profile, dram_bytes: i
 
 
 def traffic_warnings(
-    ntb: Ntb, transport: Transport, netdev: Netdev, profile: Profile, plan: Plan
+    ntb: Ntb, transport: Transport, netdev: Netdev, profile: Profile, plan: Plan, dram_bytes: int
 ) -> Iterator[str]:
     """What the kernel accepts silently and what then limps or never moves, one line each."""
     windows = data_windows(ntb, plan)
@@ -220,8 +228,11 @@ def traffic_warnings(
     queues = queue_counts(ntb, transport, profile, len(windows))[1]
     found = rings(ntb, transport, plan, queues)
     used = {ring.window.index: ring for ring in reversed(found[: netdev.queues])}
+    yield from map(str, silent_rings(ntb, transport, netdev, profile, plan, dram_bytes))
     for widx in sorted(used):
-        yield from _ring_warnings(used[widx], transport.transport_mtu, size_unit(used[widx].window, profile))
+        if used[widx].entries > netdev.tx_stop:
+            unit = size_unit(used[widx].window, profile)
+            yield from _ring_warnings(used[widx], transport.transport_mtu, unit)
     frame = min(ring.frame for ring in found)
     if frame % 4:
         yield (

@@ -21,11 +21,26 @@ PROGRAMS = {
 }
 """Programs the system tests run, and the Debian packages they are in."""
 
+MEASURING = {"test_traffic.py", "test_bench.py"}
+"""Modules whose tests judge latencies and rates: they run when the unit tests are done."""
+
 # the suite runs beside bridges of its own on two cores: how long an example takes says nothing there
 hypothesis.settings.register_profile("ntbnet", deadline=None)
 hypothesis.settings.load_profile("ntbnet")
 
 MakeBridge = Callable[..., LiveBridge]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that run bridges share one worker, those that measure or kill at the end.
+
+    They share names, ports and interfaces of one machine, and their times mean something only when no
+    other bridge runs beside them.
+    """
+    for item in items:
+        if any(item.iter_markers("system")) or any(item.iter_markers("chaos")):
+            item.add_marker(pytest.mark.xdist_group("bridges"))
+    items.sort(key=lambda item: item.path.name in MEASURING or any(item.iter_markers("chaos")))
 
 
 @pytest.fixture(scope="session")

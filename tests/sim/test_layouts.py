@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -9,9 +10,11 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from ntbnet.app.layout_cli import running_walk
-from ntbnet.config import check_text
+from ntbnet.config import Checked, Config, Sections, check_text
+from ntbnet.errors import KernelError
 from ntbnet.layout import layout_of
 from ntbnet.layout_explain import Walk
+from ntbnet.layout_plan import make_plan
 from ntbnet.profile import SHIPPED, load_profile, shipped
 from tests.sim.world import SECOND, SMALL, World
 from tests.unit.test_layout_rules import FOUR_QUEUES, FOUR_WINDOWS
@@ -62,6 +65,98 @@ def test_accepted_layout_carries_traffic(text: str) -> None:
     world.settle(
         lambda: all(queue["link"] == "up" for queue in queues_of(world) if queue["has_client"]), SECOND
     )
+
+
+@st.composite
+def likely_broken(draw: st.DrawFn) -> str:
+    """Configurations that are likely to be refused: any BAR, sizes and offsets that may collide."""
+    name = draw(st.sampled_from(SHIPPED))
+    count = draw(st.integers(1, 4))
+    lines = [
+        f"num_mws = {count}",
+        f'inbound = "{draw(st.sampled_from(["map", "submap", "bar"]))}"',
+        f'mw2_target = "{draw(st.sampled_from(["none", "edma", "msi"]))}"',
+    ]
+    lines += draw(st.lists(st.integers(-1, 5).map(lambda bar: f"ctrl_bar = {bar}"), max_size=1))
+    lines += draw(st.lists(st.integers(-1, 5).map(lambda bar: f"db_bar = {bar}"), max_size=1))
+    lines += draw(st.lists(st.integers(4, 32).map(lambda slots: f"db_count = {slots}"), max_size=1))
+    sizes = [0x100, 0x1000, 0x1800, 0x8000, 0x10000, 0x80000, 0xF0000, 0x200000]
+    end = 0
+    for number in range(1, count + 1):
+        size, start = draw(st.sampled_from(sizes)), draw(st.sampled_from([0, 0x800, 0x1000, 0x10000, end]))
+        bar = draw(st.sampled_from([2, 4, 2, 4, -1, 0, 1, 3, 5]))
+        lines += [f"mw{number} = {size}", f"mw{number}_offset = {start}", f"mw{number}_bar = {bar}"]
+        end = start + size
+    return f'bridge.profile = "{name}"\n[ntb]\n' + "\n".join(lines) + "\n" + SMALL_FRAMES + SMALL
+
+
+def unchecked(checked: Checked) -> Config | None:
+    """The configuration as if nothing had been refused; None when a BAR is missing altogether."""
+    plan = make_plan(checked.sections.ntb, checked.profile)
+    if plan is None:
+        return None
+    return Config(
+        **{field.name: getattr(checked.sections, field.name) for field in dataclasses.fields(Sections)},
+        profile=checked.profile,
+        bars=plan.bars,
+        windows=plan.windows,
+        db_region=plan.db_region,
+        bar_sizes=plan.bar_sizes,
+    )
+
+
+def runs(config: Config) -> bool:
+    """Whether packets cross on every queue, and each window leads where it should from end to end."""
+    try:
+        world = World(seed=4, config=config).bring_up()
+        world.exchange(3, size=1400)
+    except (KernelError, ValueError, AssertionError):
+        return False
+    if len(queues_of(world)) != len(config.data_windows):
+        return False
+    walk = running_walk(config, {name: world.device(name).snapshot() for name in ("rc-host", "epc")})
+    endpoint = config.profile.endpoint
+    registers = {"edma": endpoint.edma_base + 0xA0, "msi": endpoint.ep_msi_page + 0x40}
+    for window in config.windows:
+        if window.purpose == "data":
+            want, reached = window.name, [0, window.size - 1]
+        else:
+            register = registers[window.target]
+            page = register & ~0xFFF if window.mode == "wired" else register & ~(endpoint.align - 1)
+            want, reached = window.target, [register - page]
+        for offset in reached:
+            target = walk.explain(f"BAR{window.bar}+{window.offset + offset}").target
+            if target is None or not target.startswith(want):
+                return False
+    return True
+
+
+HARMLESS_ALONE = (
+    "must be a multiple of",  # a size: hardware would round it up and let the host reach more
+    "data windows need",  # a budget of ours: the rest of the node's memory is the driver's
+)
+"""Rules that refuse what this model would run."""
+
+
+@settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.filter_too_much])
+@given(text=likely_broken())
+def test_refused_layout_does_not_run_when_it_is_forced(text: str) -> None:
+    checked = check_text(text, "x")
+    assume(any(not one.rule.startswith(HARMLESS_ALONE) for one in checked.violations))
+    config = unchecked(checked)
+    assume(config is not None)
+    assert config is not None
+
+    assert not runs(config), [str(violation) for violation in checked.violations]
+
+
+@pytest.mark.parametrize("profile", SHIPPED)
+def test_shipped_layout_counts_as_one_that_runs(profile: str) -> None:
+    """Else the test above would say nothing."""
+    config = check_text(f'bridge.profile = "{profile}"\n{SMALL}', "x").config
+
+    assert config is not None
+    assert runs(config)
 
 
 @pytest.mark.parametrize("profile", SHIPPED)

@@ -190,10 +190,17 @@ class World:
         seed: of every random choice.
         text: configuration.
         latency_us: least and most time a frame takes, microseconds.
+        config: one that was not checked, instead of ``text``.
     """
 
-    def __init__(self, seed: int = 1, text: str = SMALL, latency_us: tuple[int, int] = (20, 60)) -> None:
-        self.config: Config = load_text(text, "sim")
+    def __init__(
+        self,
+        seed: int = 1,
+        text: str = SMALL,
+        latency_us: tuple[int, int] = (20, 60),
+        config: Config | None = None,
+    ) -> None:
+        self.config: Config = load_text(text, "sim") if config is None else config
         self.random = random.Random(seed)
         self.now_ns = 1_000 * SECOND
         self.steps = 0
