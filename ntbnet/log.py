@@ -77,6 +77,11 @@ EVENTS: dict[str, Event] = {
         "warning", ("cause", "addr", "size_bytes"), "a read ended in UR; logged once a cause"
     ),
     "call.refused": Event("warning", ("src", "op", "reason"), "a neighbour's request was refused"),
+    "iatu.detected": Event(
+        "info",
+        ("outbound", "inbound", "region_align", "region_limit"),
+        "what the controller's registers say that its address translation has",
+    ),
     "iatu.region_enabled": Event(
         "info", ("direction", "index", "base", "target", "size_bytes"), "a window translates"
     ),

@@ -31,6 +31,7 @@ hypothesis.settings.load_profile("ntbnet")
 MakeBridge = Callable[..., LiveBridge]
 
 
+@pytest.hookimpl(tryfirst=True)  # before the plugin reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that run bridges share one worker, those that measure or kill at the end.
 

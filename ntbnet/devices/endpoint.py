@@ -9,6 +9,7 @@ request by request (``tlp``), so that the part inside lands.
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -84,6 +85,14 @@ class EndpointController:
         self._forwarded: dict[int, tuple[str, str, int]] = {}
         """By tag: who answers, who asked, and the tag it asked with."""
         self.epc = Epc(endpoint, self._local, self._outbox, self)
+        self._iatu = found = self.epc.detect_iatu()
+        self._outbox.log(
+            "iatu.detected",
+            outbound=found.outbound,
+            inbound=found.inbound,
+            region_align=found.region_align,
+            region_limit=found.region_limit,
+        )
         region = dram.sub(0, FUNCTION_REGION_BYTES, "function")
         self.vntb = Vntb(config, region, self.epc, self._outbox, Tick(config.profile.kernel.hz))
         self._calls: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
@@ -151,6 +160,7 @@ class EndpointController:
                 "outbound_misses": self.epc.iatu.outbound_misses,
                 "windows_went_stale": self.epc.inbound.went_stale,
             },
+            "iatu": dataclasses.asdict(self._iatu),
             "windows": self.epc.windows(),
         }
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from ntbnet.address import Span, hex_address
 from ntbnet.devices.aperture import Aperture
-from ntbnet.devices.atu_block import AtuBlock
+from ntbnet.devices.atu_block import AtuBlock, AtuFeatures, discover
 from ntbnet.devices.bar import BarKind, BarSet, BarSpec
 from ntbnet.devices.effects import Outbox
 from ntbnet.devices.epc_features import EpcFeatures, EpcHeader, features_of
@@ -31,6 +31,7 @@ from ntbnet.errors import KernelError
 from ntbnet.profile import EndpointHardware
 from ntbnet.regs.cfgspace import BAR_COUNT, REBAR_BASE_LOG2, config_block
 from ntbnet.regs.file import RegisterFile
+from ntbnet.regs.iatu import MAX_WINDOWS, WINDOW_STRIDE
 
 _BARS = range(0x10, 0x10 + 4 * BAR_COUNT)
 """Offsets of the BAR registers."""
@@ -81,6 +82,10 @@ class Epc:
         page = self.aperture.interrupt_page
         self.irqs = HostInterrupts(self.space, self.iatu, page, endpoint.page_bytes, self._read_bar, port)
         self._advertise_sizes()
+
+    def detect_iatu(self) -> AtuFeatures:
+        """What the iATU has, found through its registers; only while no window is enabled."""
+        return discover(self.atu.read, self.atu.write, MAX_WINDOWS * WINDOW_STRIDE)
 
     # what the host does
 

@@ -190,3 +190,17 @@ def test_four_windows_in_one_bar_carry_four_queues(inbound: str) -> None:
         for flow in packets.values():
             assert [packet for packet in world.delivered[node] if packet in flow] == flow
     assert len([row for row in rows(world, 2) if int(str(row["target"]), 16) < 1 << 48]) == 4
+
+
+@pytest.mark.covers("EDMA 15", "EDMA 17")
+@pytest.mark.parametrize("profile", SHIPPED)
+def test_controller_is_asked_for_what_the_profile_built_into_it(profile: str) -> None:
+    world = bridge(profile)
+    hardware = world.config.profile.endpoint
+
+    assert world.device("epc").snapshot()["iatu"] == {
+        "outbound": hardware.outbound_windows,
+        "inbound": hardware.inbound_windows,
+        "region_align": hardware.align,
+        "region_limit": hardware.region_limit,
+    }
