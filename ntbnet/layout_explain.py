@@ -120,10 +120,11 @@ class Walk:
             offset = value
             if not self._enter(number, offset, size):
                 return None
-        window = self._match(number, offset, size)
-        if window is None:
+        found_window = self._match(number, offset, size)
+        if found_window is None:
             return None
-        return self._name(number, offset, size, window)
+        window, base = found_window
+        return self._name(number, offset, size, window, offset - base)
 
     # BAR
 
@@ -162,7 +163,8 @@ class Walk:
 
     # inbound window
 
-    def _match(self, number: int, offset: int, size: int) -> InboundWindow | None:
+    def _match(self, number: int, offset: int, size: int) -> tuple[InboundWindow, int] | None:
+        """The window that an access hits, and its first offset in the BAR."""
         where = f"BAR{number}+{offset:#x}"
         span = self._spans[number]
         inside = []
@@ -179,7 +181,7 @@ class Walk:
                     self._step("iatu", where, rule)
                     return None
                 self._step("iatu", where, self._hit(window, number, base, limit))
-                return window
+                return window, base
             is_stale = window.stale or not 0 <= base < span.size
             inside.append(self._miss(window, base, limit, is_stale=is_stale))
         reasons = "; ".join(inside) if inside else "none is programmed in this BAR"
@@ -212,7 +214,8 @@ class Walk:
 
     # target
 
-    def _name(self, number: int, offset: int, size: int, window: InboundWindow) -> str | None:
+    def _name(self, number: int, offset: int, size: int, window: InboundWindow, at: int) -> str | None:
+        """``at``: bytes from the start of the window."""
         where = f"BAR{number}+{offset:#x}"
         bar = self._layout.bar(number)
         part = None if bar is None else _part_at(bar, offset)
@@ -231,9 +234,9 @@ class Walk:
         if part.name.startswith("mw"):
             rule = f"{part.name} {part.span} of BAR{number}: {part.what}"
             self._step("mw", f"{part.name}+{inner:#x}", rule)
-        return self._target(part, inner, window)
+        return self._target(part, inner, window, at)
 
-    def _target(self, part: Range, inner: int, window: InboundWindow) -> str | None:
+    def _target(self, part: Range, inner: int, window: InboundWindow, at: int) -> str | None:
         config = self._config
         if part.name == "ctrl":
             name = _register("ctrl", LAYOUTS[config.ntb.ctrl_layout], inner) or f"ctrl+{inner:#x}"
@@ -247,33 +250,33 @@ class Walk:
             name = f"MSI-X entry {inner // 16}+{inner % 16}" if inner < entries else "MSI-X pending bits"
         elif part.target == "dram":
             local = window.target
-            address = part.name if local is None else hex_address(local + inner)
+            address = part.name if local is None else hex_address(local + at)
             self._step("target", address, f"receive memory that the endpoint mapped behind {part.name}")
             return f"{part.name}+{inner:#x}"
         else:
-            return self._registers(part, inner, window)
+            return self._registers(part, inner, window, at)
         self._step("target", _local(window, part, inner), "endpoint memory of the vNTB function")
         return name
 
-    def _registers(self, part: Range, inner: int, window: InboundWindow) -> str | None:
+    def _registers(self, part: Range, inner: int, window: InboundWindow, at: int) -> str | None:
         config, endpoint = self._config, self._config.profile.endpoint
         plan = next((plan for plan in config.windows if plan.name == part.name), None)
-        base = window.target if window.target is not None else endpoint.edma_base
-        if plan is not None and window.target is None:
-            planned = target_address(config, plan)
-            base = base if planned is None else planned
-        local = base + inner
+        if window.target is not None:
+            local = window.target + at
+        else:
+            planned = None if plan is None else target_address(config, plan)
+            local = (endpoint.edma_base if planned is None else planned) + inner
         span = endpoint.msi_page if part.target == "msi" else endpoint.edma
         if span is None or not span.contains(local):
             rule = f"misses: not in the {part.target} registers {span}, nothing lies there"
             self._step("target", hex_address(local), rule)
             return None
         self._step("target", hex_address(local), f"{part.target} registers {span}")
-        at = local - span.base
+        register = local - span.base
         if part.target == "msi":
-            return f"msi+{at:#x}"
+            return f"msi+{register:#x}"
         block = edma_block(endpoint.edma_write_channels, endpoint.edma_read_channels)
-        return _register("edma", block, at) or f"edma+{at:#x}"
+        return _register("edma", block, register) or f"edma+{register:#x}"
 
 
 def _part_at(bar: LayoutBar, offset: int) -> Range | None:

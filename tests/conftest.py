@@ -8,6 +8,8 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.live.bridge import HandStarted, LiveBridge, bridges
 
@@ -21,8 +23,11 @@ PROGRAMS = {
 }
 """Programs the system tests run, and the Debian packages they are in."""
 
+WITH_BRIDGES = ("tests/system/", "tests/chaos/", "tests/test_readme.py")
+"""Where the tests are that run bridges."""
+
 MEASURING = {"test_traffic.py", "test_bench.py"}
-"""Modules whose tests judge latencies and rates: they run when the unit tests are done."""
+"""Modules whose tests judge latencies and rates."""
 
 # the suite runs beside bridges of its own on two cores: how long an example takes says nothing there
 hypothesis.settings.register_profile("ntbnet", deadline=None)
@@ -31,16 +36,26 @@ hypothesis.settings.load_profile("ntbnet")
 MakeBridge = Callable[..., LiveBridge]
 
 
-@pytest.hookimpl(tryfirst=True)  # before the plugin reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that run bridges share one worker, those that measure or kill at the end.
+class BridgesInOneWorker(LoadScopeScheduling):  # type: ignore[misc]  # xdist ships no types
+    """Tests that run bridges share one worker, the others go to whoever is free, a module at a time.
 
-    They share names, ports and interfaces of one machine, and their times mean something only when no
+    Bridges share names, ports and interfaces of one machine, and their times mean something only when no
     other bridge runs beside them.
     """
-    for item in items:
-        if any(item.iter_markers("system")) or any(item.iter_markers("chaos")):
-            item.add_marker(pytest.mark.xdist_group("bridges"))
+
+    def _split_scope(self, nodeid: str) -> str:
+        module = nodeid.partition("::")[0]
+        return "bridges" if module.startswith(WITH_BRIDGES) else module
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    """What ``--numprocesses`` uses."""
+    return BridgesInOneWorker(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that measure or kill come last, when nothing else of the suite runs beside them."""
     items.sort(key=lambda item: item.path.name in MEASURING or any(item.iter_markers("chaos")))
 
 

@@ -228,11 +228,29 @@ def _print_status(state: dict[str, Any]) -> None:
             uptime,
         )
     out.print(table)
+    out.print(_window_table(state["windows"]))
     for queue in link["queues"]:
         table = Table(f"queue {queue['queue']}: {queue['state']}", "rc", "ep", box=None)
         for counter in queue["rc"] or queue["ep"]:
             table.add_row(counter, *(str(queue[node].get(counter, "")) for node in ("rc", "ep")))
         out.print(table)
+
+
+def _window_table(windows: dict[str, list[dict[str, Any]]]) -> Table:
+    """Inbound windows as the controller has them now, wired ones included."""
+    rows = [row for row in windows["actual"] if row["direction"] == "inbound"]
+    table = Table("inbound window", "BAR", "by", "from", "to", "leads to", "state", box=None)
+    for row in rows:
+        table.add_row(
+            "-" if row["mode"] == "wired" else str(row["index"]),
+            str(row["bar"]),
+            row["mode"],
+            row["base"],
+            row["limit"],
+            row["target"] or "",
+            "stale: the host moved the BAR" if row["stale"] else "",
+        )
+    return table
 
 
 def _require(program: str, package: str) -> None:

@@ -116,17 +116,18 @@ def runs(config: Config) -> bool:
         return False
     walk = running_walk(config, {name: world.device(name).snapshot() for name in ("rc-host", "epc")})
     endpoint = config.profile.endpoint
-    registers = {"edma": endpoint.edma_base + 0xA0, "msi": endpoint.ep_msi_page + 0x40}
+    registers = {
+        "edma": ("edma.RD_INT_STATUS", endpoint.edma_base + 0xA0),
+        "msi": ("msi+0x40", endpoint.ep_msi_page + 0x40),
+    }
     for window in config.windows:
-        if window.purpose == "data":
-            want, reached = window.name, [0, window.size - 1]
-        else:
-            register = registers[window.target]
-            page = register & ~0xFFF if window.mode == "wired" else register & ~(endpoint.align - 1)
-            want, reached = window.target, [register - page]
-        for offset in reached:
-            target = walk.explain(f"BAR{window.bar}+{window.offset + offset}").target
-            if target is None or not target.startswith(want):
+        ends = {0: f"{window.name}+0x0", window.size - 1: f"{window.name}+{window.size - 1:#x}"}
+        if window.purpose != "data":
+            name, register = registers[window.target]
+            align = 0x1000 if window.mode == "wired" else endpoint.align
+            ends = {register % align: name}
+        for offset, name in ends.items():
+            if walk.explain(f"BAR{window.bar}+{window.offset + offset}").target != name:
                 return False
     return True
 

@@ -47,6 +47,7 @@ def test_running_bridge_shows_its_windows_and_walks_the_interrupt_address(
 
     status = json.loads(bridge.cli("status", "--json").stdout)
     address, target = INTERRUPTS[profile]
+    plain = bridge.cli("status").stdout
     walked = json.loads(bridge.cli("explain", address, "--json").stdout)
 
     assert status["profile"] == profile
@@ -56,6 +57,7 @@ def test_running_bridge_shows_its_windows_and_walks_the_interrupt_address(
     assert sorted([window[key] for key in keys] for window in inbound) == sorted(
         [window[key] for key in keys] for window in planned
     )
+    assert all(window["limit"] in plain for window in inbound)
     assert walked["target"] == target
     assert walked["source"] == f"bridge {bridge.name}"
 
