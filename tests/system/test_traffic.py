@@ -118,7 +118,9 @@ def iperf3_mbit_s(bridge: LiveBridge, source: str) -> float:
         server.kill()
         server.communicate()
     assert done.returncode == 0, done.stdout
-    return float(json.loads(done.stdout)["end"]["sum_received"]["bits_per_second"]) / 1e6
+    end = json.loads(done.stdout)["end"]
+    assert "sum_received" in end, done.stdout[-4000:] + done.stderr
+    return float(end["sum_received"]["bits_per_second"]) / 1e6
 
 
 def test_iperf3_from_rc_runs_and_does_not_get_past_the_poll(bridge: LiveBridge) -> None:
