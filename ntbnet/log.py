@@ -82,6 +82,9 @@ EVENTS: dict[str, Event] = {
         ("outbound", "inbound", "region_align", "region_limit"),
         "what the controller's registers say that its address translation has",
     ),
+    "iatu.changed_in_flight": Event(
+        "warning", ("reads",), "a window changed while reads were on their way: undefined on hardware"
+    ),
     "iatu.region_enabled": Event(
         "info", ("direction", "index", "base", "target", "size_bytes"), "a window translates"
     ),

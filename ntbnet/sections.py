@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from ntbnet.schema import Choice, Integer, Text
+from ntbnet.schema import Boolean, Choice, Integer, Text
 
 MIB = 1 << 20
 
@@ -114,6 +114,10 @@ class Ntb:
 
     ctrl_layout: Annotated[str, Choice(("rfc1", "classic"))] = "rfc1"
     """Layout of the control block, rfc1 or classic; both hosts use the same one."""
+
+    passthrough: Annotated[bool, Boolean()] = False
+    """Forward what hits a BAR and no inbound window with its bus address as local address, true or false;
+    false refuses it (UR)."""
 
     inbound: Annotated[str, Choice(("map", "submap", "bar"))] = "bar"
     """How windows are programmed, map, submap or bar: address match at an offset, all parts of a BAR at

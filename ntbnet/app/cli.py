@@ -245,10 +245,9 @@ def _window_table(windows: dict[str, list[dict[str, Any]]]) -> Table:
             "-" if row["mode"] == "wired" else str(row["index"]),
             str(row["bar"]),
             row["mode"],
-            row["base"],
-            row["limit"],
-            row["target"] or "",
-            "stale: the host moved the BAR" if row["stale"] else "",
+            *(f"{int(row[key], 16):#x}" for key in ("base", "limit")),
+            f"{int(row['target'], 16):#x}" if row["target"] else "",
+            "stale" if row["stale"] else "",
         )
     return table
 

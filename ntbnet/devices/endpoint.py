@@ -84,8 +84,9 @@ class EndpointController:
         self._tag = 0
         self._forwarded: dict[int, tuple[str, str, int]] = {}
         """By tag: who answers, who asked, and the tag it asked with."""
-        self.epc = Epc(endpoint, self._local, self._outbox, self)
-        self._iatu = found = self.epc.detect_iatu()
+        self.epc = Epc(endpoint, self._local, self._outbox, self, passthrough=config.ntb.passthrough)
+        self.epc.iatu.on_change = self._on_window_change
+        found = self.epc.detected
         self._outbox.log(
             "iatu.detected",
             outbound=found.outbound,
@@ -160,7 +161,7 @@ class EndpointController:
                 "outbound_misses": self.epc.iatu.outbound_misses,
                 "windows_went_stale": self.epc.inbound.went_stale,
             },
-            "iatu": dataclasses.asdict(self._iatu),
+            "iatu": dataclasses.asdict(self.epc.detected),
             "windows": self.epc.windows(),
         }
 
@@ -272,6 +273,13 @@ class EndpointController:
         if requester == NOBODY:
             return
         self._outbox.send(requester, Completion(tag, message.status, message.data, self.epoch))
+
+    def _on_window_change(self) -> None:
+        """Hardware gives no warning: what a change does to an access on its way is undefined (EDMA 31)."""
+        in_flight = sum(requester != NOBODY for _, requester, _ in self._forwarded.values())
+        if in_flight:
+            self.counters["windows_changed_in_flight"] += 1
+            self._outbox.log("iatu.changed_in_flight", reads=in_flight)
 
     # from the EP's own CPU
 

@@ -49,6 +49,7 @@ class Epc:
 
     Attributes:
         bars, iatu, atu, inbound, aperture, irqs, space: its parts.
+        detected: what the iATU's registers say that it has, asked before any window was programmed.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Epc:
             endpoint.inbound_windows, endpoint.outbound_windows, endpoint.align, endpoint.region_limit
         )
         self.atu = AtuBlock(self.iatu)
+        self.detected: AtuFeatures = discover(self.atu.read, self.atu.write, MAX_WINDOWS * WINDOW_STRIDE)
         self.inbound = InboundMap(self.bars, self.iatu, outbox)
         self.space = RegisterFile(
             config_block(msi=endpoint.msi, msix=endpoint.msix, resizable=self._resizable)
@@ -82,10 +84,6 @@ class Epc:
         page = self.aperture.interrupt_page
         self.irqs = HostInterrupts(self.space, self.iatu, page, endpoint.page_bytes, self._read_bar, port)
         self._advertise_sizes()
-
-    def detect_iatu(self) -> AtuFeatures:
-        """What the iATU has, found through its registers; only while no window is enabled."""
-        return discover(self.atu.read, self.atu.write, MAX_WINDOWS * WINDOW_STRIDE)
 
     # what the host does
 
@@ -161,7 +159,7 @@ class Epc:
 
     def get_features(self) -> EpcFeatures:
         """What this controller can do."""
-        return features_of(self._endpoint, self.bars.specs)
+        return features_of(self._endpoint, self.bars.specs, self.detected.region_align)
 
     def write_header(self, header: EpcHeader) -> None:
         """Fill in the read-only part of the configuration header."""

@@ -42,8 +42,11 @@ class EpcFeatures:
     bars: tuple[BarSpec, ...]
 
 
-def features_of(endpoint: EndpointHardware, bars: tuple[BarSpec, ...]) -> EpcFeatures:
-    """The features of a platform; no link-up notifier and no INTx, as DesignWare endpoints have it."""
+def features_of(endpoint: EndpointHardware, bars: tuple[BarSpec, ...], align: int) -> EpcFeatures:
+    """The features of a platform; no link-up notifier and no INTx, as DesignWare endpoints have it.
+
+    ``align`` is what the iATU's registers say.
+    """
     return EpcFeatures(
         linkup_notifier=False,
         map_inbound=endpoint.map_inbound,
@@ -52,6 +55,6 @@ def features_of(endpoint: EndpointHardware, bars: tuple[BarSpec, ...]) -> EpcFea
         msi_capable=endpoint.msi,
         msix_capable=endpoint.msix,
         intx_capable=False,
-        align=endpoint.align,
+        align=align,
         bars=bars,
     )

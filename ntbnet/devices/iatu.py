@@ -14,6 +14,7 @@ not at the next multiple of ``region_align``.
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ntbnet.address import ADDRESS_END, BusAddr, CpuAddr, is_aligned
@@ -108,6 +109,7 @@ class Iatu:
         self.region_align = region_align
         self.region_limit = region_limit
         self._bar_target_aligned_to_bar = bar_target_aligned_to_bar
+        self.on_change: Callable[[], None] = _ignore
         self.reset()
 
     def reset(self) -> None:
@@ -325,6 +327,11 @@ class Iatu:
         return windows.index(None) if None in windows else None
 
     def _rebuild(self) -> None:
-        """Flatten the enabled windows for the translate methods, lowest index first."""
+        """Flatten the enabled windows for the translate methods, lowest index first, and tell of it."""
         self._inbound_active = tuple((w.bar, w.base, w.limit, w.target) for w in self.inbound if w)
         self._outbound_active = tuple((w.base, w.limit, w.target) for w in self.outbound if w)
+        self.on_change()
+
+
+def _ignore() -> None:
+    """Nobody wants to know."""

@@ -129,7 +129,7 @@ class Vntb:
 
     def _allocate(self, allocator: Allocator, bar: int, name: str) -> Window:
         """Memory for a whole BAR; the iATU wants it aligned to the BAR and to its own region."""
-        size, align = self._config.bar_sizes[bar], self._config.profile.endpoint.align
+        size, align = self._config.bar_sizes[bar], self._controller.get_features().align
         window = allocator.allocate(round_up(size, align), max(size, align), name)
         if window is None:
             raise KernelError(errno.ENOMEM, f"no endpoint memory for {name}, {size:#x} bytes")

@@ -26,6 +26,7 @@ from typing import Protocol
 from ntbnet.address import hex_address, is_aligned, round_up
 from ntbnet.config import Config
 from ntbnet.devices.effects import Outbox
+from ntbnet.devices.epc_features import EpcFeatures
 from ntbnet.devices.inbound import Submap
 from ntbnet.errors import KernelError
 from ntbnet.layout_plan import WindowPlan
@@ -36,6 +37,9 @@ PADDING_BASE = 1 << 48
 
 class WindowController(Protocol):
     """What the windows ask of the endpoint controller."""
+
+    def get_features(self) -> EpcFeatures:
+        """What the controller can do."""
 
     def set_bar(
         self,
@@ -89,6 +93,7 @@ class MemoryWindows:
         self._controller = controller
         self._outbox = outbox
         self._endpoint = config.profile.endpoint
+        self._align = controller.get_features().align
         self._sizes = config.bar_sizes
         self.plans: tuple[WindowPlan, ...] = config.windows
         self.outbound: list[int] = []
@@ -117,7 +122,7 @@ class MemoryWindows:
     @property
     def target_align(self) -> int:
         """Alignment that memory behind every data window satisfies, bytes."""
-        aligns = [self._endpoint.align]
+        aligns = [self._align]
         # a BAR-match window's target is aligned to the BAR, which may be larger than the window
         aligns += [self._sizes[p.bar] for p in self.plans if p.purpose == "data" and p.mode == "bar"]
         return max(aligns)
@@ -176,7 +181,7 @@ class MemoryWindows:
             if plan.purpose == "data" or plan.mode == "wired":
                 continue
             base = self._endpoint.edma_base if plan.target == "edma" else self._endpoint.ep_msi_page
-            page = base & ~(self._endpoint.align - 1)
+            page = base & ~(self._align - 1)
             try:
                 self.open(plan.index, page, plan.size, plan.offset)
             except KernelError as failure:
@@ -206,7 +211,7 @@ class MemoryWindows:
 
     def _submap(self, bar: int, translations: dict[int, _Translation]) -> None:
         """Program the whole array of a BAR: its open windows in order, padding between them."""
-        align, size = self._endpoint.align, self._sizes[bar]
+        align, size = self._align, self._sizes[bar]
         here = [translations[widx] for widx in translations if self.plans[widx].bar == bar]
         pieces: list[Submap] = []
         at = 0

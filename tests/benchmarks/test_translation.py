@@ -8,6 +8,7 @@ import pytest
 
 from ntbnet.address import BusAddr, CpuAddr
 from ntbnet.devices.iatu import Iatu
+from tests.sim.world import SMALL, World
 
 LIMIT_US = 2.0
 WINDOWS = 16
@@ -22,9 +23,27 @@ def full_iatu() -> Iatu:
     return iatu
 
 
-def least_us(benchmark: Any) -> float:
-    """The fastest round: what the code costs when nothing else has the processor."""
-    return float(benchmark.stats.stats.min) * 1e6
+def median_us(benchmark: Any) -> float:
+    return float(benchmark.stats.stats.median) * 1e6
+
+
+@pytest.mark.parametrize(
+    ("profile", "inbound", "bar", "offset"),
+    [("r-car-s4", "map", 2, 0x1000), ("generic", "submap", 2, 0x1000), ("rk3588", "bar", 2, 0x1000)],
+)
+def test_access_from_the_host_through_bar_and_window(
+    benchmark: Any, profile: str, inbound: str, bar: int, offset: int
+) -> None:
+    """The whole way of an access: BAR decode, the windows of a running bridge, the local address."""
+    world = World(text=f'bridge.profile = "{profile}"\n{SMALL}').bring_up()
+    base = int(world.device("rc-host").snapshot()["bars"][str(bar)][1:].partition(",")[0], 16)
+    epc = world.device("epc").epc
+    assert world.config.ntb.inbound == inbound
+
+    local = benchmark(epc.inbound_address, base + offset, 64)
+
+    assert local is not None
+    assert median_us(benchmark) < LIMIT_US
 
 
 @pytest.mark.parametrize("window", [0, WINDOWS - 1])
@@ -34,7 +53,7 @@ def test_inbound(benchmark: Any, window: int) -> None:
     target = benchmark(iatu.translate_inbound, 2, offset, 0x3000_0000 + offset, 64)
 
     assert target == 0x4800_0000 + offset
-    assert least_us(benchmark) < LIMIT_US
+    assert median_us(benchmark) < LIMIT_US
 
 
 @pytest.mark.parametrize("window", [0, WINDOWS - 1])
@@ -44,4 +63,4 @@ def test_outbound(benchmark: Any, window: int) -> None:
     target = benchmark(iatu.translate_outbound, 0xFE00_0000 + offset, 64)
 
     assert target == 0x8000_0000 + offset
-    assert least_us(benchmark) < LIMIT_US
+    assert median_us(benchmark) < LIMIT_US

@@ -10,7 +10,7 @@ from ntbnet.config import load_text
 from ntbnet.profile import SHIPPED
 from tests.conftest import MakeBridge
 from tests.live.bridge import cli, leftovers, until
-from tests.live.traffic import TcpTransfer
+from tests.live.traffic import TcpTransfer, udp_round_trip
 
 pytestmark = [pytest.mark.system, pytest.mark.needs_tun, pytest.mark.slow]
 
@@ -57,7 +57,7 @@ def test_running_bridge_shows_its_windows_and_walks_the_interrupt_address(
     assert sorted([window[key] for key in keys] for window in inbound) == sorted(
         [window[key] for key in keys] for window in planned
     )
-    assert all(window["limit"] in plain for window in inbound)
+    assert all(f"{int(window['limit'], 16):#x}" in plain for window in inbound)
     assert walked["target"] == target
     assert walked["source"] == f"bridge {bridge.name}"
 
@@ -92,3 +92,41 @@ def test_bar_that_the_host_moves_under_traffic_loses_nothing(make_bridge: MakeBr
     assert not any(one["stale"] for one in windows)
     assert "is being moved" in moved.stdout
     assert cli("layout", "move-bar", "5", "--name", bridge.name).returncode == 1
+
+
+FOUR_WINDOWS = """
+[ntb]
+num_mws = 4
+mw2_target = "none"
+mw1 = 0x40000
+mw2 = 0x40000
+mw2_offset = 0x40000
+mw3 = 0x40000
+mw3_offset = 0x80000
+mw3_bar = 2
+mw4 = 0x40000
+mw4_offset = 0xC0000
+mw4_bar = 2
+[transport]
+max_num_clients = 4
+transport_mtu = 0x4000
+[netdev]
+mtu = 9000
+queues = 4
+"""
+
+
+def test_four_windows_in_one_bar_carry_four_queues(make_bridge: MakeBridge) -> None:
+    bridge = make_bridge(FOUR_WINDOWS)
+
+    for number in range(24):  # flows of different ports are spread over the queues
+        udp_round_trip(bridge, "rc", number.to_bytes(2, "big") * 100)
+    for transfer in [TcpTransfer(bridge, node, 4 << 20, seed) for seed in (1, 2) for node in ("rc", "ep")]:
+        transfer.finish(60)
+
+    status = bridge.status()
+    queues = status["link"]["queues"]
+    windows = [w for w in status["windows"]["actual"] if w["direction"] == "inbound" and w["bar"] == 2]
+    assert [window["size"] for window in windows] == [0x40000] * 4
+    assert [queue["state"] for queue in queues] == ["up"] * 4
+    assert all(queue[node]["rx_pkts"] > 0 for queue in queues for node in ("rc", "ep"))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from ntbnet.config import Config, Sections, load_text, shared_identity, to_dict, to_toml, warnings
 from ntbnet.errors import ConfigError
 from ntbnet.profile import shipped
-from ntbnet.schema import Integer, Key, keys
+from ntbnet.schema import Boolean, Integer, Key, keys
 
 KEYS = list(keys(Sections))
 INTEGERS = [(key.name, key.rule) for key in KEYS if isinstance(key.rule, Integer)]
@@ -93,8 +93,14 @@ def test_integer_key_takes_no_other_type(name: str, value: str) -> None:
     assert refusal(f"{name} = {value}").startswith(f"{name} = ")
 
 
+@pytest.mark.parametrize("key", [key for key in KEYS if isinstance(key.rule, Boolean)], ids=lambda k: k.name)
+@pytest.mark.parametrize("value", ["1", "1.0", "[]", "{}", '"yes"'])
+def test_boolean_key_takes_no_other_type(key: Key, value: str) -> None:
+    assert refusal(f"{key.name} = {value}").startswith(f"{key.name} = ")
+
+
 @pytest.mark.parametrize(
-    "key", [key for key in KEYS if not isinstance(key.rule, Integer)], ids=lambda k: k.name
+    "key", [key for key in KEYS if not isinstance(key.rule, Integer | Boolean)], ids=lambda k: k.name
 )
 @pytest.mark.parametrize(
     "value", ["true", "1", "1.0", "[]", "{}", "1979-05-27", '"\\u0000"', '"a\\nb"', '"%s"']
@@ -493,7 +499,7 @@ def test_memory_that_reaches_into_another_region_is_refused() -> None:
 
 def test_every_leaf_has_a_type_its_rule_agrees_with() -> None:
     for key in KEYS:
-        expected = int if isinstance(key.rule, Integer) else str
+        expected = int if isinstance(key.rule, Integer) else bool if isinstance(key.rule, Boolean) else str
         cls: type = Sections
         *path, leaf = key.name.split(".")
         for part in path:

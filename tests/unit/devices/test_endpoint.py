@@ -37,9 +37,9 @@ EPOCH = 5
 class Controller:
     """An endpoint controller with all paths up and its BARs placed."""
 
-    def __init__(self, *, msi: bool = True) -> None:
+    def __init__(self, *, msi: bool = True, text: str = "") -> None:
         self.dram = dram(EP_DRAM)
-        self.model = EndpointController(config(), self.dram)
+        self.model = EndpointController(config(text), self.dram)
         self.model.start(0)
         for peer, session in (("peer-ep", 2), ("edma", 3), ("rc-host", EPOCH)):
             self.model.on_path(peer, True, session, "session agreed", 0)
@@ -566,3 +566,36 @@ class TestMsiPage:
         answer = only(model.handle("rc-host", MemRead(page + 0x40, 4, 5, EPOCH), 0), "rc-host", Completion)
 
         assert answer.status is Status.UR
+
+
+@pytest.mark.covers("EDMA 31")
+def test_window_that_changes_while_a_read_is_on_its_way_is_reported() -> None:
+    controller = Controller()
+    interrupts = {"widx": 1, "addr": EDMA_BASE & ~0xFFF, "size": 0x8000, "offset": 0xF0000}
+    controller.call("mw_set_trans", **interrupts)
+    controller.call("mw_clear_trans", widx=1)
+    controller.call("mw_set_trans", **interrupts)
+    assert "windows_changed_in_flight" not in controller.model.counters
+
+    read = only(controller.host(MemRead(WINDOW + 0xF00A0, 4, 9, EPOCH)), "edma", MemRead)
+    effects = controller.client(Call("mw_clear_trans", {"widx": 1}, 9, EPOCH))
+    (changed,) = logged(effects, "iatu.changed_in_flight")
+    controller.model.handle("edma", Completion(read.tag, Status.OK, u32(0), EPOCH), 0)
+    controller.call("mw_set_trans", **interrupts)
+
+    assert changed == {"reads": 1}
+    assert controller.model.counters["windows_changed_in_flight"] == 1
+
+
+@pytest.mark.parametrize("is_forwarded", [False, True])
+def test_what_no_window_holds_is_refused_unless_the_configuration_forwards_it(is_forwarded: bool) -> None:
+    text = f"[ntb]\npassthrough = {str(is_forwarded).lower()}\n"
+    controller = Controller(text=text)
+    unmapped = WINDOW + 0xF8000
+
+    controller.host(MemWrite(unmapped, b"stray"))
+
+    counters = controller.model.snapshot()["counters"]
+    assert counters["inbound_misses"] == 1
+    assert counters.get("writes_dropped_nothing_local", 0) == is_forwarded
+    assert counters.get("writes_dropped_no_window", 0) == (not is_forwarded)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ntbnet.devices.effects import Outbox
-from ntbnet.devices.epc_features import EpcHeader
+from ntbnet.devices.epc_features import EpcFeatures, EpcHeader, features_of
 from ntbnet.devices.host_irq import IrqKind
 from ntbnet.devices.inbound import Submap
 from ntbnet.devices.tick import Tick
@@ -36,6 +36,10 @@ class FakeController:
         if call[0] == self.refuse or (call[0] == "map_addr" and call[2] == self.refused_bus):
             raise KernelError(errno.EINVAL, "refused")
         self.calls.append(call)
+
+    def get_features(self) -> EpcFeatures:
+        endpoint = config().profile.endpoint
+        return features_of(endpoint, (), endpoint.align)
 
     def set_bar(
         self,
