@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.coverage_table import TABLE, malformed, marks, text
+from tests.coverage_table import LEFT_OUT, TABLE, malformed, marks, text
 
 
 def test_table_in_docs_is_current() -> None:
@@ -11,3 +11,7 @@ def test_table_in_docs_is_current() -> None:
 
 def test_every_cited_item_is_of_a_known_series() -> None:
     assert malformed(list(marks())) == []
+
+
+def test_item_that_is_left_out_is_proved_nowhere() -> None:
+    assert LEFT_OUT.keys() & marks().keys() == set()

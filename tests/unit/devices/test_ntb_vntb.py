@@ -136,7 +136,7 @@ def test_link_is_up_gives_exactly_0_or_1_and_enabling_does_nothing(status: int, 
     assert device.calls == []
 
 
-@pytest.mark.covers("NTB 59", "NTB 60", "NTB 65", "NTB 8")
+@pytest.mark.covers("NTB 59", "NTB 60", "NTB 65", "NTB 8", "EDMA 69", "EDMA 70")
 def test_scratchpads_are_two_banks_the_hosts_first() -> None:
     device = Device()
     device.do(device.ntb.peer_spad_write(0, 3, 0x11111111))
