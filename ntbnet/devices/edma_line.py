@@ -86,8 +86,8 @@ class InterruptLines:
         self._latched = 0
         self._rung_since = False
         """A test interrupt came after the CPU was last told."""
-        self._news = 0
-        """Lines with a cause of which the CPU was not told."""
+        self._told = {direction: 0 for direction in Direction}
+        """Pending status bits that the CPU was told of."""
         self._repeat_ns: int | None = None
 
     def ring(self, direction: Direction) -> None:
@@ -98,25 +98,27 @@ class InterruptLines:
         else:
             self._latched = 1 << self._choose(direction)
         self._rung_since = True
-        self._settle(self._latched, direction)
+        self._settle(direction)
 
     def status_set(self, direction: Direction, bit: int) -> None:
         """Bit ``bit`` of INT_STATUS was set: done of channel ``bit``, or abort of ``bit`` - 16."""
-        is_open = self._pending(direction) >> bit & 1
-        self._settle(self._lines[direction][bit % ABORT_SHIFT] if is_open else 0, direction)
+        self._told[direction] &= ~(1 << bit)
+        self._settle(direction)
 
     def mask_written(self, direction: Direction) -> None:
         """INT_MASK changed: a pending bit that is unmasked raises its line now."""
-        self._settle(0, direction)
+        self._settle(direction)
 
     def acknowledge(self, direction: Direction, now_ns: int) -> None:
         """INT_CLEAR was written; the named status bits are gone already."""
-        again = self._latched if self._rung_since else 0
-        self._latched = again
-        self._settle(again, direction)
-        if self._news & self.level:
+        if not self._rung_since:
+            self._latched = 0
+        is_told = self._settle(direction)
+        if not self.level or is_told:
+            return
+        if self._rung_since or any(self._pending(each) & ~self._told[each] for each in Direction):
             self._tell()
-        elif self.level and self._repeat_ns is None:
+        elif self._repeat_ns is None:
             self._repeat_ns = now_ns + REPEAT_NS
 
     def cpu_changed(self, up: bool) -> None:
@@ -145,17 +147,18 @@ class InterruptLines:
         self._next_turn = (line + 1) % self._all.bit_length()
         return line
 
-    def _settle(self, news: int, direction: Direction) -> None:
+    def _settle(self, direction: Direction) -> bool:
+        """Bring the level up to date after something of ``direction`` changed; True when the CPU was told."""
         level = self._latched
         for each, lines in self._lines.items():
             pending = self._pending(each)
+            self._told[each] &= pending
             if pending:
                 pending |= pending >> ABORT_SHIFT
                 for channel, line in enumerate(lines):
                     if pending >> channel & 1:
                         level |= line
         rising, falling, self.level = level & ~self.level, self.level & ~level, level
-        self._news = (self._news | news | rising) & level
         register = direction.register("INT_STATUS")
         for line in range(self._all.bit_length()):
             if rising >> line & 1:
@@ -166,6 +169,7 @@ class InterruptLines:
             self._repeat_ns = None
         if rising:
             self._tell()
+        return rising != 0
 
     def _pending(self, direction: Direction) -> int:
         status = self._registers.get(direction.register("INT_STATUS"))
@@ -177,6 +181,6 @@ class InterruptLines:
             return
         self._counters["irqs"] += 1
         self._outbox.send(CPU, Irq(IrqSource.EDMA_LINE, lines or self.level))
-        self._news = 0
+        self._told = {direction: self._pending(direction) for direction in Direction}
         self._rung_since = False
         self._repeat_ns = None
