@@ -4,7 +4,7 @@ import pytest
 
 from ntbnet.devices.edma import Edma
 from ntbnet.wire import Completion, Irq, IrqSource, MemRead, MemWrite, Notice, Status
-from tests.unit.devices.kit import config, logged, only, sent, u32
+from tests.unit.devices.kit import EP_DRAM, config, dram, logged, only, sent, u32
 
 BASE = 0xE65D_5000
 WR_INT_STATUS, WR_INT_CLEAR, RD_INT_STATUS, RD_INT_CLEAR = 0x4C, 0x58, 0xA0, 0xAC
@@ -12,7 +12,7 @@ RING = Irq(IrqSource.EDMA_LINE, 1)
 
 
 def engine() -> Edma:
-    edma = Edma(config())
+    edma = Edma(config(), dram(EP_DRAM))
     edma.on_path("peer-ep", True, 1, "", 0)
     return edma
 
@@ -84,16 +84,6 @@ def test_cpu_that_comes_back_is_rung_whatever_happened_meanwhile() -> None:
     assert sent(edma.on_path("peer-ep", True, 2, "", 0)) == [RING]
 
 
-def test_channel_doorbell_moves_nothing_and_is_logged_once() -> None:
-    edma = engine()
-    first = edma.handle("epc", MemWrite(BASE + 0x30, u32(1)), 0)
-    again = edma.handle("epc", MemWrite(BASE + 0x10, u32(1)), 0)
-
-    assert len(logged(first, "edma.write_ignored")) == 1
-    assert logged(again, "edma.write_ignored") == []
-    assert edma.counters["writes_ignored"] == 2
-
-
 def test_access_outside_the_register_block_is_ignored() -> None:
     edma = engine()
     write(edma, 0x1200)
@@ -107,4 +97,9 @@ def test_forged_message_is_counted() -> None:
     edma = engine()
 
     assert edma.handle("epc", Notice("epoch"), 0) == []
-    assert edma.counters["unexpected"] == 1
+    assert edma.handle("peer-ep", Notice("link", {"epoch": 1, "bus_master": True}), 0) == []
+    assert edma.handle("epc", Notice("link", {"epoch": True, "bus_master": 1}), 0) == []
+    assert edma.handle("epc", Notice("link", {"epoch": -1, "bus_master": True}), 0) == []
+    assert edma.handle("peer-ep", Completion(1, Status.OK, b"1234"), 0) == []
+    assert edma.counters["unexpected"] == 5
+    assert edma.engine.is_open is False
