@@ -86,7 +86,7 @@ class InterruptLines:
         self._latched = 0
         self._rung_since = False
         """A test interrupt came after the CPU was last told."""
-        self._told = {direction: 0 for direction in Direction}
+        self._told = dict.fromkeys(Direction, 0)
         """Pending status bits that the CPU was told of."""
         self._repeat_ns: int | None = None
 

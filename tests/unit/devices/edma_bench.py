@@ -136,7 +136,7 @@ class Bench:
         self.write_pair(direction.register("DAR"), transfer.destination)
         self.write(direction.register("DOORBELL"), 0)
 
-    def sent(self, kind: type[MemWrite] | type[MemRead]) -> list[MemWrite | MemRead]:
+    def sent(self, kind: type[MemWrite | MemRead]) -> list[MemWrite | MemRead]:
         return [message for message in self.requests if isinstance(message, kind)]
 
     def aborts(self) -> list[str]:

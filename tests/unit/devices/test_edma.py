@@ -4,7 +4,7 @@ import pytest
 
 from ntbnet.devices.edma import Edma
 from ntbnet.wire import Completion, Irq, IrqSource, MemRead, MemWrite, Notice, Status
-from tests.unit.devices.kit import EP_DRAM, config, dram, logged, only, sent, u32
+from tests.unit.devices.kit import EP_DRAM, config, dram, only, sent, u32
 
 BASE = 0xE65D_5000
 WR_INT_STATUS, WR_INT_CLEAR, RD_INT_STATUS, RD_INT_CLEAR = 0x4C, 0x58, 0xA0, 0xAC
