@@ -157,7 +157,7 @@ class EndpointHardware:
     """
 
     edma_test_line: Annotated[str, Choice(("first", "turn"))]
-    """Line of a test interrupt: first, the first one of the direction written to; turn, each of all in turn."""
+    """Line of a test interrupt: first, the first of the direction written to; turn, each of all in turn."""
 
     dram_base: Annotated[int, _ADDRESS]
     """First CPU address of the memory."""

@@ -86,7 +86,8 @@ class DmaUser:
     def on_path(self, peer: str, up: bool, session: int, reason: str, now_ns: int) -> Sequence[Effect]:
         if peer == "edma" and not up:
             self.driver.lost()
-        return self.peer.on_path(peer, up, session, reason, now_ns)
+        effects: Sequence[Effect] = self.peer.on_path(peer, up, session, reason, now_ns)
+        return effects
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.peer, name)

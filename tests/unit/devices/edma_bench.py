@@ -1,4 +1,4 @@
-"""An eDMA engine on a bench: EP memory, a bus with RC memory behind it, and the engine's registers by name."""
+"""An eDMA engine on a bench: EP memory, a bus with RC memory behind it, its registers by name."""
 
 from __future__ import annotations
 

@@ -8,7 +8,14 @@ from collections import Counter, deque
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from ntbnet.devices.edma_line import REPEAT_NS, InterruptLines, channel_line, first_line
 from ntbnet.devices.effects import Outbox
@@ -169,12 +176,11 @@ class LineMachine(RuleBasedStateMachine):
         assert self.real.lines.level == 0
 
 
-LineMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
-
-
-@pytest.mark.covers("EDMA 130", "EDMA 131", "EDMA 110")
-class TestLinesBehaveAsTheReference(LineMachine.TestCase):
-    pass
+@pytest.mark.covers("EDMA 110", "EDMA 130", "EDMA 131")
+def test_lines_behave_as_the_reference_machine() -> None:
+    run_state_machine_as_test(
+        LineMachine, settings=settings(max_examples=60, stateful_step_count=40, deadline=None)
+    )
 
 
 @pytest.mark.covers("EDMA 131")
