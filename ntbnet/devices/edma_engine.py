@@ -295,11 +295,12 @@ class Engine:
 
         def hook(_index: int, _old: int, bits: int) -> None:
             self.counters["clears"] += 1
-            self._registers.set(status, self._registers.get(status) & ~bits)
-            for register, part in errors:
-                left = self._registers.get_field(register, part) & ~(bits >> ABORT_SHIFT)
-                self._registers.set_field(register, part, left)
-            self._lines.acknowledge(direction, self.now_ns)
+            if bits:
+                self._registers.set(status, self._registers.get(status) & ~bits)
+                for register, part in errors:
+                    left = self._registers.get_field(register, part) & ~(bits >> ABORT_SHIFT)
+                    self._registers.set_field(register, part, left)
+            self._lines.acknowledge(direction, bits, self.now_ns)
 
         return hook
 

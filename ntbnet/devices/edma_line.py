@@ -86,8 +86,16 @@ class InterruptLines:
         self._latched = 0
         self._rung_since = False
         """A test interrupt came after the CPU was last told."""
+        self._names = {
+            direction: (direction.register("INT_STATUS"), direction.register("INT_MASK"))
+            for direction in Direction
+        }
+        self._pending = dict.fromkeys(Direction, 0)
+        """Status bits that are set and not masked."""
         self._told = dict.fromkeys(Direction, 0)
-        """Pending status bits that the CPU was told of."""
+        """Of these, which the CPU was told of."""
+        self._status_level = dict.fromkeys(Direction, 0)
+        """Lines that they raise."""
         self._repeat_ns: int | None = None
 
     def ring(self, direction: Direction) -> None:
@@ -103,20 +111,24 @@ class InterruptLines:
     def status_set(self, direction: Direction, bit: int) -> None:
         """Bit ``bit`` of INT_STATUS was set: done of channel ``bit``, or abort of ``bit`` - 16."""
         self._told[direction] &= ~(1 << bit)
+        self._read_status(direction)
         self._settle(direction)
 
     def mask_written(self, direction: Direction) -> None:
         """INT_MASK changed: a pending bit that is unmasked raises its line now."""
+        self._read_status(direction)
         self._settle(direction)
 
-    def acknowledge(self, direction: Direction, now_ns: int) -> None:
-        """INT_CLEAR was written; the named status bits are gone already."""
+    def acknowledge(self, direction: Direction, bits: int, now_ns: int) -> None:
+        """INT_CLEAR was written with ``bits``; these are gone from the status already."""
+        if bits:
+            self._read_status(direction)
         if not self._rung_since:
             self._latched = 0
         is_told = self._settle(direction)
         if not self.level or is_told:
             return
-        if self._rung_since or any(self._pending(each) & ~self._told[each] for each in Direction):
+        if self._rung_since or any(self._pending[each] & ~self._told[each] for each in Direction):
             self._tell()
         elif self._repeat_ns is None:
             self._repeat_ns = now_ns + REPEAT_NS
@@ -147,19 +159,24 @@ class InterruptLines:
         self._next_turn = (line + 1) % self._all.bit_length()
         return line
 
+    def _read_status(self, direction: Direction) -> None:
+        status, mask = self._names[direction]
+        pending = self._registers.get(status) & ~self._registers.get(mask)
+        self._pending[direction] = pending
+        self._told[direction] &= pending
+        pending |= pending >> ABORT_SHIFT
+        self._status_level[direction] = 0
+        for channel, line in enumerate(self._lines[direction]):
+            if pending >> channel & 1:
+                self._status_level[direction] |= line
+
     def _settle(self, direction: Direction) -> bool:
         """Bring the level up to date after something of ``direction`` changed; True when the CPU was told."""
-        level = self._latched
-        for each, lines in self._lines.items():
-            pending = self._pending(each)
-            self._told[each] &= pending
-            if pending:
-                pending |= pending >> ABORT_SHIFT
-                for channel, line in enumerate(lines):
-                    if pending >> channel & 1:
-                        level |= line
+        level = self._latched | self._status_level[Direction.WRITE] | self._status_level[Direction.READ]
+        if level == self.level:
+            return False
         rising, falling, self.level = level & ~self.level, self.level & ~level, level
-        register = direction.register("INT_STATUS")
+        register = self._names[direction][0]
         for line in range(self._all.bit_length()):
             if rising >> line & 1:
                 self._outbox.log("edma.line_raised", line=line, register=register)
@@ -171,16 +188,12 @@ class InterruptLines:
             self._tell()
         return rising != 0
 
-    def _pending(self, direction: Direction) -> int:
-        status = self._registers.get(direction.register("INT_STATUS"))
-        return status and status & ~self._registers.get(direction.register("INT_MASK"))
-
     def _tell(self, lines: int = 0) -> None:
         """Send the set of lines that are high, or ``lines``."""
         if not self._cpu_up:
             return
         self._counters["irqs"] += 1
         self._outbox.send(CPU, Irq(IrqSource.EDMA_LINE, lines or self.level))
-        self._told = {direction: self._pending(direction) for direction in Direction}
+        self._told.update(self._pending)
         self._rung_since = False
         self._repeat_ns = None

@@ -67,7 +67,7 @@ class Lines:
     def clear(self, direction: Direction, bits: int, now_ns: int = 0) -> None:
         register = direction.register("INT_STATUS")
         self.registers.set(register, self.registers.get(register) & ~bits)
-        self.lines.acknowledge(direction, now_ns)
+        self.lines.acknowledge(direction, bits, now_ns)
 
 
 class LineMachine(RuleBasedStateMachine):
