@@ -93,8 +93,8 @@ class DmaUser:
         return getattr(self.peer, name)
 
 
-def dma(seed: int) -> tuple[World, DmaUser]:
-    world = World(seed=seed).bring_up()
+def dma(seed: int, latency_us: tuple[int, int] = (20, 60)) -> tuple[World, DmaUser]:
+    world = World(seed=seed, latency_us=latency_us).bring_up()
     return world, DmaUser(world)
 
 
@@ -102,9 +102,10 @@ def untouched(window: Window, begin: int) -> bool:
     return window.load(begin, AREA_BYTES - begin) == bytes(AREA_BYTES - begin)
 
 
-@pytest.mark.covers("EDMA 108", "EDMA 113", "EDMA 117")
+@pytest.mark.covers("EDMA 108", "EDMA 113", "EDMA 117", "EDMA 132")
 def test_data_crosses_both_ways_at_once_and_is_there_when_it_is_said_to_be() -> None:
     world, user = dma(seed=31)
+    rings = user.peer.counters["edma_interrupts"]
     end = user.submit(Direction.WRITE, 0, SIZES)
     user.submit(Direction.READ, end, SIZES)
     user.wait(2 * len(SIZES))
@@ -119,6 +120,7 @@ def test_data_crosses_both_ways_at_once_and_is_there_when_it_is_said_to_be() -> 
     assert untouched(user.ep, 2 * end)
     assert world.epoch == 1
     assert world.events("write.dropped") == []
+    assert user.peer.counters["edma_interrupts"] > rings
     channels = world.device("edma").snapshot()["channels"]
     assert [(one["bytes"], one["state"]) for one in channels] == [(sum(SIZES), "done")] * 2
 
@@ -172,6 +174,20 @@ def test_link_lost_in_mid_transfer_aborts_it_and_nothing_lands_later(direction: 
     user.wait(2 + len(SIZES))
     assert all(ok for _, ok in user.answers[2:])
     assert all(user.landed[2:])
+
+
+@pytest.mark.covers("EDMA 173")
+def test_read_throughput_falls_with_the_latency_of_the_link() -> None:
+    """A fixed number of reads under way: twice the latency, half the rate."""
+    took_ns = []
+    for latency_us in (50, 100):
+        world, user = dma(seed=35, latency_us=(latency_us, latency_us))
+        begin_ns = world.now_ns
+        user.submit(Direction.READ, 0, (1 << 20,))
+        user.wait(1)
+        took_ns.append(world.now_ns - begin_ns)
+
+    assert took_ns[1] / took_ns[0] == pytest.approx(2, rel=0.05)
 
 
 def test_write_to_memory_the_host_did_not_map_is_an_abort_and_touches_nothing() -> None:
