@@ -276,13 +276,14 @@ def test_any_list_with_a_wrong_element_aborts_there_with_the_right_status(
     is_write = plan.direction is WR
     local = data.draw(st.sampled_from([0, EP_DRAM - 1, BEYOND - good.size + 1, END - good.size]))
     bus = data.draw(st.sampled_from([0, RC_DRAM - good.size, END - good.size + 1]))
+    pointer = data.draw(st.sampled_from([0, EP_DRAM - 1, BEYOND - ELEMENT_BYTES + 1, END - 1]))
     source, destination = good.source, good.destination
     if kind == BAD_LOCAL:
         source, destination = (local, destination) if is_write else (source, local)
     elif kind == BAD_BUS:
         source, destination = (source, bus) if is_write else (bus, destination)
     wrong = encode_data(control, Transfer(source, destination, good.size))
-    bench.put_list(encode_link(0, local) if kind == BAD_FETCH else wrong, slots[number])
+    bench.put_list(encode_link(0, pointer) if kind == BAD_FETCH else wrong, slots[number])
     ep, rc = expected(bench, Plan(plan.direction, plan.transfers[:number], plan.jumps[:number]))
 
     bench.start(plan.direction)
