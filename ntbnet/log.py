@@ -122,6 +122,14 @@ EVENTS: dict[str, Event] = {
     "edma.write_ignored": Event(
         "warning", ("cause", "addr"), "a register write had no effect; logged once a cause"
     ),
+    "edma.doorbell_ignored": Event(
+        "warning", ("cause", "register"), "a channel's doorbell had no effect; logged once a cause"
+    ),
+    "edma.channel_aborted": Event(
+        "warning",
+        ("direction", "channel", "cause"),
+        "a DMA channel ended early; logged once a channel and cause in a link epoch",
+    ),
     "driver.bound": Event(
         "info", ("driver", "mws", "spads", "db_bits"), "NTB driver of this side has its device"
     ),

@@ -85,6 +85,7 @@ class Bridge:
                 "planned": [window.as_json() for window in layout_of(config).windows],
                 "actual": answers.get("epc", {}).get("windows", []),
             },
+            "dma_channels": answers.get("edma", {}).get("channels", []),
             "nodes": _nodes(config, self.run.name),
         }
 

@@ -2,9 +2,10 @@
 
 What comes from the link is decoded by BAR and inbound window into a local address, and lands in EP
 DRAM, in another EP device's registers (the eDMA engine), or on the page of the EP's MSI controller. What
-the EP's CPU stores into the outbound aperture is translated and goes to the host. A miss is UR: writes
-are dropped and counted, reads complete with UR. A burst that no window holds as a whole is refused
-request by request (``tlp``), so that the part inside lands.
+the EP's CPU stores into the outbound aperture is translated and goes to the host; what the eDMA engine
+sends has a bus address already, and goes to the host while that lets the function be a bus master. A
+miss is UR: writes are dropped and counted, reads complete with UR. A burst that no window holds as a
+whole is refused request by request (``tlp``), so that the part inside lands.
 """
 
 from __future__ import annotations
@@ -83,6 +84,8 @@ class EndpointController:
         self._paths: dict[str, bool] = {}
         self.counters: Counter[str] = Counter()
         self._refusals = Refusals(self._outbox, self.counters)
+        self._told_engine: tuple[int, bool] | None = None
+        """Link epoch and bus master enable as the engine has them; None while its path is down."""
         self._tag = 0
         self._forwarded: dict[int, tuple[str, str, int]] = {}
         """By tag: who answers, who asked, and the tag it asked with."""
@@ -114,10 +117,8 @@ class EndpointController:
             self._from_host(message)
         elif src == CLIENT:
             self._from_client(message)
-        elif isinstance(message, Completion):
-            self._complete(src, message)
         else:
-            self.counters["unexpected"] += 1
+            self._from_engine(message)
         return self._outbox.take()
 
     def on_path(self, peer: str, up: bool, session: int, reason: str, now_ns: int) -> Sequence[Effect]:
@@ -137,8 +138,10 @@ class EndpointController:
             # what was stored to the engine meanwhile is lost, and may have been a ring
             if self._paths.get(CLIENT):
                 self._outbox.send(CLIENT, Notice("edma_reached", {}, self.epoch))
+            self._tell_engine()
         elif peer == EDMA:
-            self._forwarded = {tag: entry for tag, entry in self._forwarded.items() if entry[0] != EDMA}
+            self._told_engine = None
+            self._forwarded = {tag: entry for tag, entry in self._forwarded.items() if EDMA not in entry[:2]}
         return self._outbox.take()
 
     def next_deadline(self) -> int | None:
@@ -185,11 +188,22 @@ class EndpointController:
             self.epoch = session
             self._outbox.log("link.changed", up=True, link_epoch=session, reason=reason)
         self._tell_client()
+        self._tell_engine()
 
     def _tell_client(self) -> None:
         self.vntb.set_client_epoch(self.epoch)
         if self._paths.get(CLIENT):
             self._outbox.send(CLIENT, Notice("epoch", {"epoch": self.epoch}, self.epoch))
+
+    def _tell_engine(self) -> None:
+        """Whether the engine may send requests, and under which epoch, when that is news."""
+        news = (self.epoch, self._is_bus_master())
+        if self._paths.get(EDMA) and news != self._told_engine:
+            self._told_engine = news
+            self._outbox.send(EDMA, Notice("link", {"epoch": news[0], "bus_master": news[1]}, self.epoch))
+
+    def _is_bus_master(self) -> bool:
+        return bool(self.epc.space.get_field("COMMAND", "BUS_MASTER"))
 
     # from the link
 
@@ -203,6 +217,7 @@ class EndpointController:
             self._outbox.send(HOST, Completion(message.tag, Status.OK, data, self.epoch))
         elif isinstance(message, CfgWrite):
             self.epc.config_write(message.offset, message.data)
+            self._tell_engine()
             self._outbox.send(HOST, Completion(message.tag, Status.OK, b"", self.epoch))
         elif isinstance(message, Completion):
             self._complete(HOST, message)
@@ -283,10 +298,32 @@ class EndpointController:
 
     def _on_window_change(self) -> None:
         """Hardware gives no warning: what a change does to an access on its way is undefined (EDMA 31)."""
-        in_flight = sum(requester != NOBODY for _, requester, _ in self._forwarded.values())
+        in_flight = sum(requester not in {NOBODY, EDMA} for _, requester, _ in self._forwarded.values())
         if in_flight:
             self.counters["windows_changed_in_flight"] += 1
             self._outbox.log("iatu.changed_in_flight", reads=in_flight)
+
+    # from the eDMA engine
+
+    def _from_engine(self, message: Message) -> None:
+        """Requests under bus addresses, and answers to what was asked of its registers."""
+        if isinstance(message, Completion):
+            self._complete(EDMA, message)
+            return
+        may_go_out = self.epoch and message.epoch == self.epoch and self._is_bus_master()
+        if isinstance(message, MemWrite):
+            if may_go_out:
+                self._outbox.send(HOST, message)
+            else:
+                self._refusals.drop_write("no_bus_master", message.addr, len(message.data))
+        elif isinstance(message, MemRead):
+            if may_go_out:
+                self._forward_read(HOST, EDMA, message.addr, message)
+            else:
+                self._refusals.refuse_read("no_bus_master", message.addr, message.size)
+                self._outbox.send(EDMA, Completion(message.tag, Status.UR, b"", message.epoch))
+        else:
+            self.counters["unexpected"] += 1
 
     # from the EP's own CPU
 

@@ -239,11 +239,11 @@ class World:
 
     def _make(self, name: str) -> Device:
         config = self.config
-        if name == "edma":
-            return Edma(config)
         node = NODE_OF[name]
         base = config.profile.rc.dram_base if node == "rc" else config.profile.endpoint.dram_base
         dram = Window(memoryview(self.dram[node]), base, f"{node}-dram")
+        if name == "edma":
+            return Edma(config, dram)
         if name == "rc-host":
             return RootComplex(config, dram)
         if name == "epc":

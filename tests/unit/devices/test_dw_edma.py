@@ -13,7 +13,7 @@ from ntbnet.devices.effects import Outbox
 from ntbnet.devices.task import Tasks
 from ntbnet.errors import KernelError
 from ntbnet.wire import Completion, MemRead, MemWrite
-from tests.unit.devices.kit import config, sent, u32
+from tests.unit.devices.kit import EP_DRAM, config, dram, sent, u32
 
 BASE = 0xE65D_5000
 TIMEOUT_NS = 500_000_000
@@ -66,7 +66,7 @@ def test_acknowledge_is_0_in_both_clear_registers_and_a_read_behind_it() -> None
 
 
 def test_ring_that_collapses_while_the_acknowledge_is_on_its_way_is_not_lost() -> None:
-    engine, hardware = Engine(), Edma(config())
+    engine, hardware = Engine(), Edma(config(), dram(EP_DRAM))
     hardware.on_path("peer-ep", True, 1, "", 0)
     memory, seen = [0], [0]
     engine.driver.register_self_irq(lambda: seen.append(memory[0]), None, lambda: None)
@@ -96,7 +96,7 @@ def test_flush_that_gets_no_answer_looks_again_all_the_same() -> None:
 
 @pytest.mark.covers("EDMA 129")
 def test_acknowledge_leaves_done_and_abort_bits_in_the_engine() -> None:
-    engine, hardware = Engine(), Edma(config())
+    engine, hardware = Engine(), Edma(config(), dram(EP_DRAM))
     hardware.registers.set("RD_INT_STATUS", 0x0001_0003)
     engine.driver.on_lines(1)
     for message in sent(engine.outbox.take(), "edma"):
