@@ -100,13 +100,7 @@ def test_killed_engine_loses_at_most_what_was_under_way(make_bridge: MakeBridge,
     try:
         for kills in (1, 2, 3):
             bridge.signal("edma", signal.SIGKILL)
-            until(
-                lambda kills=kills: (
-                    bridge.service("edma")["restarts"] == kills and bridge.service("edma")["state"] == "up"
-                ),
-                15,
-                "restart of edma",
-            )
+            until(partial(_has_restarted, bridge, kills), 15, "restart of edma")
         output = pinging.communicate(timeout=40)[0]
     finally:
         pinging.kill()
@@ -122,7 +116,7 @@ def test_killed_engine_loses_at_most_what_was_under_way(make_bridge: MakeBridge,
 
 def _has_restarted(bridge: LiveBridge, times: int) -> bool:
     service = bridge.service("edma")
-    return service["restarts"] == times and service["state"] == "up"
+    return (service["restarts"], service["state"]) == (times, "up")
 
 
 def _with_backend(bridge: LiveBridge, backend: str) -> dict[str, Any] | None:
