@@ -6,10 +6,9 @@ and leaves the done and abort bits of channels to whoever drives channels. The l
 nor how often, so a real completion looks like a ring, too (the merged behaviour; the RFC's own handler
 lost rings that met a completion and erased real bits).
 
-A ring that comes while the acknowledge is on its way collapses into the interrupt that it ends, and
-what it announced may be newer than what the callbacks saw. So a read flushes the acknowledge, and the
-callbacks run once more when it has come back. The kernel acknowledges first and does not look again; its
-store reaches the engine before a ring can.
+A ring that comes while the acknowledge is on its way may announce what the callbacks did not see: the
+engine tells of it again (``edma_line``). The kernel acknowledges first; its store reaches the engine before
+a ring can.
 
 Source: Linux dw-edma-core.c, with the interrupt emulation of February 2026; the RFC's patches 15 to 17.
 """
@@ -23,7 +22,6 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from ntbnet.devices.effects import Outbox
-from ntbnet.devices.task import Read, Task, Tasks
 from ntbnet.errors import KernelError
 from ntbnet.profile import EndpointHardware
 from ntbnet.regs.edma import edma_block
@@ -65,7 +63,6 @@ class DwEdma:
     Args:
         hardware: of the host it belongs to.
         outbox: where register writes go.
-        tasks: runs the flush of an acknowledge.
         counters: takes ``edma_interrupts``, and ``edma_line_N`` for each line that was high.
         map_format: layout of the registers.
 
@@ -77,13 +74,11 @@ class DwEdma:
         self,
         hardware: EndpointHardware,
         outbox: Outbox,
-        tasks: Tasks,
         counters: Counter[str],
         map_format: MapFormat = MapFormat.UNROLL,
     ) -> None:
         self.device = hardware.edma_base
         self._outbox = outbox
-        self._tasks = tasks
         self._map_format = map_format
         block = edma_block(hardware.edma_write_channels, hardware.edma_read_channels)
         base = hardware.edma_base
@@ -159,12 +154,6 @@ class DwEdma:
         self.run_callbacks()
         for addr in self._clear:
             self._outbox.send(ENGINE, MemWrite(addr, ACKNOWLEDGE))
-        if self.is_present:
-            self._tasks.spawn("edma-acknowledge", self._look_again())
-
-    def _look_again(self) -> Task[None]:
-        yield Read(self._registers.status, 4, ENGINE)
-        self.run_callbacks()
 
     def run_callbacks(self) -> None:
         """A ring may have come or been lost: every callback looks."""

@@ -13,7 +13,7 @@ from ntbnet.devices.dw_edma import DwEdma, DwEdmas, MapFormat
 from ntbnet.devices.effects import Outbox
 from ntbnet.devices.msi_domain import MsiDomain
 from ntbnet.devices.ntb import EpcResource, MwAlign
-from ntbnet.devices.task import Sleep, Task, Tasks
+from ntbnet.devices.task import Sleep, Task
 from ntbnet.errors import KernelError
 from tests.unit.devices.kit import config
 from tests.unit.devices.ntb_pair import WINDOW_STRIDE, FakeNtb
@@ -76,8 +76,7 @@ class IntrDevice(FakeNtb):
 
 def edma_driver(map_format: MapFormat = MapFormat.UNROLL) -> DwEdma:
     outbox = Outbox()
-    tasks = Tasks(outbox, "epc", 500_000_000)
-    return DwEdma(config().profile.endpoint, outbox, tasks, Counter(), map_format)
+    return DwEdma(config().profile.endpoint, outbox, Counter(), map_format)
 
 
 def engines(map_format: MapFormat = MapFormat.UNROLL) -> DwEdmas:
