@@ -33,6 +33,9 @@ class StoryTun:
     def __init__(self, story: Story) -> None:
         self.story = story
 
+    def readinto(self, buffer: memoryview) -> int:
+        return 0
+
     def write(self, packet: memoryview) -> bool:
         self.story.lines.append(bytes(packet).decode())
         return True
