@@ -108,4 +108,3 @@ def points_from(body: dict[str, Any]) -> list[tuple[str, int]]:
     times = array(_NS)
     times.frombytes(packed)
     return [(str(names[code]), time_ns) for code, time_ns in zip(codes, times, strict=True)]
-
