@@ -59,6 +59,7 @@ def ping_pong(
     seconds: float,
     warm_up_s: float = 0.4,
     most: int | None = None,
+    reply_timeout_s: float = REPLY_TIMEOUT_S,
     open_socket: Callable[[str], socket.socket] = udp_inside,
 ) -> Trips:
     """Send to an echo server in the other namespace, one message at a time.
@@ -69,13 +70,14 @@ def ping_pong(
         seconds: how long, without warming up.
         warm_up_s: how long trips are not counted at first.
         most: counted trips after which it ends early.
+        reply_timeout_s: after which a message is dropped.
         open_socket: makes a UDP socket in a namespace.
 
     Raises:
         SetupError: nothing, or next to nothing, comes back.
     """
     with _echoing(open_socket(namespaces[1]), address) as port, open_socket(namespaces[0]) as client:
-        client.settimeout(REPLY_TIMEOUT_S)
+        client.settimeout(reply_timeout_s)
         client.connect((address, port))
         return _exchange(client, seconds, warm_up_s, most)
 
