@@ -73,9 +73,11 @@ class EndpointController:
         if endpoint.msi_page is not None:
             ranges.append((endpoint.msi_page, MSI_PAGE))
         self._local = AddressMap(ranges)
-        # what a window may be pointed at beside memory: the pages that hold registers for interrupts
+        # what an interrupt window may be pointed at beside memory: the page that holds its registers
         self._register_pages = {
-            page & ~(endpoint.align - 1) for page in (endpoint.edma_base, endpoint.ep_msi_page) if page
+            target: page & ~(endpoint.align - 1)
+            for target, page in (("edma", endpoint.edma_base), ("msi", endpoint.ep_msi_page))
+            if page
         }
         self.epoch = 0
         self._paths: dict[str, bool] = {}
@@ -99,6 +101,7 @@ class EndpointController:
             "ntb_attach": self._call_attach,
             "mw_set_trans": self._call_mw_set_trans,
             "mw_clear_trans": self._call_mw_clear_trans,
+            "peer_mw_is_open": self._call_peer_mw_is_open,
             "restart_link": self._call_restart_link,
         }
 
@@ -129,7 +132,11 @@ class EndpointController:
                 self._outbox.add(Restart(HOST, f"peer-ep: {reason}"))
         elif peer == CLIENT:
             self._tell_client()
-        elif peer == EDMA and not up:
+        elif peer == EDMA and up:
+            # what was stored to the engine meanwhile is lost, and may have been a ring
+            if self._paths.get(CLIENT):
+                self._outbox.send(CLIENT, Notice("edma_reached", {}, self.epoch))
+        elif peer == EDMA:
             self._forwarded = {tag: entry for tag, entry in self._forwarded.items() if entry[0] != EDMA}
         return self._outbox.take()
 
@@ -327,10 +334,9 @@ class EndpointController:
     def _call_mw_set_trans(self, args: dict[str, Any]) -> dict[str, Any]:
         widx, addr, size = (_integer(args, name) for name in ("widx", "addr", "size"))
         offset = _integer(args, "offset") if "offset" in args else 0
-        may_be_registers = self.vntb.windows.check(widx).purpose == "interrupt"
-        if not self._dram.span.contains(addr, size) and not (
-            may_be_registers and addr in self._register_pages
-        ):
+        plan = self.vntb.windows.check(widx)
+        is_its_page = plan.purpose == "interrupt" and addr == self._register_pages.get(plan.target)
+        if not is_its_page and not self._dram.span.contains(addr, size):
             raise KernelError(errno.EINVAL, f"[{addr:#x}, {addr + size:#x}) is not endpoint memory")
         self.vntb.mw_set_trans(widx, addr, size, offset)
         return {}
@@ -338,6 +344,9 @@ class EndpointController:
     def _call_mw_clear_trans(self, args: dict[str, Any]) -> dict[str, Any]:
         self.vntb.mw_clear_trans(_integer(args, "widx"))
         return {}
+
+    def _call_peer_mw_is_open(self, args: dict[str, Any]) -> dict[str, Any]:
+        return {"open": self.vntb.windows.outbound_is_mapped(_integer(args, "widx"))}
 
     def _call_restart_link(self, args: dict[str, Any]) -> dict[str, Any]:
         reason = str(args.get("reason", ""))[:80]

@@ -62,6 +62,7 @@ class Queue:
         client_ready: the client asked for the link.
         link_is_up: both sides announced the queue; frames can be sent.
         active: frames are received.
+        interrupts: rings that came as an interrupt of a backend.
         settling: rounds the queue still waits for the peer to notice that it was closed.
         link_work: announces the queue until the peer does.
         close_work: tells the peer that the queue goes down.
@@ -85,6 +86,7 @@ class Queue:
         self.link_is_up = False
         self.active = False
         self.settling = 0
+        self.interrupts = 0
         self._running = False
         self._on_sent: Callable[[int], None] | None = None
 
@@ -171,6 +173,12 @@ class Queue:
         """Take back one posted buffer: its length; None when there is none or the client is ready."""
         return None if self.client_ready else self.rx.take_pending()
 
+    def on_interrupt(self) -> None:
+        """The peer rang through this side's interrupt backend, for this queue or for another one."""
+        self.interrupts += 1
+        if self.active:
+            self.run_rx()
+
     def run_rx(self) -> None:
         """Receive until the ring is empty and the doorbell bit is clear (the kernel's tasklet)."""
         if self._running:
@@ -234,5 +242,6 @@ class Queue:
             "free_tx": tx.free_entries(),
             "link": "up" if self.link_is_up else "down",
             "rx_info_impossible": tx.impossible,
+            "interrupts": self.interrupts,
             "has_client": self.client is not None,
         }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
+from functools import partial
 from struct import Struct
 
 from ntbnet.devices.memory import Buffer, Window
@@ -24,8 +25,11 @@ class TxRing:
     Args:
         ntb: the device whose outbound window and doorbell are used.
         geometry: ring in the outbound window.
-        db_bits: doorbell bits rung after each frame.
+        db_bits: doorbell bits of the queue.
         on_impossible: told an ``rx_info`` that no frame has, or none that was sent.
+
+    Attributes:
+        trigger: tells the peer of a frame, behind the frame's stores; the doorbell, or an interrupt.
     """
 
     __slots__ = (
@@ -41,6 +45,7 @@ class TxRing:
         "geometry",
         "impossible",
         "index",
+        "trigger",
         "tx_async",
         "tx_bytes",
         "tx_err_no_buf",
@@ -54,6 +59,7 @@ class TxRing:
     ) -> None:
         self._ntb = ntb
         self._db_bits = db_bits
+        self.ring_doorbells()
         self._on_impossible = on_impossible
         self._starts = tuple(geometry.frame_offset(k) for k in range(geometry.max_entry))
         self._ends = tuple(geometry.frame_end(k) for k in range(geometry.max_entry))
@@ -72,6 +78,10 @@ class TxRing:
         self.tx_err_no_buf = self.tx_memcpy = self.tx_async = 0
         if self._info is not None:
             self._info.store_u32("tx.rx_info", self._info_offset, self.geometry.max_entry - 1)
+
+    def ring_doorbells(self) -> None:
+        """Tell the peer of frames by doorbell from now on."""
+        self.trigger: Callable[[], None] = partial(self._ntb.peer_db_set, self._db_bits)
 
     def attach(self, window: Window, offset: int) -> None:
         """Take ``rx_info`` from ``window`` at ``offset`` from now on, and initialise it."""
@@ -104,7 +114,7 @@ class TxRing:
         return tail - self.index if tail >= self.index else self.geometry.max_entry + tail - self.index
 
     def send(self, payload: Buffer, length: int, flags: int, on_sent: Callable[[int], None] | None) -> int:
-        """Put one frame into the ring and ring the doorbell.
+        """Put one frame into the ring and tell the peer.
 
         Args:
             payload: its first ``length`` bytes are sent; free for reuse after the call.
@@ -130,7 +140,7 @@ class TxRing:
         _VER_LEN.pack_into(self._ver_len, 0, self.tx_pkts & U32_MAX, length)
         write(widx, end + VER_AT, self._ver_len)
         write(widx, end + FLAGS_AT, WORD.pack(flags | FLAG_DESC_DONE))
-        self._ntb.peer_db_set(self._db_bits)
+        self.trigger()
         self.tx_bytes += length
         self.entries += 1
         if length and on_sent is not None:

@@ -22,7 +22,9 @@ from ntbnet.devices.effects import Deliver, Effect, Log, Restart, Send, SetCarri
 from ntbnet.devices.endpoint import EndpointController
 from ntbnet.devices.memory import Window
 from ntbnet.devices.path import Path
-from ntbnet.devices.peer import EpPeer, Peer, RcPeer
+from ntbnet.devices.peer import Peer
+from ntbnet.devices.peer_ep import EpPeer
+from ntbnet.devices.peer_rc import RcPeer
 from ntbnet.devices.root_complex import RootComplex
 from ntbnet.log import EVENTS
 from ntbnet.topology import NODE_OF, SERVICES, neighbours, session_counter

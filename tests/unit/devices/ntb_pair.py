@@ -10,6 +10,7 @@ from typing import Any
 
 from ntbnet.devices.effects import Deliver, Effect, Log, Outbox, Send, SetCarrier, StopQueue
 from ntbnet.devices.memory import Allocator, Buffer, Window
+from ntbnet.devices.msi_domain import MsiDomain
 from ntbnet.devices.ntb import MwAlign, NtbDevice
 from ntbnet.devices.queue import Queue
 from ntbnet.devices.task import Sleep, Task, Tasks
@@ -60,6 +61,8 @@ class FakeNtb(NtbDevice):
         self.calls: list[str] = []
         self.unmapped_stores = 0
         self.gone = False
+        self.peer: FakeNtb | None = None
+        self.msi: MsiDomain | None = None
 
     def _wait(self) -> Task[None]:
         assert not self.gone, "bus access to a device that is gone"
@@ -99,6 +102,13 @@ class FakeNtb(NtbDevice):
         if offset < 0 or offset + len(data) > self.mw_sizes[widx]:
             raise ValueError(f"store at {offset:#x} leaves window {widx}")
         self.outbox.send("peer", MemWrite((widx + 1) * WINDOW_STRIDE + offset, bytes(data)))
+
+    def peer_mw_is_open(self, widx: int) -> Task[bool]:
+        yield from self._wait()
+        return self.peer is not None and widx in self.peer.trans
+
+    def msi_domain(self) -> MsiDomain | None:
+        return self.msi
 
     def alloc_coherent(self, size: int, alignment: int, name: str) -> Window | None:
         return self.allocator.allocate(size, alignment, name)
@@ -143,7 +153,9 @@ class FakeNtb(NtbDevice):
         self.spads[sidx] = value
 
     def peer_spad_read(self, pidx: int, sidx: int) -> Task[int]:
-        raise NotImplementedError("the transport reads its own bank only")
+        yield from self._wait()
+        assert self.peer is not None
+        return self.peer.spads[sidx]
 
     def peer_spad_write(self, pidx: int, sidx: int, value: int) -> Task[None]:
         assert not self.gone, "bus access to a device that is gone"
@@ -261,6 +273,7 @@ class Pair:
             for i, name in enumerate(("rc", "ep"))
         ]
         self.rc, self.ep = self.sides
+        self.rc.ntb.peer, self.ep.ntb.peer = self.ep.ntb, self.rc.ntb
 
     def _make_side(
         self, name: str, mw_sizes: list[int], spads: int, db_mask: int, clients: int, base: int

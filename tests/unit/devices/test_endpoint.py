@@ -530,6 +530,10 @@ class TestWindowsAtOffsets:
         assert reply.error == errno.EINVAL
 
 
+MSI_PAGE = 0x0802_0000
+"""Of profile generic."""
+
+
 class TestMsiPage:
     """Profile generic: the host may reach the page of the endpoint's own MSI controller."""
 
@@ -542,7 +546,10 @@ class TestMsiPage:
             message = CfgWrite(0x10 + 4 * bar, base.to_bytes(4, "little"), 1, EPOCH)
             model.handle("rc-host", message, 0)
         model.handle("rc-host", CfgWrite(0x04, b"\6\0", 1, EPOCH), 0)
-        model.vntb.windows.open_interrupts()
+        call = Call(
+            "mw_set_trans", {"widx": 1, "addr": MSI_PAGE, "size": 0x20000, "offset": 0xE0000}, 9, EPOCH
+        )
+        assert only(model.handle("peer-ep", call, 0), "peer-ep", Reply).error == 0
         model.on_deadline(0)
         return model, 0x1010_0000 + 0xE0000
 
