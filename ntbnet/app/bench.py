@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+
+if TYPE_CHECKING:
+    from ntbnet.app.bench_lab import Lab
 
 DEFAULT_BENCH_NAME = "ntbnet-bench"
 
@@ -78,22 +82,32 @@ QUICK = Plan(
 
 
 def run(name: str, config_path: str | None, plan: Plan, say: Callable[[str], None]) -> dict[str, Any]:
-    """Measure everything in ``plan``; what ``--json`` prints. The bridge is down afterwards.
+    """Measure everything in ``plan`` with polled doorbells; what ``--json`` prints. The bridge is down then.
 
     Raises:
         ConfigError: name or configuration is wrong.
         SetupError: a program is missing, the bridge does not start or work, or its name is taken.
     """
+    from ntbnet.app.bench_backends import POLLED, backend_configs, write_config
+    from ntbnet.app.bench_lab import Lab, require_programs
+    from ntbnet.edge.startup import load_config
+
+    require_programs()
+    polled = backend_configs(load_config(config_path))[POLLED]
+    with tempfile.TemporaryDirectory() as folder:
+        return _measure(Lab(name, write_config(polled, Path(folder)), say), plan)
+
+
+def _measure(lab: Lab, plan: Plan) -> dict[str, Any]:
     from ntbnet import __version__
     from ntbnet.app import bench_cost, bench_report
-    from ntbnet.app.bench_lab import Lab, require_programs, veth_pair
+    from ntbnet.app.bench_lab import veth_pair
     from ntbnet.app.bench_recovery import recovery
     from ntbnet.app.bench_samples import Samples
     from ntbnet.app.bench_sockperf import ping_pong
     from ntbnet.app.bench_traffic import tcp_bounds, throughput
 
-    require_programs()
-    lab = Lab(name, config_path, say)
+    name, say = lab.name, lab.say
     result: dict[str, Any] = {
         "bench": "basics",
         "version": __version__,
@@ -147,7 +161,7 @@ def basics(
     config: ConfigOption = None,
     quick: QuickOption = False,
 ) -> None:
-    """Start-up, idle cost, latency, throughput and recovery beside their budgets; about three minutes.
+    """Start-up, idle cost, polled latency, throughput, recovery beside their budgets; about three minutes.
 
     Exit code 0 when all was measured, whether or not within budget; 1 when it could not be, or the
     bridge's own counters contradict what iperf3 says.

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from ntbnet.config import Config
-from ntbnet.errors import SetupError
+from ntbnet.config import Config, load_text, to_toml
+from ntbnet.edge.startup import read_profile
+from ntbnet.errors import ConfigError, SetupError
 
 SETTLE_TIMEOUT_S = 2.0
 LOOK_INTERVAL_S = 0.02
@@ -15,17 +19,43 @@ LOOK_INTERVAL_S = 0.02
 EXTRA_FRAMES = 64
 """Most frames beside the messages of a run: sockperf's uncounted first ones, and IPv6's own."""
 
+POLLED, EDMA = "doorbell", "dw-edma-testirq"
 TRIGGERS = {
-    "doorbell": "doorbell_polls_hit",
-    "dw-edma-testirq": "test_interrupts",
+    POLLED: "doorbell_polls_hit",
+    EDMA: "test_interrupts",
     "msi": "local_msis",
 }
 """By backend RC->EP, the counter that moves with each ring of it."""
 
 
 def backend_configs(config: Config) -> dict[str, Config]:
-    """The backends that ``config`` and its profile allow RC->EP, each with a configuration that gives it."""
-    return {"doorbell": config}
+    """The backends that ``config`` and its profile allow RC->EP, each with a configuration that gives it.
+
+    What decides is where the window for interrupts leads; a layout without one has doorbells only.
+    """
+    found = {POLLED: _changed(config, config.ntb.mw2_target, use_intr="false")}
+    allowed = {EDMA: "edma"}
+    if config.profile.endpoint.ep_msi_page:
+        allowed["msi"] = "msi"
+    for backend, target in allowed.items():
+        if config.ntb.mw2_target != "none":
+            with contextlib.suppress(ConfigError):  # a layout that cannot be has no such backend
+                found[backend] = _changed(config, target, use_intr="true")
+    return found
+
+
+def _changed(config: Config, target: str, *, use_intr: str) -> Config:
+    ntb = replace(config.ntb, mw2_target=target)
+    transport = replace(config.transport, use_intr=use_intr, use_msi="auto", dw_edma=True)
+    text = to_toml(replace(config, ntb=ntb, transport=transport))
+    return load_text(text, "bench", read_profile)
+
+
+def write_config(config: Config, folder: Path) -> str:
+    """Path of a file in ``folder`` with the whole of ``config``; another call replaces it."""
+    path = folder / f"{config.transport.use_intr}-{config.ntb.mw2_target}.toml"
+    path.write_text(to_toml(config), encoding="utf-8")
+    return str(path)
 
 
 def backend_counts(status: Mapping[str, Any]) -> dict[str, int]:
@@ -92,9 +122,9 @@ def complaints(backend: str, counts: Mapping[str, int], messages: int) -> list[s
         found.append(f"{messages} messages, but {frames} frames from RC to EP")
     if counts["arrived_at_ep"] != frames:
         found.append(f"{frames} frames from RC to EP, {counts['arrived_at_ep']} arrived")
-    if backend == "doorbell" and not messages <= rings <= frames:
+    if backend == POLLED and not messages <= rings <= frames:
         found.append(f"{messages} messages, but {rings} polls that found the doorbell ({used})")
-    if backend != "doorbell" and rings != frames:
+    if backend != POLLED and rings != frames:
         found.append(f"{frames} frames from RC to EP, but {rings} rings ({used})")
     others = {name: counts[name] for name in TRIGGERS.values() if name != used}
     found += [f"another trigger was used: {name} {count}" for name, count in others.items() if count]

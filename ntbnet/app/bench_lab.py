@@ -264,6 +264,7 @@ class Lab:
             "profile": config.profile.name,
             "fabric": config.bridge.fabric,
             "transport": config.bridge.transport,
+            "use_intr": config.transport.interrupts,
             "mtu": config.netdev.mtu,
             "tx_stop": config.netdev.tx_stop,
             "hz": config.profile.kernel.hz,

@@ -19,15 +19,18 @@ from typing import Any
 
 from ntbnet.app import bench_report, bench_sockperf, pingpong
 from ntbnet.app.bench_backends import (
+    EDMA,
+    POLLED,
     backend_configs,
     complaints,
     difference,
     settled_counts,
+    write_config,
 )
 from ntbnet.app.bench_hops import breakdown, timed_ping_pong
 from ntbnet.app.bench_lab import Direction, Lab, require_programs, run_program, veth_pair
 from ntbnet.app.bench_latencies import PUBLISHED, Latencies
-from ntbnet.config import Config, to_toml
+from ntbnet.config import Config
 from ntbnet.errors import SetupError
 
 MARGIN_S = 20.0
@@ -35,7 +38,6 @@ PING_INTERVAL_S = 0.017
 """No multiple of the doorbell poll's period: pings meet it in every phase."""
 HOP_TRIPS_TIME_S = 5.0
 VETH = "veth"
-POLLED, EDMA = "doorbell", "dw-edma-testirq"
 
 _PING_TIME = re.compile(r"time=([\d.]+) ms")
 
@@ -167,9 +169,7 @@ class Bench:
                     labs[way].down()
 
     def _lab(self, backend: str, folder: Path) -> Lab:
-        path = folder / f"{backend}.toml"
-        path.write_text(to_toml(self._configs[backend]), encoding="utf-8")
-        return Lab(self._name, str(path), self._say)
+        return Lab(self._name, write_config(self._configs[backend], folder), self._say)
 
     def _measure(self, way: Direction, tally: Tally) -> int:
         ping(way, self._plan.pings, tally)

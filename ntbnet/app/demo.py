@@ -18,7 +18,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from ntbnet.app.bench_backends import backend_configs
+from ntbnet.app.bench_backends import POLLED, backend_configs
 from ntbnet.app.bench_latencies import PUBLISHED, Latencies
 from ntbnet.app.bridge import Bridge
 from ntbnet.app.bringup import running, unless_stopped
@@ -38,7 +38,6 @@ LAST_REPLY_TIMEOUT_S = 5
 LATENCY_S = 0.7
 """Of each ping-pong: enough for some sixty polled round trips."""
 WARM_UP_S = 0.1
-POLLED = "doorbell"
 _COUNTS = re.compile(r"(\d+) packets transmitted, (\d+) received")
 _TIMES = re.compile(r"= ([\d.]+)/([\d.]+)/([\d.]+)/")
 

@@ -71,7 +71,6 @@ def check(result: dict[str, Any], profile: str) -> None:
         assert result["ratio_polled_to_edma"] == pytest.approx(ratio, rel=0.01)
 
 
-@pytest.mark.covers("EDMA 172")
 @pytest.mark.parametrize("profile", ["r-car-s4", "generic"])
 def test_every_backend_of_a_profile_is_measured_and_counted(
     programs: None, name: str, tmp_path: Path, profile: str

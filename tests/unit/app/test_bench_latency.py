@@ -14,12 +14,22 @@ from rich.console import Console
 
 from ntbnet import topology
 from ntbnet.app import bench_latency_report, bench_plot
-from ntbnet.app.bench_backends import TRIGGERS, backend_counts, complaints, difference, settled_counts
+from ntbnet.app.bench_backends import (
+    TRIGGERS,
+    backend_configs,
+    backend_counts,
+    complaints,
+    difference,
+    settled_counts,
+    write_config,
+)
 from ntbnet.app.bench_hops import LAST_HOP, breakdown, hop_times, route
 from ntbnet.app.bench_latencies import PUBLISHED, QUANTILES, Latencies
 from ntbnet.app.bench_latency import Tally, summary
 from ntbnet.app.bench_sockperf import sockperf_result
 from ntbnet.app.pingpong import Trips
+from ntbnet.config import load_text
+from ntbnet.edge.startup import load_config
 from ntbnet.errors import SetupError
 
 SOCKPERF = """\
@@ -87,7 +97,6 @@ def test_one_latency_has_no_deviation_and_none_is_refused() -> None:
         Latencies([])
 
 
-@pytest.mark.covers("EDMA 172")
 def test_published_rows_are_those_of_the_cover_letter() -> None:
     polled, edma = PUBLISHED
 
@@ -177,6 +186,32 @@ def test_counters_are_taken_once_they_do_not_move_any_more() -> None:
 def test_a_service_that_does_not_answer_is_named() -> None:
     with pytest.raises(SetupError, match="edma did not answer"):
         backend_counts(status(1, edma="silent"))
+
+
+@pytest.mark.parametrize(
+    ("profile", "expected"),
+    [
+        ("r-car-s4", ["doorbell", "dw-edma-testirq"]),
+        ("r-car-s4-db-in-bar0", ["doorbell", "dw-edma-testirq"]),
+        ("rk3588", ["doorbell", "dw-edma-testirq"]),
+        ("generic", ["doorbell", "dw-edma-testirq", "msi"]),
+    ],
+)
+def test_each_profile_gives_its_backends(profile: str, expected: list[str], tmp_path: Path) -> None:
+    found = backend_configs(load_config(None, profile))
+
+    assert list(found) == expected
+    for config in found.values():
+        assert load_config(write_config(config, tmp_path)) == config
+    assert found["doorbell"].transport.interrupts == "false"
+
+
+def test_a_layout_without_a_window_for_interrupts_has_doorbells_only() -> None:
+    plain = load_text(
+        "[ntb]\nnum_mws = 1\nmw2 = 0\nmw2_bar = -1\nmw2_offset = 0\nmw2_target = 'none'", "test"
+    )
+
+    assert list(backend_configs(plain)) == ["doorbell"]
 
 
 # hops
