@@ -215,4 +215,6 @@ def latency(
     if plot is not None:
         bench_plot.draw(result, samples_us, plot)
         _say(f"drawn: {plot}")
+    for complaint in result["invalid"]:
+        _say(f"invalid: {complaint}")
     raise typer.Exit(1 if result["invalid"] else 0)

@@ -165,6 +165,8 @@ class Bench:
                     continue
                 try:
                     self._measure_bridge(labs[way], way, is_last=number == self._plan.rounds - 1)
+                except SetupError as problem:
+                    raise SetupError(f"{way}: {problem}") from None
                 finally:
                     labs[way].down()
 
@@ -237,15 +239,16 @@ def run(
 
 
 def summary(tallies: Mapping[str, Tally]) -> dict[str, Any]:
-    """``results``, ``veth``, ``ratio_polled_to_edma`` and ``invalid``."""
+    """``results``, ``veth``, ``ratio_polled_to_edma`` (None unless both runs count) and ``invalid``."""
     results = []
     for backend, tally in tallies.items():
         if backend == VETH:
             continue
-        own = {"messages": tally.messages, "backend_counts": tally.counts, "hops": tally.hops}
+        own: dict[str, Any] = {"valid": not tally.invalid, "messages": tally.messages}
+        own |= {"backend_counts": tally.counts, "hops": tally.hops}
         results.append({"backend": backend, **tally.as_json(), **own})
-    averages = {result["backend"]: result["avg_us"] for result in results}
-    ratio = round(averages[POLLED] / averages[EDMA], 3) if EDMA in averages else None
+    averages = {result["backend"]: result["avg_us"] for result in results if result["valid"]}
+    ratio = round(averages[POLLED] / averages[EDMA], 3) if {POLLED, EDMA} <= averages.keys() else None
     return {
         "results": results,
         "veth": tallies[VETH].as_json(),

@@ -25,11 +25,15 @@ COUNTS = {
     "duplicated": "duplicated",
     "out_of_order": "out of order",
 }
+PINGS = {"min_ms": "ping min, ms", "avg_ms": "ping avg, ms", "max_ms": "ping max, ms"}
+WIDTH = 104
+"""Columns that the table of three backends takes."""
 PUBLISHED_RATIO = PUBLISHED[0]["avg_us"] / PUBLISHED[1]["avg_us"]
 
 
 def show(result: Mapping[str, Any], console: Console) -> None:
-    """The whole result."""
+    """The whole result; figures are not cut to fit a narrow ``console``, which gets longer lines instead."""
+    console.width = max(console.width, WIDTH)
     about = result["machine"]
     one, five, _ = about["loadavg"]
     say = partial(console.print, markup=False, soft_wrap=True)
@@ -48,8 +52,6 @@ def show(result: Mapping[str, Any], console: Console) -> None:
     for row in result["results"]:
         console.print()
         _show_hops(row["backend"], row["hops"], console)
-    for complaint in result["invalid"]:
-        say(f"DOES NOT COUNT: {complaint}")
 
 
 def _figures(result: Mapping[str, Any]) -> Table:
@@ -61,7 +63,7 @@ def _figures(result: Mapping[str, Any]) -> Table:
         if row["backend"] in published:
             table.add_column(f"{row['backend']}\npublished", justify="right", style="dim")
             columns.append(published[row["backend"]])
-        table.add_column(f"{row['backend']}\nmeasured", justify="right")
+        table.add_column(f"{row['backend']}\n{'measured' if row['valid'] else 'INVALID'}", justify="right")
         columns.append(row)
     table.add_column("veth\nmeasured", justify="right")
     columns.append(result["veth"])
@@ -69,15 +71,10 @@ def _figures(result: Mapping[str, Any]) -> Table:
         table.add_row(name, *(f"{column[key]:.3f}" for column in columns))
     for key, name in COUNTS.items():
         table.add_row(name, *(str(column[key]) for column in columns))
-    pings = [column.get("ping") for column in columns]
-    table.add_row("ping, ms, min/avg/max", *("" if one is None else _ping_text(one) for one in pings))
+    for key, name in PINGS.items():
+        pings = [column.get("ping", {}).get(key) for column in columns]
+        table.add_row(name, *("" if value is None else f"{value:.2f}" for value in pings))
     return table
-
-
-def _ping_text(ping: Mapping[str, Any]) -> str:
-    if ping["avg_ms"] is None:
-        return f"0 of {ping['sent']}"
-    return f"{ping['min_ms']:.2f}/{ping['avg_ms']:.2f}/{ping['max_ms']:.2f}"
 
 
 def _show_ratio(result: Mapping[str, Any], console: Console) -> None:

@@ -341,6 +341,17 @@ def test_without_the_edma_there_is_no_ratio_and_a_complaint_is_kept() -> None:
 
     assert found["ratio_polled_to_edma"] is None
     assert found["invalid"] == polled.invalid
+    assert found["results"][0]["valid"] is False
+
+
+def test_a_run_that_does_not_count_gives_no_ratio() -> None:
+    refused = measured(120.0)
+    refused.invalid.append("dw-edma-testirq: 103 frames from RC to EP, but 0 rings (test_interrupts)")
+
+    found = summary({"doorbell": measured(6000.0), "dw-edma-testirq": refused, "veth": measured(7.0)})
+
+    assert found["ratio_polled_to_edma"] is None
+    assert [row["valid"] for row in found["results"]] == [True, False]
 
 
 def test_table_has_every_published_figure_beside_ours(result: dict[str, Any]) -> None:
