@@ -111,23 +111,23 @@ def hop_times(points: Points, spans: Sequence[tuple[int, int]], hops: Sequence[H
     return found
 
 
-def breakdown(points: Points, trips: Trips, backend: str, round_trip_us: float) -> dict[str, Any]:
+def breakdown(
+    found: Sequence[tuple[int, ...]], incomplete: int, backend: str, round_trip_us: float
+) -> dict[str, Any]:
     """Medians of the hops, in order, and whether their sum is the round trip of the measured run.
 
     Args:
-        points: of every service.
-        trips: the ping-pong during which they were noted.
+        found: what ``hop_times`` found on the route of ``backend``.
+        incomplete: trips that it left out.
         backend: that triggers the EP.
         round_trip_us: median round trip measured without a stopwatch, microseconds.
 
     Raises:
         SetupError: no trip is complete.
     """
-    hops = route(backend)
-    found = hop_times(points, trips.spans, hops)
     if not found:
-        raise SetupError(f"no round trip of {len(trips.spans)} passed every hop of {backend}")
-    names = [*(hop.name for hop in hops), LAST_HOP]
+        raise SetupError(f"no round trip of {incomplete} passed every hop of {backend}")
+    names = [*(hop.name for hop in route(backend)), LAST_HOP]
     medians_us = [statistics.median(one[number] for one in found) / 1000 for number in range(len(names))]
     sum_us = sum(medians_us)
     return {
@@ -136,7 +136,7 @@ def breakdown(points: Points, trips: Trips, backend: str, round_trip_us: float) 
             for name, median_us in zip(names, medians_us, strict=True)
         ],
         "trips": len(found),
-        "incomplete_trips": len(trips.spans) - len(found),
+        "incomplete_trips": incomplete,
         "sum_us": round(sum_us, 3),
         "round_trip_us": round(round_trip_us, 3),
         "agrees": abs(sum_us - round_trip_us) <= TOLERANCE * round_trip_us,

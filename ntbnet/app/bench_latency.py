@@ -27,7 +27,7 @@ from ntbnet.app.bench_backends import (
     settled_counts,
     write_config,
 )
-from ntbnet.app.bench_hops import breakdown, timed_ping_pong
+from ntbnet.app.bench_hops import breakdown, hop_times, route, timed_ping_pong
 from ntbnet.app.bench_lab import Direction, Lab, require_programs, run_program, veth_pair
 from ntbnet.app.bench_latencies import PUBLISHED, Latencies
 from ntbnet.config import Config
@@ -51,10 +51,10 @@ class Plan:
     """Of each ping-pong, with what sockperf leaves out."""
     pings: int
     trips: int
-    """Round trips of which the hops are taken."""
+    """Round trips a round of which the hops are taken."""
 
 
-FULL = Plan(rounds=3, seconds=5, pings=50, trips=300)
+FULL = Plan(rounds=3, seconds=5, pings=50, trips=100)
 QUICK = Plan(rounds=1, seconds=1, pings=10, trips=40)
 
 
@@ -71,7 +71,9 @@ class Tally:
     counts: dict[str, int] = field(default_factory=dict)
     messages: int = 0
     invalid: list[str] = field(default_factory=list)
-    hops: dict[str, Any] | None = None
+    hops: list[tuple[int, ...]] = field(default_factory=list)
+    incomplete: int = 0
+    """Trips of which a hop is missing."""
 
     def as_json(self) -> dict[str, Any]:
         """Figures of sockperf's report, and of ping."""
@@ -164,7 +166,7 @@ class Bench:
                     self._measure(veth, self.tallies[VETH])
                     continue
                 try:
-                    self._measure_bridge(labs[way], way, is_last=number == self._plan.rounds - 1)
+                    self._measure_bridge(labs[way], way)
                 except SetupError as problem:
                     raise SetupError(f"{way}: {problem}") from None
                 finally:
@@ -177,7 +179,7 @@ class Bench:
         ping(way, self._plan.pings, tally)
         return play(self._tool, way, self._plan.seconds, tally)
 
-    def _measure_bridge(self, lab: Lab, backend: str, *, is_last: bool) -> None:
+    def _measure_bridge(self, lab: Lab, backend: str) -> None:
         lab.up()
         status = lab.bridge.status()
         if status["backend"] != backend:
@@ -192,11 +194,10 @@ class Bench:
         tally.invalid += complaints(backend, moved, messages)
         tally.messages += messages
         tally.counts = {name: tally.counts.get(name, 0) + count for name, count in moved.items()}
-        if is_last:
-            self._say(f"hops of {backend}")
-            trips, points = timed_ping_pong(lab.bridge.run, way, self._plan.trips, HOP_TRIPS_TIME_S)
-            median_us = Latencies(tally.samples_us).percentile(0.5)
-            tally.hops = breakdown(points, trips, backend, 2 * median_us)
+        trips, points = timed_ping_pong(lab.bridge.run, way, self._plan.trips, HOP_TRIPS_TIME_S)
+        hops = hop_times(points, trips.spans, route(backend))
+        tally.hops += hops
+        tally.incomplete += len(trips.spans) - len(hops)
 
 
 def run(
@@ -245,7 +246,9 @@ def summary(tallies: Mapping[str, Tally]) -> dict[str, Any]:
         if backend == VETH:
             continue
         own: dict[str, Any] = {"valid": not tally.invalid, "messages": tally.messages}
-        own |= {"backend_counts": tally.counts, "hops": tally.hops}
+        round_trip_us = 2 * Latencies(tally.samples_us).percentile(0.5)
+        own["backend_counts"] = tally.counts
+        own["hops"] = breakdown(tally.hops, tally.incomplete, backend, round_trip_us)
         results.append({"backend": backend, **tally.as_json(), **own})
     averages = {result["backend"]: result["avg_us"] for result in results if result["valid"]}
     ratio = round(averages[POLLED] / averages[EDMA], 3) if {POLLED, EDMA} <= averages.keys() else None

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import threading
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from struct import Struct
 
+from ntbnet.app.child import child_environment
 from ntbnet.edge.netns import inside
 from ntbnet.errors import SetupError
 
@@ -24,6 +27,7 @@ MAX_DROPPED = 8
 """Dropped messages after which nothing is to be expected any more."""
 
 _MESSAGE = Struct(f"<Q{MESSAGE_BYTES - 8}x")
+_TIMEVAL = Struct("@ll")
 
 
 @dataclass(slots=True)
@@ -61,6 +65,7 @@ def ping_pong(
     most: int | None = None,
     reply_timeout_s: float = REPLY_TIMEOUT_S,
     open_socket: Callable[[str], socket.socket] = udp_inside,
+    serve: Callable[[socket.socket], AbstractContextManager[None]] | None = None,
 ) -> Trips:
     """Send to an echo server in the other namespace, one message at a time.
 
@@ -72,41 +77,45 @@ def ping_pong(
         most: counted trips after which it ends early.
         reply_timeout_s: after which a message is dropped.
         open_socket: makes a UDP socket in a namespace.
+        serve: echoes on a bound socket while it is entered; None: ``echo_process``.
 
     Raises:
         SetupError: nothing, or next to nothing, comes back.
     """
-    with _echoing(open_socket(namespaces[1]), address) as port, open_socket(namespaces[0]) as client:
-        client.settimeout(reply_timeout_s)
-        client.connect((address, port))
-        return _exchange(client, seconds, warm_up_s, most)
+    with open_socket(namespaces[1]) as server, open_socket(namespaces[0]) as client:
+        server.bind((address, 0))
+        client.connect(server.getsockname())
+        # not settimeout: that polls before each call, which is part of what is measured
+        seconds_part, rest = divmod(reply_timeout_s, 1)
+        timeout = _TIMEVAL.pack(int(seconds_part), int(rest * 1_000_000))
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeout)
+        with (serve or echo_process)(server):
+            return _exchange(client, seconds, warm_up_s, most)
 
 
 @contextlib.contextmanager
-def _echoing(server: socket.socket, address: str) -> Iterator[int]:
-    """A thread echoes on ``server``, which is closed in the end; its port."""
-    with server:
-        server.bind((address, 0))
-        thread = threading.Thread(target=_echo, args=(server,), name="echo", daemon=True)
-        thread.start()
+def echo_process(server: socket.socket) -> Iterator[None]:
+    """A process sends back what comes to ``server``, a bound socket.
+
+    Raises:
+        SetupError: it does not start.
+    """
+    fd = server.fileno()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ntbnet.app.echo", str(fd)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        pass_fds=(fd,),
+        env=child_environment(),
+    )
+    with process:
+        assert process.stdout is not None
         try:
-            yield server.getsockname()[1]
+            if not process.stdout.readline():
+                raise SetupError("the ping-pong's echo process did not start")
+            yield
         finally:
-            # closing a socket does not wake who reads it
-            with contextlib.suppress(OSError):
-                server.shutdown(socket.SHUT_RDWR)
-            thread.join()
-
-
-def _echo(server: socket.socket) -> None:
-    while True:
-        try:
-            message, sender = server.recvfrom(64)
-            if not message:  # shut down
-                return
-            server.sendto(message, sender)
-        except OSError:
-            return
+            process.kill()
 
 
 def _exchange(client: socket.socket, seconds: float, warm_up_s: float, most: int | None) -> Trips:
@@ -138,7 +147,7 @@ def _await_reply(client: socket.socket, number: int, trips: Trips, late: set[int
     while True:
         try:
             reply = client.recv(64)
-        except TimeoutError:
+        except BlockingIOError:
             return None
         received_ns = time.monotonic_ns()
         answered = _MESSAGE.unpack(reply)[0] if len(reply) == MESSAGE_BYTES else number + 1

@@ -5,11 +5,13 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
 
 import pytest
 
-from ntbnet.app.pingpong import MESSAGE_BYTES, Trips, ping_pong
+from ntbnet.app.pingpong import MESSAGE_BYTES, Trips, echo_process, ping_pong
 from ntbnet.errors import SetupError
 
 
@@ -17,25 +19,33 @@ def loopback(_namespace: str) -> socket.socket:
     return socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 
 
-class Misbehaving(socket.socket):
-    """A server's socket whose answers a test chooses: for each message, those it sends."""
-
-    answers: Callable[[int, bytes], list[bytes]]
-
-    def sendto(self, data: bytes, address: object) -> int:  # type: ignore[override]  # the one form used
-        for reply in self.answers(int.from_bytes(data[:8], "little"), data):
-            super().sendto(reply, address)  # type: ignore[call-overload]  # an address, as recvfrom gave it
-        return len(data)
+Answers = Callable[[int, bytes], list[bytes]]
 
 
-def against(answers: Callable[[int, bytes], list[bytes]], reply_timeout_s: float = 0.25) -> Trips:
-    def opened(namespace: str) -> socket.socket:
-        if namespace == "client":
-            return loopback(namespace)
-        server = Misbehaving(socket.AF_INET, socket.SOCK_DGRAM)
-        server.answers = answers
-        return server
+@contextmanager
+def answering(server: socket.socket, answers: Answers) -> Iterator[None]:
+    """A server that gives each message the answers that a test chooses."""
 
+    def serve() -> None:
+        while True:
+            data, sender = server.recvfrom(64)
+            if not data:  # shut down
+                return
+            for reply in answers(int.from_bytes(data[:8], "little"), data):
+                with suppress(BrokenPipeError):  # shut down meanwhile
+                    server.sendto(reply, sender)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # says that the socket is not connected, and wakes who reads it
+            server.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+def against(answers: Answers, reply_timeout_s: float = 0.25) -> Trips:
     return ping_pong(
         ("client", "server"),
         "127.0.0.1",
@@ -43,15 +53,9 @@ def against(answers: Callable[[int, bytes], list[bytes]], reply_timeout_s: float
         warm_up_s=0,
         most=5,
         reply_timeout_s=reply_timeout_s,
-        open_socket=opened,
+        open_socket=loopback,
+        serve=partial(answering, answers=answers),
     )
-
-
-@contextmanager
-def threads_as_before() -> Iterator[None]:
-    before = threading.active_count()
-    yield
-    assert threading.active_count() == before
 
 
 def test_latency_is_half_of_each_round_trip() -> None:
@@ -61,8 +65,7 @@ def test_latency_is_half_of_each_round_trip() -> None:
 
 
 def test_messages_go_one_at_a_time_and_all_come_back() -> None:
-    with threads_as_before():
-        trips = ping_pong(("", ""), "127.0.0.1", seconds=30, warm_up_s=0, most=20, open_socket=loopback)
+    trips = ping_pong(("", ""), "127.0.0.1", seconds=30, warm_up_s=0, most=20, open_socket=loopback)
 
     assert len(trips.spans) == trips.sent == 20
     assert (trips.dropped, trips.duplicated, trips.out_of_order) == (0, 0, 0)
@@ -121,6 +124,19 @@ def test_answers_of_another_size_are_no_answers(junk: bytes) -> None:
     assert (len(trips.spans), trips.duplicated, trips.out_of_order) == (5, 0, 0)
 
 
-def test_silence_ends_it_with_an_error_and_without_a_thread() -> None:
-    with threads_as_before(), pytest.raises(SetupError, match="8 messages sent, 8 got no answer"):
+def test_silence_ends_it_with_an_error() -> None:
+    with pytest.raises(SetupError, match="8 messages sent, 8 got no answer"):
         against(lambda _number, _data: [], 0.02)
+
+
+def test_the_echo_process_ends_with_the_ping_pong() -> None:
+    with loopback("") as server:
+        server.bind(("127.0.0.1", 0))
+        with echo_process(server):
+            me = Path(f"/proc/self/task/{threading.get_native_id()}/children")
+            (child,) = [pid for pid in me.read_text().split() if b"ntbnet.app.echo" in words_of(pid)]
+        assert not Path(f"/proc/{child}").exists()
+
+
+def words_of(pid: str) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
