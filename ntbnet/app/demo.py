@@ -22,6 +22,7 @@ from ntbnet.app.bench_backends import POLLED, backend_configs
 from ntbnet.app.bench_latencies import PUBLISHED, Latencies
 from ntbnet.app.bridge import Bridge
 from ntbnet.app.bringup import running, unless_stopped
+from ntbnet.app.interrupts import interrupt_lines
 from ntbnet.app.pingpong import ping_pong
 from ntbnet.app.supervisor import Supervisor
 from ntbnet.app.transfer import transfer
@@ -82,7 +83,9 @@ async def run(config: Config, count: int, say: Callable[[str], None]) -> dict[st
         and all(one["sha256_equal"] for one in transfers),
         "fabric": status["fabric"],
         "backend": status["backend"],
+        "backend_reason": status["backend_reason"],
         "backend_ep_to_rc": status["backend_ep_to_rc"],
+        "backend_ep_to_rc_reason": status["backend_ep_to_rc_reason"],
         "profile": config.profile.name,
         "startup_s": round(startup_s, 3),
         "ping": pings,
@@ -185,7 +188,8 @@ def show(result: dict[str, Any], console: Console) -> None:
     say()
     say("  rc: tun ntb0 -- peer-rc -- rc-host == PCIe == epc/edma -- peer-ep -- tun ntb0 :ep")
     say(f"  profile {result['profile']}, fabric {result['fabric']}, up in {result['startup_s']:.2f} s")
-    say(f"  interrupts RC->EP: {result['backend']} (polled), EP->RC: {result['backend_ep_to_rc']} (MSI)")
+    for line in interrupt_lines(result):
+        say(f"  {line}")
     say()
     table = Table("from", "to", "family", "sent", "received", "loss", "rtt min", "avg", "max ms", box=None)
     for ping in result["ping"]:

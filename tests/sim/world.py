@@ -40,6 +40,9 @@ dram_bytes = 16777216
 """
 """Configuration of a world: the default one with little DRAM."""
 
+POLLED = "[transport]\nuse_intr = false\n"
+"""Doorbells both ways, as before the series."""
+
 MAX_STEPS = 400_000
 """Bound of every run: a world that does more than this without getting there is a livelock."""
 

@@ -508,8 +508,7 @@ class TestWindowsAtOffsets:
     @pytest.mark.covers("EDMA 103")
     def test_store_to_the_interrupt_window_reaches_the_edma(self) -> None:
         controller = Controller()
-        controller.host(MemWrite(CTRL, u32(Command.LINK_UP)))
-        controller.model.on_deadline(12_000_000)
+        controller.call("mw_set_trans", widx=1, addr=0xE65D_5000, size=0x8000, offset=0xF0000)
 
         assert sent(controller.host(MemWrite(WINDOW + 0xF00A0, u32(0)))) == [MemWrite(0xE65D_50A0, u32(0))]
         assert sent(controller.host(MemWrite(WINDOW + 0xF1200, u32(0)))) == []
