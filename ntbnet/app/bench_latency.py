@@ -20,6 +20,7 @@ from typing import Any
 from ntbnet.app import bench_report, bench_sockperf, pingpong
 from ntbnet.app.bench_backends import (
     EDMA,
+    LOOK_INTERVAL_S,
     POLLED,
     backend_configs,
     complaints,
@@ -34,6 +35,7 @@ from ntbnet.config import Config
 from ntbnet.errors import SetupError
 
 MARGIN_S = 20.0
+BACKEND_TIMEOUT_S = 2.0
 PING_INTERVAL_S = 0.017
 """No multiple of the doorbell poll's period: pings meet it in every phase."""
 HOP_TRIPS_TIME_S = 5.0
@@ -181,11 +183,7 @@ class Bench:
 
     def _measure_bridge(self, lab: Lab, backend: str) -> None:
         lab.up()
-        status = lab.bridge.status()
-        if status["backend"] != backend:
-            raise SetupError(
-                f"the bridge uses {status['backend']}, not {backend}: {status.get('backend_reason')}"
-            )
+        _await_backend(lab, backend)
         tally, way = self.tallies[backend], lab.direction("rc", "ep")
         ping(way, self._plan.pings, tally)
         before = settled_counts(lab.bridge.status)
@@ -198,6 +196,19 @@ class Bench:
         hops = hop_times(points, trips.spans, route(backend))
         tally.hops += hops
         tally.incomplete += len(trips.spans) - len(hops)
+
+
+def _await_backend(lab: Lab, backend: str) -> None:
+    """The first frames may still go by doorbell.
+
+    Raises:
+        SetupError: the bridge uses another backend; says why.
+    """
+    deadline = time.monotonic() + BACKEND_TIMEOUT_S
+    while (status := lab.bridge.status())["backend"] != backend:
+        if time.monotonic() > deadline:
+            raise SetupError(f"the bridge uses {status['backend']}: {status['backend_reason']}")
+        time.sleep(LOOK_INTERVAL_S)  # between questions to other processes; nothing to await here
 
 
 def run(
