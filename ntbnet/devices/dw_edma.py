@@ -1,10 +1,15 @@
 """What the endpoint's kernel knows of its eDMA engine: the instance, and who wants its test interrupt.
 
 A store to the engine's interrupt status raises the line without a status bit ("self interrupt").
-The handler acknowledges with 0 in both clear registers, which ends that interrupt and leaves the done
-and abort bits of channels to whoever drives channels, then runs every callback: the line says neither
-who rang nor how often, so a real completion looks like a ring, too (the merged behaviour; the RFC's own
-handler lost rings that met a completion and erased real bits).
+The handler runs every callback and acknowledges with 0 in both clear registers, which ends that interrupt
+and leaves the done and abort bits of channels to whoever drives channels. The line says neither who rang
+nor how often, so a real completion looks like a ring, too (the merged behaviour; the RFC's own handler
+lost rings that met a completion and erased real bits).
+
+A ring that comes while the acknowledge is on its way collapses into the interrupt that it ends, and
+what it announced may be newer than what the callbacks saw. So a read flushes the acknowledge, and the
+callbacks run once more when it has come back. The kernel acknowledges first and does not look again; its
+store reaches the engine before a ring can.
 
 Source: Linux dw-edma-core.c, with the interrupt emulation of February 2026; the RFC's patches 15 to 17.
 """
@@ -18,6 +23,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from ntbnet.devices.effects import Outbox
+from ntbnet.devices.task import Read, Task, Tasks
 from ntbnet.errors import KernelError
 from ntbnet.profile import EndpointHardware
 from ntbnet.regs.edma import edma_block
@@ -59,30 +65,33 @@ class DwEdma:
     Args:
         hardware: of the host it belongs to.
         outbox: where register writes go.
+        tasks: runs the flush of an acknowledge.
+        counters: takes ``edma_interrupts``, and ``edma_line_N`` for each line that was high.
         map_format: layout of the registers.
 
     Attributes:
         device: which controller it belongs to, by the address of its registers.
-        counters: ``edma_interrupts``, and ``edma_line_N`` for each line that was high.
     """
 
     def __init__(
         self,
         hardware: EndpointHardware,
         outbox: Outbox,
+        tasks: Tasks,
         counters: Counter[str],
         map_format: MapFormat = MapFormat.UNROLL,
     ) -> None:
         self.device = hardware.edma_base
         self._outbox = outbox
+        self._tasks = tasks
         self._map_format = map_format
         block = edma_block(hardware.edma_write_channels, hardware.edma_read_channels)
         base = hardware.edma_base
         self._clear = tuple(base + block.offset(name) for name in ("WR_INT_CLEAR", "RD_INT_CLEAR"))
         self._registers = SelfIrqRegisters(base + block.offset("RD_INT_STATUS"), self._clear[1])
         self._callbacks: list[_Callback] = []
+        self._counters = counters
         self.is_present = True
-        self.counters = counters
 
     # the instance
 
@@ -142,13 +151,19 @@ class DwEdma:
     # the lines
 
     def on_lines(self, lines: int) -> None:
-        """Interrupt lines are high: acknowledge, then run every callback, whichever line it is (EDMA 137)."""
-        self.counters["edma_interrupts"] += 1
+        """Interrupt lines are high: run every callback, whichever line it is (EDMA 137), and acknowledge."""
+        self._counters["edma_interrupts"] += 1
         for line in range(MAX_LINES):
             if lines >> line & 1:
-                self.counters[f"edma_line_{line}"] += 1
+                self._counters[f"edma_line_{line}"] += 1
+        self.run_callbacks()
         for addr in self._clear:
             self._outbox.send(ENGINE, MemWrite(addr, ACKNOWLEDGE))
+        if self.is_present:
+            self._tasks.spawn("edma-acknowledge", self._look_again())
+
+    def _look_again(self) -> Task[None]:
+        yield Read(self._registers.status, 4, ENGINE)
         self.run_callbacks()
 
     def run_callbacks(self) -> None:

@@ -33,7 +33,7 @@ class EpPeer(Peer):
         self._msi = None
         if endpoint.ep_msi_page and any(window.target == "msi" for window in config.windows):
             self._msi = MsiDomain(endpoint.ep_msi_page + MSI_WORD_OFFSET, GICV2M_DATA)
-        self._edma = DwEdma(endpoint, self._outbox, self.counters)
+        self._edma = DwEdma(endpoint, self._outbox, self._tasks, self.counters)
         if config.transport.dw_edma:
             self._edmas = DwEdmas(self._edma)
 

@@ -13,7 +13,7 @@ from ntbnet.devices.dw_edma import DwEdma, DwEdmas, MapFormat
 from ntbnet.devices.effects import Outbox
 from ntbnet.devices.msi_domain import MsiDomain
 from ntbnet.devices.ntb import EpcResource, MwAlign
-from ntbnet.devices.task import Sleep, Task
+from ntbnet.devices.task import Sleep, Task, Tasks
 from ntbnet.errors import KernelError
 from tests.unit.devices.kit import config
 from tests.unit.devices.ntb_pair import WINDOW_STRIDE, FakeNtb
@@ -39,9 +39,15 @@ class IntrDevice(FakeNtb):
         self.offsets = [0, 0xF0000]
         self.set_calls: list[tuple[int, int, int, int]] = []
         self.cleared: list[int] = []
+        self.peer_windows = 2
 
     def get_pci_epc(self) -> tuple[EpcResource, ...]:
         return self.resources
+
+    def peer_mw_get_addr(self, widx: int) -> tuple[int, int]:
+        if widx >= self.peer_windows:
+            raise KernelError(errno.EINVAL, f"the peer has {self.peer_windows} windows")
+        return super().peer_mw_get_addr(widx)
 
     def mw_bar(self, widx: int) -> int:
         return self.bar
@@ -69,7 +75,9 @@ class IntrDevice(FakeNtb):
 
 
 def edma_driver(map_format: MapFormat = MapFormat.UNROLL) -> DwEdma:
-    return DwEdma(config().profile.endpoint, Outbox(), Counter(), map_format)
+    outbox = Outbox()
+    tasks = Tasks(outbox, "epc", 500_000_000)
+    return DwEdma(config().profile.endpoint, outbox, tasks, Counter(), map_format)
 
 
 def engines(map_format: MapFormat = MapFormat.UNROLL) -> DwEdmas:

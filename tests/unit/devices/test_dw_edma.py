@@ -10,11 +10,13 @@ import pytest
 from ntbnet.devices.dw_edma import DwEdma, DwEdmas, MapFormat
 from ntbnet.devices.edma import Edma
 from ntbnet.devices.effects import Outbox
+from ntbnet.devices.task import Tasks
 from ntbnet.errors import KernelError
-from ntbnet.wire import MemWrite
+from ntbnet.wire import Completion, MemRead, MemWrite
 from tests.unit.devices.kit import config, sent, u32
 
 BASE = 0xE65D_5000
+TIMEOUT_NS = 500_000_000
 
 
 class Engine:
@@ -23,7 +25,9 @@ class Engine:
     def __init__(self, map_format: MapFormat = MapFormat.UNROLL) -> None:
         self.outbox = Outbox()
         self.counters: Counter[str] = Counter()
-        self.driver = DwEdma(config().profile.endpoint, self.outbox, self.counters, map_format)
+        self.tasks = Tasks(self.outbox, "epc", TIMEOUT_NS)
+        hardware = config().profile.endpoint
+        self.driver = DwEdma(hardware, self.outbox, self.tasks, self.counters, map_format)
         self.rings: list[str] = []
         self.removed: list[str] = []
 
@@ -51,17 +55,43 @@ def test_one_ring_runs_every_callback() -> None:
 
 
 @pytest.mark.covers("EDMA 129")
-def test_acknowledge_is_0_in_both_clear_registers_and_before_the_callbacks() -> None:
+def test_acknowledge_is_0_in_both_clear_registers_and_a_read_behind_it() -> None:
     engine = Engine()
-    seen: list[int] = []
-    engine.driver.register_self_irq(lambda: seen.append(len(engine.outbox.effects)), None, lambda: None)
     engine.driver.on_lines(1)
 
-    assert sent(engine.outbox.take(), "edma") == [
-        MemWrite(BASE + 0x58, u32(0)),
-        MemWrite(BASE + 0xAC, u32(0)),
-    ]
-    assert seen == [2]
+    *clears, flush = sent(engine.outbox.take(), "edma")
+    assert clears == [MemWrite(BASE + 0x58, u32(0)), MemWrite(BASE + 0xAC, u32(0))]
+    assert isinstance(flush, MemRead)
+    assert (flush.addr, flush.size) == (BASE + 0xA0, 4)
+
+
+def test_ring_that_collapses_while_the_acknowledge_is_on_its_way_is_not_lost() -> None:
+    engine, hardware = Engine(), Edma(config())
+    hardware.on_path("peer-ep", True, 1, "", 0)
+    memory, seen = [0], [0]
+    engine.driver.register_self_irq(lambda: seen.append(memory[0]), None, lambda: None)
+    ring = MemWrite(BASE + 0xA0, u32(0))
+    for value in (1, 2):
+        memory[0] = value
+        interrupts = sent(hardware.handle("epc", ring, 0), "peer-ep")
+        assert len(interrupts) == (value == 1)
+        for _ in interrupts:
+            engine.driver.on_lines(1)
+    for message in sent(engine.outbox.take(), "edma"):
+        for answer in sent(hardware.handle("peer-ep", message, 0), "peer-ep"):
+            assert isinstance(answer, Completion)
+            engine.tasks.complete(answer)
+
+    assert seen[-1] == 2
+
+
+def test_flush_that_gets_no_answer_looks_again_all_the_same() -> None:
+    engine = Engine()
+    engine.register("queue-0")
+    engine.driver.on_lines(1)
+    engine.tasks.on_deadline(TIMEOUT_NS)
+
+    assert engine.rings == ["queue-0"] * 2
 
 
 @pytest.mark.covers("EDMA 129")
