@@ -1,7 +1,7 @@
 """Finding a layout: every arrangement of the windows on the BARs of a platform, the usual ones first.
 
-What counts as a layout is what ``layout_rules`` and ``layout_traffic`` accept; nothing is known
-here that is not known there.
+What counts as a layout is what ``layout_rules``, ``layout_resources`` and ``layout_traffic`` accept;
+nothing is known here that is not known there.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 from ntbnet.address import round_up
 from ntbnet.layout_plan import make_plan
-from ntbnet.layout_rules import arrangement_violations, resource_violations
+from ntbnet.layout_resources import resource_violations
+from ntbnet.layout_rules import arrangement_violations
 from ntbnet.layout_traffic import largest_frame, silent_rings, traffic_violations
 from ntbnet.profile import Profile
 from ntbnet.schema import Integer, Violation, keys
