@@ -17,7 +17,8 @@ from typing import Any, cast
 from ntbnet import profile as profiles
 from ntbnet.errors import ConfigError
 from ntbnet.layout_plan import BarAssignment, DoorbellRegion, Plan, WindowPlan, make_plan
-from ntbnet.layout_rules import kernel_surprises, layout_violations
+from ntbnet.layout_resources import resource_violations
+from ntbnet.layout_rules import arrangement_violations, kernel_surprises
 from ntbnet.layout_traffic import traffic_violations, traffic_warnings
 from ntbnet.profile import Profile
 from ntbnet.schema import Integer, TableReader, Violation, keys, shown
@@ -109,19 +110,23 @@ def load_text(
 def check_text(
     text: str, source: str, read_profile: ReadProfile | None = None, profile: str | None = None
 ) -> Checked:
-    """As load_text, but every broken rule of a value or of the layout is collected.
+    """As load_text, but every unknown key and every broken rule of a value or of the layout is collected.
 
     Raises:
-        ConfigError: the text is no configuration at all (unknown key, no table, no TOML), or wrong in
+        ConfigError: the text is no configuration at all (no table, no TOML, no profile), or wrong in
             what is no part of the layout.
     """
     table = profiles.parse(text, source)
-    reader = TableReader(source, Sections)
-    bridge = reader.read(Bridge, table.get("bridge", {}), Bridge(), "bridge.")
+    refused: list[Violation] = []
+    bridge = TableReader(source, Sections, refused).read(Bridge, table.get("bridge", {}), Bridge(), "bridge.")
+    for violation in refused:
+        if violation.key == "bridge.profile" and profile is None:
+            # without it nothing else can be judged
+            raise ConfigError(f"{source}: {violation}")
     if profile is not None:
         bridge = dataclasses.replace(bridge, profile=profile)
     platform = _profile(bridge.profile, source, read_profile)
-    refused: list[Violation] = []
+    refused = []
     given = table.get("ntb")
     defaults = Sections(ntb=_ntb_defaults(platform.ntb, given if isinstance(given, dict) else {}))
     sections = TableReader(source, Sections, refused).read(Sections, table, defaults)
@@ -132,10 +137,12 @@ def check_text(
         platform.check_regions(source, sections.node.rc.dram_bytes, sections.node.ep.dram_bytes)
     ntb = sections.ntb
     dram_bytes = min(sections.node.rc.dram_bytes, sections.node.ep.dram_bytes)
-    found = layout_violations(ntb, platform, dram_bytes)
+    found = arrangement_violations(ntb, platform)
+    wrong = frozenset(violation.key for violation in (*refused, *found))
+    found += resource_violations(ntb, platform, dram_bytes, wrong)
     plan = make_plan(ntb, platform)
-    if plan is not None and not found and not refused:
-        found += traffic_violations(ntb, sections.transport, sections.netdev, platform, plan)
+    if plan is not None:
+        found += traffic_violations(ntb, sections.transport, sections.netdev, platform, plan, wrong)
     known = {violation.key for violation in refused}
     violations = (*refused, *(violation for violation in found if violation.key not in known))
     if plan is None or violations:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from ntbnet.address import Span, hex_address, round_up
 from ntbnet.config import Config
 from ntbnet.layout_plan import CONTROL_BLOCK_BYTES, Plan, WindowPlan, ctrl_bytes, msix_bytes
-from ntbnet.layout_rules import holes, inbound_needed
+from ntbnet.layout_resources import holes, inbound_needed
 from ntbnet.profile import Bar
 
 

@@ -168,6 +168,19 @@ def needed_bytes(ntb: Ntb, assigned: Mapping[str, int | None]) -> dict[int, int]
     return ends
 
 
+def bar_sizes(ntb: Ntb, profile: Profile, assigned: Mapping[str, int | None]) -> dict[int, int]:
+    """Bytes of each BAR in use, wired ones included; what is assigned None takes no room."""
+    needed, ctrl = needed_bytes(ntb, assigned), assigned["ctrl_bar"]
+    if profile.endpoint.msix and ctrl is not None:
+        # behind everything else in the config BAR; a fixed one may have no room for it
+        needed[ctrl] = round_up(needed[ctrl], 8) + msix_bytes(profile.endpoint.msi_vectors)
+    sizes = {bar: bar_size(profile, bar, end) for bar, end in needed.items()}
+    for bar, spec in enumerate(profile.endpoint.bars):
+        if spec.kind == "reserved" and spec.fixed_size:
+            sizes[bar] = spec.fixed_size
+    return dict(sorted(sizes.items()))
+
+
 def purpose_of(ntb: Ntb, number: int) -> Purpose:
     """What window ``number``, 1..4, is for."""
     return "interrupt" if number == 2 and ntb.mw2_target != "none" else "data"
@@ -188,15 +201,7 @@ def make_plan(ntb: Ntb, profile: Profile) -> Plan | None:
     numbers = {key: bar for key, bar in assigned.items() if bar is not None}
     if len(numbers) < len(assigned):
         return None
-    needed = needed_bytes(ntb, assigned)
-    if profile.endpoint.msix:
-        # behind everything else in the config BAR; a fixed one may have no room for it
-        ctrl = numbers["ctrl_bar"]
-        needed[ctrl] = round_up(needed[ctrl], 8) + msix_bytes(profile.endpoint.msi_vectors)
-    sizes = {bar: bar_size(profile, bar, end) for bar, end in needed.items()}
-    for bar, spec in enumerate(profile.endpoint.bars):
-        if spec.kind == "reserved" and spec.fixed_size:
-            sizes[bar] = spec.fixed_size
+    sizes = bar_sizes(ntb, profile, assigned)
     windows = []
     for number in range(1, ntb.num_mws + 1):
         bar = numbers[f"mw{number}_bar"]
@@ -213,7 +218,7 @@ def make_plan(ntb: Ntb, profile: Profile) -> Plan | None:
         BarAssignment(ctrl, db, tuple(window.bar for window in windows)),
         tuple(windows),
         DoorbellRegion(db, ctrl_bytes(ntb) if db == ctrl else 0, db_bytes(ntb)),
-        dict(sorted(sizes.items())),
+        sizes,
     )
 
 

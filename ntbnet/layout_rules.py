@@ -1,36 +1,19 @@
-"""Every rule that a layout of BARs and windows must keep to run, and what breaks it.
+"""Where BARs and windows may lie: the rules that a layout must keep to run, and what breaks them.
 
 The kernel checks few of them when a value is written: some fail when the function is bound, some
 when a window is programmed, and some are never noticed.  Here all of them are found from the
-configuration and the profile alone.
+configuration and the profile alone.  What a good arrangement may lack is in ``layout_resources.py``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ntbnet.address import Span, is_aligned, round_up, round_up_pow2
-from ntbnet.layout_plan import (
-    Plan,
-    WindowPlan,
-    assign,
-    bar_keys,
-    ctrl_bytes,
-    db_bytes,
-    make_plan,
-    mode_of,
-    purpose_of,
-    window_span,
-)
+from ntbnet.address import Span, is_aligned
+from ntbnet.layout_plan import assign, bar_keys, ctrl_bytes, db_bytes, mode_of, purpose_of, window_span
 from ntbnet.profile import Bar, Profile
 from ntbnet.schema import Integer, Violation, keys
 from ntbnet.sections import MAX_MWS, Ntb
-
-FUNCTION_BYTES = 4 << 20
-"""Endpoint memory that control block and doorbells are allocated from."""
-
-EDMA_STATUS_END = 0xA4
-"""First byte behind RD_INT_STATUS in the eDMA block: what an interrupt window must reach."""
 
 _RULES = {key.name: key.rule for key in keys(Ntb)}
 
@@ -43,28 +26,14 @@ def broken(ntb: Ntb, key: str, rule: str) -> Violation:
     return Violation(f"ntb.{key}", value, rule, text)
 
 
-def layout_violations(ntb: Ntb, profile: Profile, dram_bytes: int) -> list[Violation]:
-    """Everything that keeps the layout from running; [] when it runs.
+def arrangement_violations(ntb: Ntb, profile: Profile) -> list[Violation]:
+    """What is wrong with where things lie: numbers, BARs, modes, offsets.
 
     Args:
         ntb: section [ntb], each key in its own range.
         profile: the platform.
-        dram_bytes: memory of the smaller node.
     """
-    return arrangement_violations(ntb, profile) or resource_violations(ntb, profile, dram_bytes)
-
-
-def arrangement_violations(ntb: Ntb, profile: Profile) -> list[Violation]:
-    """What is wrong with where things lie: numbers, BARs, modes, offsets."""
     return [*_counts(ntb), *_bars(ntb, profile), *_modes(ntb, profile), *_spans(ntb, profile)]
-
-
-def resource_violations(ntb: Ntb, profile: Profile, dram_bytes: int) -> list[Violation]:
-    """What a good arrangement lacks: reach, windows, apertures, memory; [] for a plan without BARs."""
-    plan = make_plan(ntb, profile)
-    if plan is None:
-        return []
-    return [*_targets(ntb, profile, plan), *_resources(ntb, profile, plan, dram_bytes)]
 
 
 def _counts(ntb: Ntb) -> Iterator[Violation]:
@@ -94,7 +63,6 @@ def _bars(ntb: Ntb, profile: Profile) -> Iterator[Violation]:
             holder = "ctrl_bar" if bar == ctrl else "db_bar" if bar == db else None
             if holder is not None:
                 yield broken(ntb, key, f"must differ from ntb.{holder}")
-                continue
             if mode_of(ntb, profile, number, bar) == "wired":
                 yield from _wired(ntb, number, bars[bar], where)
                 continue
@@ -126,7 +94,7 @@ def _wired(ntb: Ntb, number: int, bar: Bar, where: str) -> Iterator[Violation]:
             f"mw{number}_offset",
             f"must be {region.base:#x}: {where} is wired to the {ntb.mw2_target} registers there",
         )
-    elif size and not region.contains(offset, size):
+    if size > region.size:
         yield broken(
             ntb, f"mw{number}", f"must be at most {region.size:#x} bytes: {where} is wired for {region}"
         )
@@ -205,126 +173,6 @@ def _place(ntb: Ntb, number: int, span: Span, mode: str, align: int) -> Iterator
             )
         if not is_aligned(span.size, align):
             yield broken(ntb, f"mw{number}", f"must be a multiple of {align:#x}, the controller's alignment")
-
-
-def _targets(ntb: Ntb, profile: Profile, plan: Plan) -> Iterator[Violation]:
-    """Whether an interrupt window can reach what it is for."""
-    align = profile.endpoint.align
-    for window in plan.windows:
-        if window.purpose == "data" or window.mode == "wired":
-            continue
-        register = EDMA_STATUS_END if window.target == "edma" else 0x44
-        base = profile.endpoint.edma_base if window.target == "edma" else profile.endpoint.ep_msi_page
-        page = base & ~(align - 1)
-        reach = base - page + register
-        if window.size < reach:
-            yield broken(
-                ntb, window.name, f"must be at least {reach:#x} bytes to reach the {window.target} register"
-            )
-        size = plan.bar_sizes[window.bar]
-        if window.mode == "bar" and not is_aligned(page, size):
-            yield broken(
-                ntb,
-                f"{window.name}_bar",
-                f"BAR{window.bar} has {size:#x} bytes and BAR match needs a target aligned to them: "
-                f"{window.target} is at {page:#x} (-EINVAL)",
-            )
-
-
-def inbound_needed(plan: Plan) -> int:
-    """Inbound windows that a layout takes."""
-    needed = 1 if plan.bars.db == plan.bars.ctrl else 2
-    submapped: dict[int, list[Span]] = {}
-    for window in plan.windows:
-        if window.mode == "submap":
-            submapped.setdefault(window.bar, []).append(window.span)
-        elif window.mode != "wired":
-            needed += 1
-    for bar, spans in submapped.items():
-        needed += len(spans) + len(holes(spans, plan.bar_sizes[bar]))
-    return needed
-
-
-def holes(spans: list[Span], size: int) -> list[Span]:
-    """The parts of ``size`` bytes that no span covers, in order; spans must not overlap."""
-    found, at = [], 0
-    for span in sorted(spans, key=lambda span: span.base):
-        if span.base > at:
-            found.append(Span(at, span.base - at))
-        at = span.end
-    if at < size:
-        found.append(Span(at, size - at))
-    return found
-
-
-def _resources(ntb: Ntb, profile: Profile, plan: Plan, dram_bytes: int) -> Iterator[Violation]:
-    """Windows of the iATU, outbound aperture, the host's aperture, memory."""
-    endpoint = profile.endpoint
-    inbound, outbound = inbound_needed(plan), 1 + len(plan.windows)
-    if inbound > endpoint.inbound_windows:
-        yield broken(
-            ntb,
-            "num_mws",
-            f"the layout needs {inbound} inbound windows, profile {profile.name} has "
-            f"{endpoint.inbound_windows} (-ENOSPC)",
-        )
-    if outbound > endpoint.outbound_windows:
-        yield broken(
-            ntb,
-            "num_mws",
-            f"the layout needs {outbound} outbound windows, profile {profile.name} has "
-            f"{endpoint.outbound_windows} (-EINVAL)",
-        )
-    largest = max(plan.windows, key=lambda window: window.size)
-    yield from _apertures(ntb, profile, plan, largest)
-    data = sum(round_up_pow2(window.size) for window in plan.windows if window.purpose == "data")
-    if data > dram_bytes // 4:
-        yield broken(
-            ntb,
-            largest.name,
-            f"data windows need {data:#x} bytes of memory, each rounded up to a power of two: must be at "
-            f"most {dram_bytes // 4:#x}, a quarter of the smaller node's DRAM",
-        )
-    regions = {plan.bars.ctrl: "ctrl_bar", plan.bars.db: "db_bar"}
-    backing = _packed([max(plan.bar_sizes[bar], endpoint.align) for bar in regions], 0)
-    if backing > FUNCTION_BYTES:
-        key = max(regions, key=lambda bar: plan.bar_sizes[bar])
-        yield broken(
-            ntb,
-            regions[key],
-            f"BAR{key} has {plan.bar_sizes[key]:#x} bytes: the function has {FUNCTION_BYTES:#x} for its BARs",
-        )
-
-
-def _apertures(ntb: Ntb, profile: Profile, plan: Plan, largest: WindowPlan) -> Iterator[Violation]:
-    endpoint = profile.endpoint
-    aperture, page = endpoint.aperture, endpoint.page_bytes
-    pieces = [round_up_pow2(round_up(window.size, page)) for window in plan.windows]
-    # the first page always belongs to MSI
-    end = _packed(pieces, aperture.base + page)
-    if end > aperture.end:
-        yield broken(
-            ntb,
-            largest.name,
-            f"windows end {end - aperture.end:#x} bytes behind the outbound aperture of profile "
-            f"{profile.name}, {aperture.size:#x} bytes, each rounded up to a power of two (-ENOMEM)",
-        )
-    sizes = sorted(plan.bar_sizes.values(), reverse=True)
-    end = _packed(sizes, profile.rc.mmio_base)
-    if end > profile.rc.mmio.end:
-        yield broken(
-            ntb,
-            largest.name,
-            f"BARs end {end - profile.rc.mmio.end:#x} bytes behind the host's window of profile "
-            f"{profile.name}, {profile.rc.mmio_bytes:#x} bytes",
-        )
-
-
-def _packed(sizes: list[int], base: int) -> int:
-    """End of naturally aligned pieces laid one behind the other."""
-    for size in sizes:
-        base = round_up(base, size) + size
-    return base
 
 
 def kernel_surprises(ntb: Ntb) -> Iterator[str]:

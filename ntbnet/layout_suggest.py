@@ -1,19 +1,21 @@
 """Finding a layout: every arrangement of the windows on the BARs of a platform, the usual ones first.
 
-What counts as a layout is what ``layout_rules`` and ``layout_traffic`` accept; nothing is known
-here that is not known there.
+What counts as a layout is what ``layout_rules``, ``layout_resources`` and ``layout_traffic`` accept;
+nothing is known here that is not known there.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ntbnet.address import round_up
 from ntbnet.layout_plan import make_plan
-from ntbnet.layout_rules import arrangement_violations, resource_violations
+from ntbnet.layout_resources import resource_violations
+from ntbnet.layout_rules import arrangement_violations
 from ntbnet.layout_traffic import largest_frame, silent_rings, traffic_violations
 from ntbnet.profile import Profile
 from ntbnet.schema import Integer, Violation, keys
@@ -41,6 +43,23 @@ class Suggestion:
     reason: str
     tried: int
 
+    def to_toml(self, profile: str) -> str | None:
+        """The layout as a configuration on ``profile``; None when there is none."""
+        if self.ntb is None:
+            return None
+        lines = ["[bridge]", f"profile = {json.dumps(profile, ensure_ascii=False)}", "", "[ntb]"]
+        numbers = range(1, self.ntb.num_mws + 1)
+        names = ["inbound", "num_mws", *(f"mw{n}{part}" for n in numbers for part in ("", "_offset", "_bar"))]
+        for name in (*names, "mw2_target", "ctrl_bar", "db_bar"):
+            rule, value = _RULES[name], getattr(self.ntb, name)
+            lines.append(
+                f"{name} = {rule.written(value) if isinstance(rule, Integer) else json.dumps(value)}"
+            )
+        if self.mtu is not None:
+            lines += ["", "[netdev]", f"mtu = {self.mtu}"]
+            lines += ["", "[transport]", f"transport_mtu = {self.mtu + HEADERS_BYTES}"]
+        return "\n".join(lines) + "\n"
+
 
 def suggest(profile: Profile, sizes: Sequence[int], target: str, dram_bytes: int) -> Suggestion:
     """Lay out windows of the given sizes, mw1 first.
@@ -54,18 +73,17 @@ def suggest(profile: Profile, sizes: Sequence[int], target: str, dram_bytes: int
     refusal = _unacceptable(sizes)
     if refusal is not None:
         return Suggestion(None, None, (), refusal, 0)
-    rounded = [round_up(size, profile.endpoint.align) for size in sizes]
     nearest: tuple[tuple[bool, int], Violation] | None = None
     tried = 0
-    for attempt in [list(sizes)] if rounded == list(sizes) else [list(sizes), rounded]:
-        for ntb in _arrangements(profile, attempt, target):
+    is_rounding_needed = any(round_up(size, profile.endpoint.align) != size for size in sizes)
+    for unit in (1, profile.endpoint.align) if is_rounding_needed else (1,):
+        for ntb in _arrangements(profile, sizes, target, unit):
             tried += 1
             wrong = arrangement_violations(ntb, profile)
             lacking, mtu = ([], None) if wrong else _judge(ntb, profile, dram_bytes)
             found = wrong or lacking
             if not found:
-                notes = () if attempt == list(sizes) else (_rounding(sizes, rounded, profile),)
-                return Suggestion(ntb, mtu, notes, "", tried)
+                return Suggestion(ntb, mtu, tuple(_rounding(sizes, ntb, profile)), "", tried)
             # an arrangement that only lacks something is nearer than one that is wrong
             distance = (bool(wrong), len(found))
             if nearest is None or distance < nearest[0]:
@@ -84,13 +102,14 @@ def _unacceptable(sizes: Sequence[int]) -> str | None:
     return None
 
 
-def _rounding(sizes: Sequence[int], rounded: Sequence[int], profile: Profile) -> str:
+def _rounding(sizes: Sequence[int], ntb: Ntb, profile: Profile) -> Iterator[str]:
     changed = [
-        f"mw{n} from {old:#x} to {new:#x}"
-        for n, (old, new) in enumerate(zip(sizes, rounded, strict=True), 1)
-        if old != new
+        f"mw{n} from {old:#x} to {getattr(ntb, f'mw{n}'):#x}"
+        for n, old in enumerate(sizes, 1)
+        if old != getattr(ntb, f"mw{n}")
     ]
-    return f"rounded up to the alignment of {profile.endpoint.align:#x}: {', '.join(changed)}"
+    if changed:
+        yield f"rounded up to the alignment of {profile.endpoint.align:#x}: {', '.join(changed)}"
 
 
 def _judge(ntb: Ntb, profile: Profile, dram_bytes: int) -> tuple[list[Violation], int | None]:
@@ -116,8 +135,11 @@ def _why(profile: Profile, sizes: Sequence[int], nearest: tuple[object, Violatio
     return f"windows of {asked} fit in none of {tried} arrangements; the nearest fails at {nearest[1]}"
 
 
-def _arrangements(profile: Profile, sizes: Sequence[int], target: str) -> Iterator[Ntb]:
-    """Every choice of mode and BARs, the profile's own first; windows in one BAR lie side by side."""
+def _arrangements(profile: Profile, sizes: Sequence[int], target: str, unit: int) -> Iterator[Ntb]:
+    """Every choice of mode and BARs, the profile's own first; windows in one BAR lie side by side.
+
+    Sizes are rounded up to ``unit``, but for that of a wired window.
+    """
     own, endpoint = profile.ntb, profile.endpoint
     usable = [n for n, bar in enumerate(endpoint.bars) if bar.is_usable]
     wired = [n for n, bar in enumerate(endpoint.bars) if any(r.kind == target for r in bar.wired)]
@@ -134,7 +156,8 @@ def _arrangements(profile: Profile, sizes: Sequence[int], target: str) -> Iterat
             ]
             for bars in itertools.product(*choices):
                 if mode != "bar" or len(set(bars)) == len(bars):
-                    yield _arranged(own, sizes, target, mode, ctrl, db, bars, endpoint.align)
+                    places = _places(profile, sizes, target, bars, unit)
+                    yield _arranged(own, places, target, mode, ctrl, db)
 
 
 def _first(preferred: int, others: Sequence[int]) -> list[int]:
@@ -142,25 +165,29 @@ def _first(preferred: int, others: Sequence[int]) -> list[int]:
     return [n for n in others if n == preferred] + [n for n in others if n != preferred]
 
 
-def _arranged(
-    own: Ntb,
-    sizes: Sequence[int],
-    target: str,
-    mode: str,
-    ctrl: int,
-    db: int,
-    bars: Sequence[int],
-    align: int,
-) -> Ntb:
-    values: dict[str, object] = {"num_mws": len(sizes), "inbound": mode, "ctrl_bar": ctrl, "db_bar": db}
-    values["mw2_target"] = target
+def _places(
+    profile: Profile, sizes: Sequence[int], target: str, bars: Sequence[int], unit: int
+) -> Iterator[tuple[int, int, int]]:
+    """Size, offset and BAR of each window."""
     ends: dict[int, int] = {}
-    for number in range(1, MAX_MWS + 1):
-        if number > len(sizes):
-            values |= {f"mw{number}": 0, f"mw{number}_offset": 0, f"mw{number}_bar": -1}
+    for number, (bar, size) in enumerate(zip(bars, sizes, strict=True), 1):
+        wired = [region.span for region in profile.endpoint.bars[bar].wired if region.kind == target]
+        if number == 2 and wired:
+            # the hardware decides where it lies
+            yield size, wired[0].base, bar
             continue
-        bar, size = bars[number - 1], sizes[number - 1]
-        offset = round_up(ends.get(bar, 0), align)
+        offset, rounded = round_up(ends.get(bar, 0), profile.endpoint.align), round_up(size, unit)
+        ends[bar] = offset + rounded
+        yield rounded, offset, bar
+
+
+def _arranged(
+    own: Ntb, places: Iterator[tuple[int, int, int]], target: str, mode: str, ctrl: int, db: int
+) -> Ntb:
+    values: dict[str, object] = {"inbound": mode, "ctrl_bar": ctrl, "db_bar": db, "mw2_target": target}
+    for number in range(1, MAX_MWS + 1):
+        values |= {f"mw{number}": 0, f"mw{number}_offset": 0, f"mw{number}_bar": -1}
+    for number, (size, offset, bar) in enumerate(places, 1):
         values |= {f"mw{number}": size, f"mw{number}_offset": offset, f"mw{number}_bar": bar}
-        ends[bar] = offset + size
+        values["num_mws"] = number
     return dataclasses.replace(own, **values)  # type: ignore[arg-type]

@@ -9,13 +9,14 @@ Source: Linux ntb_transport.c, ntb_transport_probe, ntb_transport_setup_qp_mw; n
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from ntbnet.address import round_up
 from ntbnet.layout_plan import Plan, WindowPlan
-from ntbnet.layout_rules import broken, layout_violations
+from ntbnet.layout_resources import layout_violations, size_is_known
+from ntbnet.layout_rules import broken
 from ntbnet.profile import Profile
 from ntbnet.schema import Violation
 from ntbnet.sections import HEADERS_BYTES, MAX_WINDOW_BYTES, MIN_MTU, Netdev, Ntb, Transport
@@ -31,6 +32,12 @@ MW_SIZE_STEP = 4096
 
 UNUSED_SLOTS = 2
 """Doorbell slots that carry no doorbell bit: the link event and the unused one."""
+
+
+_QUEUE_KEYS = frozenset({"ntb.num_mws", "ntb.mw2_target", "ntb.spad_count", "transport.max_num_clients"})
+"""What the number of queues and their windows depends on, but for ntb.db_count."""
+
+_FRAME_KEYS = frozenset({"transport.transport_mtu", "transport.max_mw_size"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,21 +107,31 @@ def largest_frame(ntb: Ntb, transport: Transport, netdev: Netdev, profile: Profi
 
 
 def traffic_violations(
-    ntb: Ntb, transport: Transport, netdev: Netdev, profile: Profile, plan: Plan
+    ntb: Ntb,
+    transport: Transport,
+    netdev: Netdev,
+    profile: Profile,
+    plan: Plan,
+    wrong: Collection[str] = (),
 ) -> Iterator[Violation]:
     """What keeps the transport's handshake from completing, or the network device from its work.
 
     Args:
-        ntb: a layout without violations of its own.
+        ntb: section [ntb], each key in its own range.
         transport: section [transport].
         netdev: section [netdev].
         profile: the platform.
         plan: of ``ntb``.
+        wrong: keys, such as ntb.mw1, that break a rule already; what depends on them is left out.
     """
+    if not _QUEUE_KEYS.isdisjoint(wrong):
+        return
     windows = data_windows(ntb, plan)
     rc_queues, ep_queues = queue_counts(ntb, transport, profile, len(windows))
     asked = transport.max_num_clients
     wanted = asked or len(windows)
+    if "ntb.db_count" in wrong:
+        ep_queues = rc_queues
     if rc_queues != ep_queues or not ep_queues:
         slots = wanted + UNUSED_SLOTS + (2 if asked else 1)
         yield broken(
@@ -124,17 +141,41 @@ def traffic_violations(
             f"least {slots} slots for {wanted} queues",
         )
         return
-    found = rings(ntb, transport, plan, ep_queues)
-    smallest = min(found, key=lambda ring: ring.frame)
-    largest_mtu = smallest.frame - HEADERS_BYTES
-    if largest_mtu < MIN_MTU:
+    if _FRAME_KEYS.isdisjoint(wrong):
+        found = [
+            ring
+            for ring in rings(ntb, transport, plan, ep_queues)
+            if size_is_known(ntb, ring.window.name, wrong)
+        ]
+        yield from _frame_violations(ntb, netdev, found)
+    if netdev.queues > ep_queues:
+        yield Violation(
+            "netdev.queues",
+            netdev.queues,
+            f"must be 1..{ep_queues}: the transport has so many queues, one for each data window unless "
+            f"transport.max_num_clients says otherwise",
+            str(netdev.queues),
+        )
+
+
+def _frame_violations(ntb: Ntb, netdev: Netdev, found: list[Ring]) -> Iterator[Violation]:
+    """Windows whose frames hold no packet, and an MTU that the other frames do not hold."""
+    small: dict[str, Ring] = {}
+    for ring in sorted(found, key=lambda ring: (ring.window.index, ring.frame)):
+        if ring.frame < MIN_MTU + HEADERS_BYTES:
+            small.setdefault(ring.window.name, ring)
+    for name, ring in small.items():
         yield broken(
             ntb,
-            smallest.window.name,
-            f"a frame has {smallest.frame} bytes, less than the {MIN_MTU + HEADERS_BYTES} of the least MTU: "
+            name,
+            f"a frame has {ring.frame} bytes, less than the {MIN_MTU + HEADERS_BYTES} of the least MTU: "
             f"must be larger, or transport.max_mw_size larger or 0, or transport.max_num_clients smaller",
         )
+    rest = [ring for ring in found if ring.window.name not in small]
+    if not rest:
         return
+    smallest = min(rest, key=lambda ring: ring.frame)
+    largest_mtu = smallest.frame - HEADERS_BYTES
     if netdev.mtu > largest_mtu:
         yield Violation(
             "netdev.mtu",
@@ -143,14 +184,6 @@ def traffic_violations(
             f"(transport.transport_mtu, at most half of a queue's share of ntb.{smallest.window.name}) less "
             f"its 12-byte frame header and 14-byte Ethernet header",
             str(netdev.mtu),
-        )
-    if netdev.queues > ep_queues:
-        yield Violation(
-            "netdev.queues",
-            netdev.queues,
-            f"must be 1..{ep_queues}: the transport has so many queues, one for each data window unless "
-            f"transport.max_num_clients says otherwise",
-            str(netdev.queues),
         )
 
 

@@ -197,8 +197,8 @@ class TableReader:
         Args:
             source: a file name or similar, put before each message.
             root: the whole tree, for "the nearest known one".
-            refused: takes what a rule refuses, the nearest allowed value standing in for it; None
-                when the first refusal is an error.
+            refused: takes unknown keys, and what a rule refuses, the nearest allowed value standing in
+                for it; None when the first refusal is an error.
         """
         self._source = source
         self._refused = refused
@@ -221,7 +221,7 @@ class TableReader:
         hints = _hints(cls)
         for key in table:
             if key not in hints:
-                raise self._unknown(path, key)
+                self._complain(self._unknown(path, key, table[key]))
         values: dict[str, Any] = {}
         for name, hint in hints.items():
             if name in table:
@@ -254,22 +254,27 @@ class TableReader:
         text, stand_in = shown(value), default
         if isinstance(rule, Integer) and isinstance(value, int) and not isinstance(value, bool):
             text, stand_in = rule.shown(value), rule.nearest(value)
-        violation = Violation(name, value, f"must be {rule.allowed()}", text)
+        self._complain(Violation(name, value, f"must be {rule.allowed()}", text))
+        return stand_in
+
+    def _complain(self, violation: Violation) -> None:
         if self._refused is None:
             raise ConfigError(f"{self._source}: {violation}")
         self._refused.append(violation)
-        return stand_in
 
-    def _unknown(self, path: str, key: str) -> ConfigError:
+    def _unknown(self, path: str, key: str, value: object) -> Violation:
         import difflib  # noqa: PLC0415 - slow to import, needed only to explain a mistake
 
         shown_key = key if re.fullmatch(r"[A-Za-z0-9_-]{1,60}", key) else shown(key)
-        name = path + shown_key
-        tables = {known.rpartition(".")[0] for known in self._known} - {""}
-        same_leaf = [known for known in self._known if known.rpartition(".")[2] == key]
-        near = same_leaf or difflib.get_close_matches(name, [*self._known, *tables], n=1, cutoff=0.5)
+        here = {known.removeprefix(path).partition(".")[0] for known in self._known if known.startswith(path)}
+        near = [path + name for name in difflib.get_close_matches(shown_key, sorted(here), n=1, cutoff=0.5)]
+        # the right name in the wrong section; else whatever this one has
+        near += [known for known in self._known if known.rpartition(".")[2] == key]
+        near += difflib.get_close_matches(
+            path + shown_key, [path + name for name in sorted(here)], n=1, cutoff=0.5
+        )
         hint = f"; the nearest known one is {near[0]}" if near else ""
-        return ConfigError(f"{self._source}: unknown key {name}{hint}")
+        return Violation(path + shown_key, value, f"unknown key{hint}", shown(value))
 
 
 def _hints(cls: type[Any]) -> Mapping[str, Any]:

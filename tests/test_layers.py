@@ -38,7 +38,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 
 CONFIG_MODULES = {
     *("config", "sections", "schema", "profile"),
-    *("layout", "layout_plan", "layout_rules", "layout_suggest", "layout_traffic"),
+    *("layout", "layout_plan", "layout_resources", "layout_rules", "layout_suggest", "layout_traffic"),
 }
 """The configuration is one area in several files."""
 

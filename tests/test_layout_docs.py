@@ -48,10 +48,10 @@ def test_every_shipped_profile_is_described_with_its_mode() -> None:
 
 
 def test_example_script_is_the_cover_letters_layout() -> None:
-    state, refused = read_script(block(LAYOUTS, "sh"))
+    script = read_script(block(LAYOUTS, "sh"))
 
-    assert refused == []
-    assert load_text(state.to_toml("r-car-s4"), "x").windows == load_text("", "x").windows
+    assert (script.refused, script.warnings) == ([], [])
+    assert load_text(script.to_toml(), "x").windows == load_text("", "x").windows
 
 
 @pytest.mark.parametrize("command", commands())

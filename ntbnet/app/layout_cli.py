@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,12 +23,10 @@ from ntbnet.app.layout_script import read_script, write_script
 from ntbnet.config import Checked, Config, check_text, load_text, warnings
 from ntbnet.edge.rundir import RunDir
 from ntbnet.edge.startup import DEFAULT_NAME, load_config, read_config, read_profile
-from ntbnet.errors import ConfigError, SetupError
+from ntbnet.errors import ConfigError, NtbnetError, SetupError
 from ntbnet.layout import InboundWindow, Layout, layout_of
 from ntbnet.layout_explain import Explanation, Walk
-from ntbnet.layout_suggest import Suggestion, suggest
-from ntbnet.schema import Integer, keys
-from ntbnet.sections import HEADERS_BYTES, Ntb
+from ntbnet.layout_suggest import suggest
 
 layout_app = typer.Typer(
     help="Plan BARs and memory windows: check, draw, suggest, import, export.", no_args_is_help=True
@@ -58,6 +58,17 @@ def _print_json(value: dict[str, Any]) -> None:
     print(json.dumps(value, indent=2))
 
 
+@contextmanager
+def _errors(as_json: bool) -> Iterator[None]:
+    """Have whoever reads JSON find an error there too; the line on stderr and the exit code stay."""
+    try:
+        yield
+    except NtbnetError as problem:
+        if as_json:
+            _print_json({"ok": False, "error": str(problem)})
+        raise
+
+
 def _check(file: str | None, profile: str | None) -> Checked:
     text, source = read_config(file)
     return check_text(text, source, read_profile, profile)
@@ -68,15 +79,11 @@ def layout_check(
     file: FileArgument = None, profile: ProfileOption = None, as_json: JsonOption = False
 ) -> None:
     """List every rule that a layout breaks, with key, value and rule. Exit code 1 when there is one."""
-    checked = _check(file, profile)
+    with _errors(as_json):
+        checked = _check(file, profile)
     warned = warnings(checked.config) if checked.config is not None else []
     if as_json:
-        _print_json({
-            "ok": checked.config is not None,
-            "profile": checked.profile.name,
-            "violations": [violation.as_json() for violation in checked.violations],
-            "warnings": warned,
-        })  # fmt: skip
+        _print_json({**_verdict(checked), "warnings": warned})
     else:
         for violation in checked.violations:
             _say(str(violation))
@@ -96,22 +103,34 @@ def layout_show(
     as_json: JsonOption = False,
 ) -> None:
     """Draw the BARs, what lies in them and the inbound windows that reach it."""
-    layout = layout_of(_good(_check(file, profile)))
-    if svg is not None:
-        try:
-            Path(svg).write_text(layout_picture.svg(layout), encoding="utf-8")
-        except OSError as problem:
-            raise ConfigError(f"--svg {svg}: cannot be written: {problem.strerror}") from None
+    with _errors(as_json):
+        layout = layout_of(_good(_check(file, profile), as_json))
+        if svg is not None:
+            try:
+                Path(svg).write_text(layout_picture.svg(layout), encoding="utf-8")
+            except OSError as problem:
+                raise ConfigError(f"--svg {svg}: cannot be written: {problem.strerror}") from None
     if as_json:
         _print_json(layout.as_json())
     else:
         print(layout_picture.terminal(layout, shutil.get_terminal_size().columns))
 
 
-def _good(checked: Checked) -> Config:
+def _verdict(checked: Checked) -> dict[str, Any]:
+    return {
+        "ok": checked.config is not None,
+        "profile": checked.profile.name,
+        "violations": [violation.as_json() for violation in checked.violations],
+    }
+
+
+def _good(checked: Checked, as_json: bool = False) -> Config:
     if checked.config is None:
-        for violation in checked.violations:
-            err.print(str(violation), markup=False, soft_wrap=True)
+        if as_json:
+            _print_json(_verdict(checked))
+        else:
+            for violation in checked.violations:
+                err.print(str(violation), markup=False, soft_wrap=True)
         raise typer.Exit(1)
     return checked.config
 
@@ -139,14 +158,16 @@ def layout_suggest(
     as_json: JsonOption = False,
 ) -> None:
     """Find a layout for windows of these sizes, or say why none exists. Prints TOML."""
-    config = load_config(None, profile)
-    sizes = [_size(text) for text in mw]
-    wanted = config.profile.mw2_target if target is None else target
-    if wanted not in {"none", "edma", "msi"}:
-        raise ConfigError(f"--mw2-target {wanted[:60]}: must be none, edma or msi")
-    found = suggest(config.profile, sizes, wanted, config.node.ep.dram_bytes)
-    text = _suggested(found, config.bridge.profile)
-    layout = None if text is None else _layout_of_text(text)
+    with _errors(as_json):
+        # whether the profile's own layout is good does not matter: another one is looked for
+        checked = _check(None, profile)
+        sizes = [_size(text) for text in mw]
+        wanted = checked.profile.mw2_target if target is None else target
+        if wanted not in {"none", "edma", "msi"}:
+            raise ConfigError(f"--mw2-target {wanted[:60]}: must be none, edma or msi")
+    found = suggest(checked.profile, sizes, wanted, checked.sections.node.ep.dram_bytes)
+    text = found.to_toml(checked.sections.bridge.profile)
+    layout = None if text is None else layout_of(load_text(text, "suggestion", read_profile))
     if as_json:
         _print_json({
             "ok": text is not None,
@@ -165,57 +186,45 @@ def layout_suggest(
     raise typer.Exit(0 if text is not None else 1)
 
 
-def _suggested(found: Suggestion, profile: str) -> str | None:
-    if found.ntb is None:
-        return None
-    lines = ["[bridge]", f"profile = {json.dumps(profile)}", "", "[ntb]"]
-    numbers = range(1, found.ntb.num_mws + 1)
-    names = ["inbound", "num_mws", *(f"mw{n}{part}" for n in numbers for part in ("", "_offset", "_bar"))]
-    names += ["mw2_target", "ctrl_bar", "db_bar"]
-    rules = {key.name: key.rule for key in keys(Ntb)}
-    for name in names:
-        rule, value = rules[name], getattr(found.ntb, name)
-        lines.append(f"{name} = {rule.written(value) if isinstance(rule, Integer) else json.dumps(value)}")
-    if found.mtu is not None:
-        lines += ["", "[netdev]", f"mtu = {found.mtu}"]
-        lines += ["", "[transport]", f"transport_mtu = {found.mtu + HEADERS_BYTES}"]
-    return "\n".join(lines) + "\n"
-
-
-def _layout_of_text(text: str) -> Layout:
-    return layout_of(load_text(text, "suggestion", read_profile))
-
-
 @layout_app.command("import", epilog="Example: ntbnet layout import vntb.sh > ntbnet.toml")
 def layout_import(
     script: Annotated[
         str, typer.Argument(metavar="SCRIPT", help="echo VALUE > ./attribute lines; - is stdin.")
     ],
     profile: Annotated[
-        str, typer.Option("--profile", "-p", metavar="P", help="Platform to name in the result.")
-    ] = "r-car-s4",
+        str | None,
+        typer.Option(
+            "--profile", "-p", metavar="P", help="Platform to name in the result; the script's, or r-car-s4."
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Read the kernel how-to's configfs commands and write them as a configuration (TOML)."""
-    load_config(None, profile)
-    text, source = read_config(script)
-    state, refused = read_script(text)
-    toml = state.to_toml(profile)
+    with _errors(as_json):
+        text, source = read_config(script)
+        read = read_script(text)
+        if profile is not None:
+            read.settings["profile"] = profile
+        check_text("", source, read_profile, read.settings.get("profile"))
+    toml = None if read.refused else read.to_toml()
+    for warning in read.warnings:
+        err.print(f"{source}: {warning}", markup=False, soft_wrap=True)
     if as_json:
         _print_json({
-            "ok": not refused,
-            "toml": None if refused else toml,
+            "ok": toml is not None,
+            "toml": toml,
             "refused": [
                 {"line": one.line, "key": one.attribute, "value": one.value, "rule": one.error}
-                for one in refused
+                for one in read.refused
             ],
+            "warnings": read.warnings,
         })  # fmt: skip
-    elif refused:
-        for one in refused:
+    elif toml is None:
+        for one in read.refused:
             err.print(f"{source}: {one}", markup=False, soft_wrap=True)
     else:
         print(toml, end="")
-    raise typer.Exit(1 if refused else 0)
+    raise typer.Exit(0 if toml is not None else 1)
 
 
 @layout_app.command("export", epilog="Example: ntbnet layout export deploy/ntbnet.toml > vntb.sh")
@@ -255,10 +264,11 @@ def explain(
     as_json: JsonOption = False,
 ) -> None:
     """Walk one address through BAR, inbound window and memory window, and name its target or what missed."""
-    if name is not None and (config is not None or profile is not None):
-        raise ConfigError("--name walks a running bridge: it cannot go with --config or --profile")
-    walk, source = _walk(config, profile, name)
-    explanation = walk.explain(address, size)
+    with _errors(as_json):
+        if name is not None and (config is not None or profile is not None):
+            raise ConfigError("--name walks a running bridge: it cannot go with --config or --profile")
+        walk, source = _walk(config, profile, name, as_json)
+        explanation = walk.explain(address, size)
     if as_json:
         _print_json({"address": address, "size": size, "source": source, **explanation.as_json()})
     else:
@@ -266,7 +276,7 @@ def explain(
     raise typer.Exit(0 if explanation.target is not None else 1)
 
 
-def _walk(file: str | None, profile: str | None, name: str | None) -> tuple[Walk, str]:
+def _walk(file: str | None, profile: str | None, name: str | None, as_json: bool) -> tuple[Walk, str]:
     if file is None and profile is None:
         fallback = load_config(None)
         bridge = Bridge(RunDir(fallback.run.dir, name or DEFAULT_NAME), fallback)
@@ -274,7 +284,7 @@ def _walk(file: str | None, profile: str | None, name: str | None) -> tuple[Walk
             return running_walk(bridge.config, bridge.answers()), f"bridge {bridge.run.name}"
         if name is not None:
             raise SetupError(f"bridge {name} is not up; start it with: ntbnet up --name {name}")
-    config = _good(_check(file, profile))
+    config = _good(_check(file, profile), as_json)
     return Walk(config), f"plan of {file or 'the defaults'}, profile {config.profile.name}"
 
 

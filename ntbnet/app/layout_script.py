@@ -1,7 +1,8 @@
 """The kernel's configfs how-to as a script: ``echo VALUE > ./attribute``, read and written.
 
 Reading follows configfs: numbers in any base, values cut to the attribute's width, an error for what
-the kernel refuses, the old value kept.  What a shell would do beyond ``echo`` is passed over.
+the kernel refuses, the old value kept.  What configfs has no attribute for stands in comments that
+begin with ``# ntbnet:``.
 
 Source: Linux pci-epf-vntb.c (EPF_NTB_* and EPF_NTB_MW_* attributes), pci-ep-cfs.c,
 Documentation/PCI/endpoint/pci-vntb-howto.rst.
@@ -9,21 +10,23 @@ Documentation/PCI/endpoint/pci-vntb-howto.rst.
 
 from __future__ import annotations
 
+import json
 import re
-from dataclasses import dataclass
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
+from ntbnet.app.layout_shell import COMMANDS, NotUnderstood, commands, is_echo_write, writes
 from ntbnet.config import Config
-from ntbnet.schema import Integer, keys
-from ntbnet.sections import MAX_MWS, Ntb
+from ntbnet.schema import Integer, Rule, keys, shown
+from ntbnet.sections import MAX_MWS, Bridge, Ntb
 
 MAX_LINES = 10_000
-_ECHO = re.compile(
-    r"echo\s+(?:-[neE]+\s+)*(?P<quote>[\"']?)(?P<value>[^\"'>|&;]*?)(?P=quote)\s*>>?\s*(?P<path>[^\s;|&]+)"
-)
-_PASSED_OVER = frozenset({
-    "cd", "mkdir", "ln", "mount", "modprobe", "insmod", "ls", "rm", "rmdir", "unlink", "set", "sleep", "sync",
-    "cat", "lspci", "pushd", "popd", "exit", "ip", "sudo",
-})  # fmt: skip
+DEFAULT_PROFILE = "r-car-s4"
+SETTINGS = ("profile", "ctrl_layout", "inbound", "mw2_target")
+"""What configfs has no attribute for."""
+
+_SETTING = re.compile(r"#\s*ntbnet:\s*(?P<name>\w+)\s*=\s*(?P<value>.*)")
 _HEADER = {"vendorid": "vendor_id", "deviceid": "device_id"}
 _IGNORED = frozenset({
     "revid", "progif_code", "subclass_code", "baseclass_code", "cache_line_size", "subsys_vendor_id",
@@ -40,8 +43,8 @@ class Refused:
     """A line that configfs, or the shell, would not take.
 
     Attributes:
-        line: its number, from 1.
-        attribute: what it writes; the whole line when that cannot be told.
+        line: its number, from 1; 0 for the script as a whole.
+        attribute: what it writes; the whole command when that cannot be told.
         error: the kernel's error name and the reason.
     """
 
@@ -51,7 +54,9 @@ class Refused:
     error: str
 
     def __str__(self) -> str:
-        return f"line {self.line}: {self.attribute} = {self.value}: {self.error}"
+        where = f"line {self.line}: " if self.line else ""
+        what = f"{self.attribute} = {self.value}: " if self.value else f"{self.attribute}: "
+        return f"{where}{what if self.attribute else ''}{self.error}"
 
 
 class Configfs:
@@ -99,10 +104,11 @@ class Configfs:
         self.written.add(key)
         return None
 
-    def to_toml(self, profile: str) -> str:
+    def to_toml(self, settings: Mapping[str, str]) -> str:
         """The state as a configuration: what decides the layout is all there, as configfs has it.
 
-        Ids and the number of the virtual bus are left to the profile unless they were written.
+        ``settings`` are values of SETTINGS; what is not among them, and ids and the number of the virtual
+        bus unless they were written, is left to the profile.
         """
         values = self.values
         names = ["num_mws"]
@@ -113,7 +119,9 @@ class Configfs:
         optional = ("vbus_number", "vendor_id", "device_id", "vntb_vid", "vntb_pid")
         names += [name for name in optional if name in self.written]
         rules = {key.name: key.rule for key in keys(Ntb)}
-        lines = ["[bridge]", f'profile = "{profile}"', "", "[ntb]"]
+        profile = settings.get("profile", DEFAULT_PROFILE)
+        lines = ["[bridge]", f"profile = {json.dumps(profile, ensure_ascii=False)}", "", "[ntb]"]
+        lines += [f'{name} = "{settings[name]}"' for name in SETTINGS[1:] if name in settings]
         for name in names:
             rule = rules[name]
             assert isinstance(rule, Integer)
@@ -136,48 +144,99 @@ def _parse(text: str) -> int | None:
         return None
 
 
-def read_script(text: str) -> tuple[Configfs, list[Refused]]:
+@dataclass(slots=True)
+class Script:
+    """What a script does.
+
+    Attributes:
+        state: the attributes when it has run.
+        settings: the profile, and keys of [ntb] that configfs has no attribute for, by name.
+        refused: what would not be taken; nothing but this counts when it is not empty.
+        warnings: one line each.
+    """
+
+    state: Configfs = field(default_factory=Configfs)
+    settings: dict[str, str] = field(default_factory=dict)
+    refused: list[Refused] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def to_toml(self) -> str:
+        """The whole as a configuration."""
+        return self.state.to_toml(self.settings)
+
+
+def read_script(text: str) -> Script:
     """Run a script's writes, in order.
 
-    A line may begin with a prompt (``# `` or ``$ ``), as in the how-to; in a script with commands that
+    A line may begin with a prompt (``# `` or ``$ ``), as in the how-to; in a script with writes that
     have none, ``#`` begins a comment.
     """
-    state, refused = Configfs(), []
-    lines = text.splitlines()[:MAX_LINES]
-    has_prompts = not any(line.lstrip().startswith("echo") for line in lines)
+    script = Script()
+    lines = [line.strip() for line in text.splitlines()]
+    if len(lines) > MAX_LINES:
+        script.refused.append(Refused(MAX_LINES + 1, "", "", f"a script has at most {MAX_LINES} lines"))
+        return script
+    has_prompts = not any(is_echo_write(line) for line in lines if not line.startswith(("#", "$")))
     for number, line in enumerate(lines, 1):
-        for command in _commands(line, has_prompts):
-            match = _ECHO.fullmatch(command)
-            if match is None:
-                if command.split()[0] not in _PASSED_OVER:
-                    refused.append(
-                        Refused(number, command[:60], "", "not understood: echo VALUE > attribute")
-                    )
-                continue
-            attribute, value = match["path"].rstrip("\"'").rpartition("/")[2], match["value"].strip()
-            error = state.store(attribute, value)
-            if error is not None:
-                refused.append(Refused(number, attribute[:60], value[:60], error))
-    return state, refused
+        setting = _SETTING.fullmatch(line)
+        if setting is not None:
+            _set(script, number, setting["name"], setting["value"])
+            continue
+        found, comment = commands(_without_prompt(line, has_prompts))
+        if is_echo_write(comment):
+            script.warnings.append(f"line {number} is a comment: {comment[:60]}")
+        for command in found:
+            _run(script, number, command)
+    if not script.refused and not script.state.written:
+        script.refused.append(Refused(0, "", "", "no attribute is written"))
+    return script
 
 
-def _commands(line: str, has_prompts: bool) -> list[str]:
-    line = line.strip()
-    if has_prompts and re.match(r"[#$]\s+\S", line):
-        line = line[1:].strip()
-        # prose behind a "#" is a comment in either kind of script
-        if line.split()[0] not in _PASSED_OVER | {"echo"}:
-            return []
-    elif line.startswith("$ "):
-        line = line[2:].strip()
-    line = re.sub(r"(?:^|\s)#.*$", "", line).strip()
-    return [part.strip() for part in re.split(r"&&|;", line) if part.strip()]
+def _without_prompt(line: str, has_prompts: bool) -> str:
+    if line.startswith("$ "):
+        return line[2:].strip()
+    # prose behind a "#" is a comment in either kind of script
+    if has_prompts and line.startswith("# ") and line[1:].split(maxsplit=1)[0] in COMMANDS:
+        return line[1:].strip()
+    return line
+
+
+def _run(script: Script, number: int, command: str) -> None:
+    try:
+        found = writes(command)
+    except NotUnderstood as reason:
+        script.refused.append(Refused(number, command[:60], "", str(reason)))
+        return
+    for write in found:
+        attribute = write.path.rpartition("/")[2]
+        error = script.state.store(attribute, write.value)
+        if error is not None:
+            script.refused.append(Refused(number, attribute[:60], write.value[:60], error))
+
+
+def _set(script: Script, number: int, name: str, text: str) -> None:
+    """Take a comment that stands for a key; the value is written as in TOML."""
+    rules: dict[str, Rule] = {
+        key.name: key.rule for key in (*keys(Bridge), *keys(Ntb)) if key.name in SETTINGS
+    }
+    rule, allowed = rules.get(name), f"one of {', '.join(SETTINGS)}"
+    if rule is None:
+        script.refused.append(Refused(number, name[:60], text[:60], f"no such setting: must be {allowed}"))
+        return
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except (ValueError, RecursionError):
+        value = None
+    if not rule.accepts(value):
+        script.refused.append(Refused(number, name, text[:60] or shown(text), f"must be {rule.allowed()}"))
+        return
+    script.settings[name] = str(value)
 
 
 def write_script(config: Config) -> str:
     """The configuration's layout as ``echo`` lines, to be run in the function's pci_epf_vntb.N folder.
 
-    What configfs has no attribute for is said in comments.
+    What configfs has no attribute for stands in comments that read_script knows.
     """
     ntb = config.ntb
     lines = [
@@ -201,6 +260,8 @@ def write_script(config: Config) -> str:
         f"echo {ntb.vntb_vid:#06x} > ./vntb_vid",
         f"echo {ntb.vntb_pid:#06x} > ./vntb_pid",
     ]
-    for name in ("ctrl_layout", "inbound", "mw2_target"):
-        lines.append(f'# not in configfs: {name} = "{getattr(ntb, name)}"')
+    settings = {"profile": config.bridge.profile} | {name: getattr(ntb, name) for name in SETTINGS[1:]}
+    lines += [
+        f"# ntbnet: {name} = {json.dumps(value, ensure_ascii=False)}" for name, value in settings.items()
+    ]
     return "\n".join(lines) + "\n"

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ntbnet.config import Config, Sections, load_text, shared_identity, to_dict, to_toml, warnings
+from ntbnet.config import Config, Sections, check_text, load_text, shared_identity, to_dict, to_toml, warnings
 from ntbnet.errors import ConfigError
 from ntbnet.profile import shipped
 from ntbnet.schema import Boolean, Integer, Key, keys
@@ -115,23 +115,30 @@ def test_text_key_takes_no_other_type_and_no_odd_text(key: Key, value: str) -> N
 @pytest.mark.parametrize(
     ("text", "unknown", "nearest"),
     [
-        ("[ntb]\nspad_cuont = 6", "ntb.spad_cuont", "ntb.spad_count"),
-        ("[transport]\nmtu = 1500", "transport.mtu", "netdev.mtu"),
-        ("[nbt]\nspad_count = 6", "nbt", "ntb"),
-        ("[node.rc]\nipv5 = 1", "node.rc.ipv5", "node.rc.ipv"),
-        ("[node.xx]", "node.xx", "node.rc"),
-        ("mtu = 1500", "mtu", "netdev.mtu"),
+        ("[ntb]\nspad_cuont = 6", "ntb.spad_cuont = 6", "ntb.spad_count"),
+        ("[ntb]\nqueue = 6", "ntb.queue = 6", "ntb."),
+        ("[transport]\nmtu = 1500", "transport.mtu = 1500", "netdev.mtu"),
+        ("[nbt]\nspad_count = 6", "nbt = a table", "ntb"),
+        ("[node.rc]\nipv5 = 1", "node.rc.ipv5 = 1", "node.rc.ipv"),
+        ("[node.xx]", "node.xx = a table", "node.rc"),
+        ("[bridge]\nfabrik = 1", "bridge.fabrik = 1", "bridge.fabric"),
+        ("mtu = 1500", "mtu = 1500", "netdev.mtu"),
     ],
 )
 def test_unknown_key_is_named_with_the_nearest_known_one(text: str, unknown: str, nearest: str) -> None:
-    message = refusal(text)
-
-    assert message.startswith(f"unknown key {unknown};")
-    assert nearest in message
+    assert refusal(text).startswith(f"{unknown}: unknown key; the nearest known one is {nearest}")
 
 
 def test_unknown_key_like_no_other_is_named_alone() -> None:
-    assert refusal('"zz\\nqq" = 1') == "unknown key 'zz\\nqq'"
+    assert refusal('"zz\\nqq" = 1') == "'zz\\nqq' = 1: unknown key"
+
+
+def test_unknown_key_hides_nothing_else() -> None:
+    text = "[bridge]\nfoo = 1\nfabric = 'local'\n[ntb]\nfoo = 1\ndb_count = 33\nmw2_offset = 0xE0000\n"
+
+    assert [violation.key for violation in check_text(text, "x").violations] == [
+        *("bridge.foo", "bridge.fabric", "ntb.foo", "ntb.db_count", "ntb.mw2_offset")
+    ]
 
 
 @pytest.mark.parametrize("text", ["ntb = 1", "ntb = [1]", "[[ntb]]", 'node.rc = "x"'])

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ntbnet.config import Config, load_text
+from ntbnet.config import Config, check_text, load_text
 from ntbnet.layout import Layout, assumed_spans, inbound_windows_needed, layout_of
 from ntbnet.layout_suggest import suggest
 from ntbnet.profile import SHIPPED, Profile, load_profile, shipped
@@ -157,6 +157,42 @@ def test_suggestion_uses_the_wired_window_when_it_is_long_enough() -> None:
 
     assert found.ntb is not None
     assert (found.ntb.inbound, found.ntb.mw2_bar) == ("bar", 4)
+
+
+def test_suggestion_puts_the_window_where_the_hardware_wires_it() -> None:
+    text = (
+        shipped("rk3588")
+        .replace("subrange_mapping = true ", "subrange_mapping = false ")
+        .replace("offset = 0\n", "offset = 0x1000\n")
+        .replace("mw2_bar = 4 ", "mw2_offset = 0x1000\nmw2_bar = 4 ")
+    )
+    board = load_profile(text, "board")
+
+    found = suggest(board, [0x100000, 0x1000], "edma", DRAM)
+
+    assert check_text("", "x", profile="p.toml", read_profile=lambda _: text).violations == ()
+    assert found.ntb is not None
+    assert (found.ntb.mw2_bar, found.ntb.mw2, found.ntb.mw2_offset) == (4, 0x1000, 0x1000)
+
+
+def test_suggestion_rounds_up_every_size_but_that_of_a_wired_window() -> None:
+    submaps_only = shipped("rk3588")
+    for kept in (1, 3, 5):
+        start = submaps_only.index("[[endpoint.bars]]", submaps_only.index("# BARs 0 to 5")) + 1
+        for _ in range(kept):
+            start = submaps_only.index("[[endpoint.bars]]", start) + 1
+        submaps_only = submaps_only[:start] + submaps_only[start:].replace('"resizable"', '"disabled"', 1)
+
+    found = suggest(load_profile(submaps_only, "board"), [0xF8000, 0x1000, 0x40000], "edma", DRAM)
+
+    assert found.ntb is not None
+    assert (found.ntb.inbound, found.ntb.mw1, found.ntb.mw2, found.ntb.mw2_bar) == (
+        "submap",
+        0x100000,
+        0x1000,
+        4,
+    )
+    assert found.notes == ("rounded up to the alignment of 0x10000: mw1 from 0xf8000 to 0x100000",)
 
 
 def test_suggestion_lowers_the_mtu_of_a_small_window() -> None:

@@ -149,6 +149,74 @@ def test_value_outside_its_range_does_not_hide_other_violations() -> None:
     assert keys_of(result) == ["ntb.spad_count", "ntb.db_count", "ntb.mw2_offset"]
 
 
+ALL_AT_ONCE = {
+    "arrangement-and-traffic": (
+        "mw2_offset = 0xE0000",
+        "[netdev]\nqueues = 4\n",
+        [("ntb.mw2_offset", "overlaps"), ("netdev.queues", "must be 1..1")],
+    ),
+    "arrangement-and-reach": (
+        'inbound = "bar"\nmw2_offset = 0\nmw2 = 0x80\nmw2_bar = 5',
+        "",
+        [("ntb.mw2_bar", "is reserved"), ("ntb.mw2", "to reach the edma register")],
+    ),
+    "arrangement-and-aperture": (
+        "mw1 = 0x300000\nmw2_offset = 0x1000",
+        "",
+        [("ntb.mw2_offset", "overlaps"), ("ntb.mw1", "outbound aperture")],
+    ),
+    "resource-and-traffic": (
+        "num_mws = 1\nmw1 = 0x300000",
+        "[transport]\ntransport_mtu = 2048\n",
+        [("ntb.mw1", "outbound aperture"), ("netdev.mtu", "must be 1280..2022")],
+    ),
+    "broken-size-has-no-frames": (
+        "mw1 = 0x1004\ndb_bar = 5",
+        "[netdev]\nqueues = 2\n",
+        [("ntb.db_bar", "reserved"), ("ntb.mw1", "a multiple of"), ("netdev.queues", "must be 1..1")],
+    ),
+    "broken-doorbells-and-mtu": (
+        "db_count = 33",
+        "[transport]\ntransport_mtu = 2048\n",
+        [("ntb.db_count", "4..32"), ("netdev.mtu", "must be 1280..2022")],
+    ),
+    "each-small-window": (
+        'num_mws = 2\nmw1 = 0x1000\nmw2 = 0x1000\nmw2_offset = 0x1000\nmw2_target = "none"',
+        "[transport]\nmax_num_clients = 8\n[netdev]\nqueues = 9\n",
+        [("ntb.mw1", "a frame has 510"), ("ntb.mw2", "a frame has 510"), ("netdev.queues", "must be 1..8")],
+    ),
+    "doorbell-bar-is-fixed-too": (
+        "mw2_bar = 4\nmw2_offset = 0",
+        "",
+        [("ntb.mw2_bar", "must differ from ntb.db_bar"), ("ntb.mw2_bar", "fixed at 256 bytes")],
+    ),
+}
+"""Keys of [ntb], other sections, and every complaint in its order."""
+
+
+@pytest.mark.parametrize(("ntb", "more", "says"), ALL_AT_ONCE.values(), ids=ALL_AT_ONCE)
+def test_violations_of_every_kind_are_listed_at_once(
+    ntb: str, more: str, says: list[tuple[str, str]]
+) -> None:
+    violations = checked(ntb, more=more).violations
+
+    assert [one.key for one in violations] == [key for key, _ in says]
+    assert all(rule in one.rule for one, (_, rule) in zip(violations, says, strict=True)), violations
+
+
+def test_inbound_windows_are_counted_although_windows_overlap() -> None:
+    text = shipped("r-car-s4").replace("inbound_windows = 16 ", "inbound_windows = 3 ")
+    for inbound in ("map", "submap"):
+        ntb = f'[ntb]\ninbound = "{inbound}"\nmw2_offset = 0xE0000\n'
+        result = check_text(f'bridge.profile = "p.toml"\n{ntb}', "x", lambda _: text)
+        assert keys_of(result) == ["ntb.mw2_offset", "ntb.num_mws"]
+        assert "needs 4 inbound windows" in result.violations[1].rule
+
+
+def test_wired_window_at_the_wrong_place_may_be_too_long_too() -> None:
+    assert keys_of(checked("mw2 = 0x3000\nmw2_offset = 0x1000", "rk3588")) == ["ntb.mw2_offset", "ntb.mw2"]
+
+
 def test_violation_keeps_the_value_that_was_written() -> None:
     (violation,) = checked("num_mws = 5\nmw3 = 0x1000\nmw4 = 0x1000").violations[:1]
 
@@ -320,25 +388,35 @@ def test_layouts_in_one_bar_are_accepted_exactly_when_pages_are_used_once(
     assert (result.config is not None) == (is_aligned and len(set(used)) == len(used))
 
 
-@given(data=st.data(), profile=st.sampled_from(SHIPPED))
+@given(data=st.data(), profile=st.sampled_from(SHIPPED), wild=st.booleans())
 def test_whatever_the_keys_say_the_answer_is_a_layout_or_violations(
-    data: st.DataObject, profile: str
+    data: st.DataObject, profile: str, wild: bool
 ) -> None:
-    bars, sizes = st.integers(-1, 5), st.sampled_from([0, 0x100, 0x8000, 0x10000, 0x40000, 0x100000])
+    """``wild`` values break rules of single keys too, which leaves out what depends on them."""
+
+    def number(low: int, high: int) -> int:
+        return data.draw(st.integers(low - wild, high + wild))
+
+    sizes = [0, 0x100, 0x8000, 0x10000, 0x40000, 0x100000]
+    wild_sizes = [*sizes, 2, 0xF0004, 0x40000000, 0x40000004, 0xFFFFFFFF, 0x100000000]
+    size = st.sampled_from(wild_sizes if wild else sizes)
     lines = [
-        f"num_mws = {data.draw(st.integers(1, 4))}",
+        f"num_mws = {number(1, 4)}",
         f'inbound = "{data.draw(st.sampled_from(["map", "submap", "bar"]))}"',
         f'mw2_target = "{data.draw(st.sampled_from(["none", "edma", "msi"]))}"',
         f'ctrl_layout = "{data.draw(st.sampled_from(["rfc1", "classic"]))}"',
-        f"ctrl_bar = {data.draw(bars)}",
-        f"db_bar = {data.draw(bars)}",
-        f"db_count = {data.draw(st.integers(4, 32))}",
+        f"ctrl_bar = {number(-1, 5)}",
+        f"db_bar = {number(-1, 5)}",
+        f"db_count = {number(4, 32)}",
+        f"spad_count = {number(6, 16)}",
+        *(["foo = 1"] if wild and data.draw(st.booleans()) else []),
     ]
     for n in range(1, 5):
-        lines += [f"mw{n}_bar = {data.draw(bars)}", f"mw{n} = {data.draw(sizes)}"]
-        lines.append(f"mw{n}_offset = {data.draw(sizes)}")
+        lines += [f"mw{n}_bar = {number(-1, 5)}", f"mw{n} = {data.draw(size)}"]
+        lines.append(f"mw{n}_offset = {data.draw(size)}")
+    more = f"[transport]\nmax_num_clients = {number(0, 8)}\n[netdev]\nmtu = 1280\nqueues = {number(1, 4)}\n"
 
-    result = checked("\n".join(lines), profile, "[netdev]\nmtu = 1280\n")
+    result = checked("\n".join(lines), profile, more)
 
     assert (result.config is None) == bool(result.violations)
     if result.config is not None:

@@ -97,7 +97,7 @@ def test_only_shipped_names_are_looked_up(name: str) -> None:
     [
         ("hz =", "hz = 99", "kernel.hz = 99: must be an integer 100..1000 ticks per second"),
         ("hz =", "", "kernel.hz is missing"),
-        ("hz =", "hz = 250\ntick = 1", "unknown key kernel.tick"),
+        ("hz =", "hz = 250\ntick = 1", "kernel.tick = 1: unknown key"),
         ("align =", "align = 4095", "a power of two"),
         ("align =", "align = true", "endpoint.align = true: must be an integer"),
         ("msix =", "msix = 0", "endpoint.msix = 0: must be true or false"),

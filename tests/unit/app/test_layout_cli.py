@@ -20,7 +20,7 @@ from ntbnet.app.layout_picture import bytes_text, pieces, svg, terminal
 from ntbnet.config import load_text
 from ntbnet.errors import SetupError
 from ntbnet.layout import Layout, layout_of
-from ntbnet.profile import SHIPPED
+from ntbnet.profile import SHIPPED, shipped
 from tests.unit.app.test_layout_script import BEFORE, COVER_LETTER
 from tests.unit.test_layout_rules import BROKEN
 
@@ -101,7 +101,6 @@ def test_violations_and_warnings_are_listed_for_people(run: Run) -> None:
     ("arguments", "stdin", "says"),
     [
         (("check", "/nonexistent.toml"), "", "/nonexistent.toml: cannot be read"),
-        (("check", "-"), "[ntb]\nmw9 = 1\n", "stdin: unknown key ntb.mw9"),
         (("check", "-"), "[", "stdin: not valid TOML"),
         (("check", "--profile", "no-such"), "", "no profile 'no-such'"),
         (("import", "/nonexistent.sh"), "", "/nonexistent.sh: cannot be read"),
@@ -118,6 +117,54 @@ def test_what_cannot_be_read_or_understood_is_exit_code_2(
     assert done.code == 2
     assert says in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin"),
+    [
+        (("layout", "check", "--profile", "no-such"), ""),
+        (("layout", "check", "/nonexistent.toml"), ""),
+        (("layout", "check", "-"), "["),
+        (("layout", "show", "--profile", "no-such"), ""),
+        (("layout", "show", "--svg", "/nonexistent/a.svg"), ""),
+        (("layout", "suggest", "--mw", "lots"), ""),
+        (("layout", "suggest", "--mw", "1M", "--profile", "no-such"), ""),
+        (("layout", "import", "-", "--profile", "no-such"), "echo 1 > num_mws"),
+        (("explain", "nowhere", "--profile", "r-car-s4"), ""),
+        (("explain", "BAR2", "--profile", "no-such"), ""),
+    ],
+)
+def test_error_is_a_json_object_too(run: Run, arguments: tuple[str, ...], stdin: str) -> None:
+    done = run(*arguments, "--json", stdin=stdin)
+
+    assert done.code == 2
+    assert set(done.json) == {"ok", "error"}
+    assert done.json["ok"] is False
+    assert done.stderr == f"ntbnet: {done.json['error']}\n"
+
+
+@pytest.mark.parametrize("command", [("layout", "show"), ("explain", "BAR2+0", "--config")])
+def test_broken_layout_is_a_json_object_where_a_good_one_is_needed(
+    run: Run, command: tuple[str, ...]
+) -> None:
+    done = run(*command, "-", "--json", stdin="[ntb]\nmw2_offset = 0xE0000\n")
+
+    assert (done.code, done.stderr) == (1, "")
+    assert (done.json["ok"], [one["key"] for one in done.json["violations"]]) == (False, ["ntb.mw2_offset"])
+
+
+def test_unknown_key_is_listed_with_the_other_violations(run: Run) -> None:
+    text = "[ntb]\nmw1_ofset = 4\nfoo = 1\nmw2_offset = 0xE0000\n[netdev]\nmtuu = 1500\n[zzzzzz]\n"
+    done = run("layout", "check", "-", "--json", stdin=text)
+
+    assert done.code == 1
+    assert [(one["key"], one["value"], one["rule"]) for one in done.json["violations"][:3]] == [
+        ("zzzzzz", "a table", "unknown key"),
+        ("netdev.mtuu", 1500, "unknown key; the nearest known one is netdev.mtu"),
+        ("ntb.mw1_ofset", 4, "unknown key; the nearest known one is ntb.mw1_offset"),
+    ]
+    assert done.json["violations"][3]["rule"].startswith("unknown key; the nearest known one is ntb.")
+    assert [one["key"] for one in done.json["violations"][3:]] == ["ntb.foo", "ntb.mw2_offset"]
 
 
 # import and export
@@ -162,6 +209,28 @@ def test_export_is_read_by_import(run: Run) -> None:
     assert load_text(imported.stdout, "x").windows == load_text("", "x", profile="rk3588").windows
 
 
+@pytest.mark.parametrize("profile", SHIPPED)
+def test_export_of_each_profile_is_imported_and_good_without_naming_it_again(run: Run, profile: str) -> None:
+    exported = run("layout", "export", "--profile", profile)
+    imported = run("layout", "import", "-", stdin=exported.stdout)
+    checked = run("layout", "check", "-", "--json", stdin=imported.stdout)
+
+    assert (exported.code, imported.code, imported.stderr, checked.code) == (0, 0, "", 0)
+    assert checked.json["profile"] == profile
+    assert load_text(imported.stdout, "x").ntb == load_text("", "x", profile=profile).ntb
+
+
+def test_import_without_a_write_is_exit_code_1_and_comments_are_warned_about(run: Run) -> None:
+    done = run("layout", "import", "-", stdin="rm -rf /\n")
+    mixed = "# echo 2 > num_mws\necho 0xF0000 > mw1\n"
+    warned, as_json = (run("layout", "import", "-", *more, stdin=mixed) for more in ((), ("--json",)))
+
+    assert (done.code, done.stdout, done.stderr) == (1, "", "stdin: no attribute is written\n")
+    assert warned.code == as_json.code == 1
+    assert warned.stderr.splitlines()[0] == "stdin: line 1 is a comment: echo 2 > num_mws"
+    assert as_json.json["warnings"] == ["line 1 is a comment: echo 2 > num_mws"]
+
+
 def test_broken_layout_is_not_exported_and_not_drawn(run: Run) -> None:
     for command in ("export", "show"):
         done = run("layout", command, "-", stdin="[ntb]\nmw2_offset = 0\n")
@@ -187,6 +256,17 @@ def test_suggestion_that_does_not_exist_says_why_and_is_exit_code_1(run: Run) ->
     assert done.json["ok"] is False
     assert done.json["layout"] is None
     assert "outbound aperture of profile r-car-s4" in done.json["reason"]
+
+
+def test_suggestion_replaces_a_profiles_own_layout_that_is_broken(run: Run, tmp_path: Path) -> None:
+    board = tmp_path / "board.toml"
+    board.write_text(shipped("r-car-s4").replace("mw2_bar = 2 ", "mw2_bar = 5 "), encoding="utf-8")
+
+    broken = run("layout", "check", "--profile", board)
+    done = run("layout", "suggest", "--profile", board, "--mw", "960K", "--mw", "32K")
+    again = run("layout", "check", "-", stdin=done.stdout)
+
+    assert (broken.code, done.code, done.stderr, again.code) == (1, 0, "", 0)
 
 
 # show

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ntbnet.app.layout_script import Configfs, read_script, write_script
+from ntbnet.app.layout_script import MAX_LINES, Configfs, read_script, write_script
 from ntbnet.config import check_text, load_text
 from ntbnet.profile import SHIPPED
 
@@ -46,10 +46,10 @@ def stored(*writes: tuple[str, str]) -> tuple[Configfs, list[str | None]]:
 
 
 def test_cover_letters_lines_give_exactly_its_layout() -> None:
-    state, refused = read_script(BEFORE + COVER_LETTER)
+    script = read_script(BEFORE + COVER_LETTER)
 
-    assert refused == []
-    config = load_text(state.to_toml("r-car-s4"), "imported")
+    assert script.refused == []
+    config = load_text(script.state.to_toml({}), "imported")
     default = load_text("", "defaults")
     assert (config.bars, config.windows, config.db_region) == (
         default.bars,
@@ -61,7 +61,7 @@ def test_cover_letters_lines_give_exactly_its_layout() -> None:
 
 @pytest.mark.covers("NTB 15", "NTB 23")
 def test_cover_letters_bare_lines_are_refused_because_num_mws_is_zero() -> None:
-    _, refused = read_script(COVER_LETTER)
+    refused = read_script(COVER_LETTER).refused
 
     assert [(one.line, one.attribute) for one in refused] == [(1, "mw1"), (2, "mw2"), (3, "mw2_offset")]
     assert str(refused[0]) == "line 1: mw1 = 0xF0000: -EINVAL: num_mws is 0; write num_mws first"
@@ -119,10 +119,10 @@ def test_id_on_the_link_is_not_cut_but_refused() -> None:
 @pytest.mark.covers("NTB 20", "NTB 21", "HAZARD 10.20")
 @pytest.mark.parametrize("db_count", [0, 33])
 def test_doorbell_count_is_taken_by_configfs_and_refused_at_bind(db_count: int) -> None:
-    state, refused = read_script(BEFORE.replace("16", str(db_count)) + COVER_LETTER)
+    script = read_script(BEFORE.replace("16", str(db_count)) + COVER_LETTER)
 
-    assert refused == []
-    violations = check_text(state.to_toml("r-car-s4"), "imported").violations
+    assert script.refused == []
+    violations = check_text(script.state.to_toml({}), "imported").violations
     assert [violation.key for violation in violations] == ["ntb.db_count"]
 
 
@@ -166,16 +166,16 @@ def test_unknown_attribute_is_refused_and_known_ones_without_effect_are_passed_o
 
 
 def test_how_to_is_read_as_it_stands_prompts_included() -> None:
-    state, refused = read_script(HOW_TO)
+    script = read_script(HOW_TO)
 
-    assert [str(one) for one in refused] == [
-        "line 1: Creating the endpoint function: = : not understood: echo VALUE > attribute"
+    assert [str(one) for one in script.refused] == [
+        "line 1: Creating the endpoint function:: not understood: echo VALUE > attribute"
     ]
-    table = tomllib.loads(state.to_toml("generic"))
+    table = tomllib.loads(script.state.to_toml({"profile": "generic"}))
     assert table["ntb"]["mw1"] == 0x100000
     assert table["ntb"]["vendor_id"] == 0x1957
     assert table["ntb"]["vntb_pid"] == 0x080A
-    config = load_text(state.to_toml("generic"), "imported")
+    config = load_text(script.state.to_toml({"profile": "generic"}), "imported")
     assert (config.bars.ctrl, config.bars.db, config.bars.mws) == (0, 1, (2,))
 
 
@@ -189,23 +189,118 @@ def test_how_to_is_read_as_it_stands_prompts_included() -> None:
         'echo "4" >> ./db_count',
         "$ echo 4 > functions/pci_epf_vntb/func1/pci_epf_vntb.0/db_count",
         "cd func1; echo 4 > ./db_count && cd ..",
+        "echo 4 | tee ./db_count",
+        "echo 4 | sudo tee -a ./db_count > /dev/null",
+        "echo 4 | sudo tee ./db_count >/dev/null 2>&1",
+        'sudo sh -c "echo 4 > db_count"',
+        "sudo -E bash -ec 'cd func1 && echo 4 > db_count'",
+        """sudo sh -c "echo '4' | tee db_count" """,
+        '$ sudo sh -c "echo 4 > db_count # four"',
+        "# echo 4 | sudo tee ./db_count",
+        '# sudo sh -c "echo 4 > db_count"',
+        "sudo mkdir func1 2>/dev/null; sudo echo 4 > ./db_count",
+        'echo 4 > "$FUNC/db_count"',
     ],
 )
 def test_echo_is_read_however_it_is_written(line: str) -> None:
-    state, refused = read_script(line)
+    script = read_script(line)
 
-    assert refused == []
-    assert state.values["db_count"] == 4
+    assert script.refused == []
+    assert script.state.values["db_count"] == 4
 
 
 def test_commented_line_of_a_script_does_nothing() -> None:
-    state, refused = read_script("#!/bin/sh\necho 4 > db_count\n# echo 8 > db_count\n\nmkdir x\n")
+    script = read_script("#!/bin/sh\necho 4 > db_count\n# echo 8 > db_count\n\nmkdir x\n")
 
-    assert (refused, state.values["db_count"]) == ([], 4)
+    assert (script.refused, script.state.values["db_count"]) == ([], 4)
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("sudo cat count > db_count", "what cat writes would be lost"),
+        ("cat <<EOF > db_count", "what cat writes would be lost"),
+        ('ip netns exec x sh -c "echo 4 > db_count"', "what ip writes would be lost"),
+        ("ls | sudo tee db_count", "what ls writes would be lost"),
+        ("cd func1 || echo 4 > db_count", "what cd writes would be lost"),
+        ("> db_count", "not understood"),
+        ("echo 4 > a > db_count", "not understood"),
+        ("echo 4 | cat > db_count", "not understood"),
+        ("echo 4 | sudo tee", "not understood"),
+        ("echo 4 > db_count || echo 5 > db_count", "not understood"),
+        ("echo 4 > db_count &", "not understood"),
+        ("sudo dd of=db_count", "not understood"),
+        ("sudo sh -c 'printf 4 > db_count'", "not understood"),
+        ("sudo sh setup.sh", "not understood: sh -c"),
+        ("sudo sh -c '", "a quote is not closed"),
+        ("# printf 4 > db_count", "not understood"),
+    ],
+)
+def test_write_that_is_not_read_is_refused_with_its_line_and_reason(line: str, says: str) -> None:
+    (refused,) = read_script(f"# echo 8 > spad_count\n{line}\n" if line[0] == "#" else f"\n{line}\n").refused
+
+    assert refused.line == 2
+    assert says in refused.error
+
+
+@pytest.mark.parametrize(
+    "line", ["lspci | grep Renesas", "sudo modprobe x 2>&1", "ls || true", "sudo rm -r a"]
+)
+def test_command_that_writes_nothing_is_passed_over(line: str) -> None:
+    script = read_script(f"{line}\necho 4 > db_count\n")
+
+    assert (script.refused, script.state.values["db_count"]) == ([], 4)
+
+
+def test_comment_that_looks_like_a_write_is_warned_about() -> None:
+    script = read_script("# echo 16 > db_count\necho 1 > num_mws  # echo 2 > num_mws\n# one window\n")
+
+    assert script.refused == []
+    assert script.warnings == [
+        "line 1 is a comment: echo 16 > db_count",
+        "line 2 is a comment: echo 2 > num_mws",
+    ]
+
+
+def test_prompts_are_known_where_bare_lines_write_nothing() -> None:
+    script = read_script("cd func1\n# echo 16 > db_count\n")
+
+    assert (script.refused, script.warnings, script.state.values["db_count"]) == ([], [], 16)
+    bare = read_script('sudo sh -c "echo 4 > db_count"\n# echo 16 > db_count\n')
+    assert (len(bare.warnings), bare.state.values["db_count"]) == (1, 4)
+
+
+def test_script_of_more_lines_than_are_read_is_refused_as_a_whole() -> None:
+    lines = ["echo 4 > db_count"] + ["cd .."] * (MAX_LINES - 1)
+
+    assert read_script("\n".join(lines)).refused == []
+    assert [str(one) for one in read_script("\n".join([*lines, "echo 8 > db_count"])).refused] == [
+        "line 10001: a script has at most 10000 lines"
+    ]
+
+
+@pytest.mark.parametrize("text", ["", "rm -rf /", "# nothing", "echo 1 > start"])
+def test_script_without_a_write_is_refused(text: str) -> None:
+    assert [str(one) for one in read_script(text).refused] == ["no attribute is written"]
+
+
+@pytest.mark.parametrize(
+    ("comment", "says"),
+    [
+        ('# ntbnet: inbound = "mapp"', 'inbound = "mapp": must be "map" or "submap" or "bar"'),
+        ("# ntbnet: profile = 7", "profile = 7: must be a profile's name"),
+        ("# ntbnet: profile =", "profile = '': must be a profile's name"),
+        ("#ntbnet: num_mws = 2", "num_mws = 2: no such setting: must be one of profile"),
+    ],
+)
+def test_setting_that_is_not_taken_is_refused(comment: str, says: str) -> None:
+    (refused,) = read_script(f"echo 4 > db_count\n{comment}\n").refused
+
+    assert str(refused).startswith(f"line 2: {says}")
 
 
 def test_line_that_is_not_understood_is_named() -> None:
-    _, refused = read_script("echo 4 > db_count\nprintf 5 > db_count\n")
+    refused = read_script("echo 4 > db_count\nprintf 5 > db_count\n").refused
 
     assert [(one.line, one.attribute) for one in refused] == [(2, "printf 5 > db_count")]
 
@@ -214,10 +309,10 @@ def test_line_that_is_not_understood_is_named() -> None:
 def test_exported_lines_read_back_give_the_same_layout(profile: str) -> None:
     config = load_text("", "x", profile=profile)
 
-    state, refused = read_script(write_script(config))
-    again = load_text(state.to_toml(profile), "imported")
+    script = read_script(write_script(config))
+    again = load_text(script.to_toml(), "imported")
 
-    assert refused == []
+    assert script.refused == []
     assert again.ntb == config.ntb
 
 
@@ -231,9 +326,9 @@ def test_export_of_the_cover_letters_layout_holds_its_five_lines() -> None:
 
 @given(st.text(max_size=200))
 def test_any_text_is_read_without_an_exception(text: str) -> None:
-    state, _ = read_script(text)
+    script = read_script(text)
 
-    assert tomllib.loads(state.to_toml("r-car-s4"))["bridge"]["profile"] == "r-car-s4"
+    assert tomllib.loads(script.to_toml())["bridge"]["profile"] == "r-car-s4"
 
 
 @given(
@@ -250,6 +345,6 @@ def test_whatever_is_written_the_state_is_a_configuration_that_can_be_judged(
 ) -> None:
     state, _ = stored(*writes)
 
-    result = check_text(state.to_toml("r-car-s4"), "imported")
+    result = check_text(state.to_toml({}), "imported")
 
     assert (result.config is None) == bool(result.violations)
