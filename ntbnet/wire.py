@@ -1,6 +1,7 @@
 """The one message schema: what travels between ntbnet's processes, byte by byte.
 
-A message is two ZeroMQ frames: a fixed 64-byte header and, when the kind has one, a payload.
+A message is two ZeroMQ frames: a fixed 64-byte header and, when the kind has one, a payload. One
+ZeroMQ message holds one of ours or several, one behind the other.
 All integers are little-endian.
 
 ======  ====  ===========  ==========================================================
@@ -56,6 +57,7 @@ MAX_BODY_ITEMS = 1024
 
 _HEAD = Struct("<BBHBBHIIIIQQIIQ")
 _U64 = Struct("<Q")
+_LENGTH_AT, _NO_LENGTH = 40, bytes(4)
 
 
 class Service(IntEnum):
@@ -335,6 +337,11 @@ def _seal(
         timestamp_ns,
     )
     return head + _U64.pack(xxh3_64_intdigest(payload, xxh3_64_intdigest(head, key)))
+
+
+def announces_payload(frame: bytes) -> bool:
+    """Whether the header says that a payload frame follows; not yet checked, False for what is no header."""
+    return len(frame) == HEADER_BYTES and frame[_LENGTH_AT : _LENGTH_AT + 4] != _NO_LENGTH
 
 
 def decode_header(frame: bytes | memoryview, payload: bytes | memoryview, key: int = 0) -> Header:

@@ -4,6 +4,11 @@ Each ordered pair of processes has its own socket, so everything between them is
 sockets' file descriptors are watched by the event loop and drained until EAGAIN; the descriptor
 is edge-triggered, so a drain that stops early is scheduled again.
 
+What a process has to say to one neighbour at one occasion (the stores of a frame, and the interrupt
+behind them) goes out as one ZeroMQ message: the hand-over between threads and the wake-up of the
+neighbour cost more than the bytes. Such a group has the header of each of our messages, followed by its
+payload when the header says that there is one.
+
 HWM is large enough for a whole ring in flight; LINGER 0 and IMMEDIATE 1 so that nothing is kept
 for a process that is gone. A message that ZeroMQ will not take waits here (receiving goes on);
 a backlog beyond ``MAX_BACKLOG`` or ``MAX_BACKLOG_BYTES`` is reported, and the owner takes the
@@ -19,13 +24,17 @@ from collections.abc import Callable, Collection
 
 import zmq
 
-from ntbnet.wire import MAX_PAYLOAD_BYTES
+from ntbnet.wire import MAX_PAYLOAD_BYTES, announces_payload
 
 HIGH_WATER_MARK = 4096
+MAX_GROUP = 32
+"""Messages sent, at most, as one ZeroMQ message."""
+MAX_GROUP_FRAMES = 2 * MAX_GROUP
+"""Frames taken from one ZeroMQ message; one that has more is no neighbour's."""
 MAX_BACKLOG = 16384
-"""Messages kept for a slow neighbour before its path is declared down."""
+"""Groups of messages kept for a slow neighbour before its path is declared down."""
 MAX_BACKLOG_BYTES = 64 << 20
-"""Payload bytes kept for a slow neighbour before its path is declared down."""
+"""Bytes kept for a slow neighbour before its path is declared down."""
 MAX_QUESTION_BYTES = 256
 """Longest frame of a question; also of what a mere sender is sent: ZeroMQ's own greeting."""
 LINGER_MS = 20
@@ -57,7 +66,8 @@ class ZmqBus:
         self._context = zmq.Context(io_threads=1)
         self._in: dict[str, zmq.Socket[bytes]] = {}
         self._out: dict[str, zmq.Socket[bytes]] = {}
-        self._backlog: dict[str, deque[tuple[bytes, bytes]]] = {}
+        self._group: dict[str, list[bytes]] = {}
+        self._backlog: dict[str, deque[list[bytes]]] = {}
         self._backlog_bytes: dict[str, int] = {}
         self._sockets: list[zmq.Socket[bytes]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -119,49 +129,73 @@ class ZmqBus:
                 header = socket.recv(zmq.NOBLOCK)
             except zmq.Again:
                 break
-            payload = b""
             if socket.getsockopt(zmq.RCVMORE):
-                payload = socket.recv(zmq.NOBLOCK)
-                if socket.getsockopt(zmq.RCVMORE):
-                    self._skip_rest(socket)
-            self._on_message(label, header, payload)
+                self._take_group(label, socket, header)
+            else:
+                self._on_message(label, header, b"")
+            if self._group:
+                self.flush()
         else:
             assert self._loop is not None
             self._loop.call_soon(self._drain, label)
         self._on_batch(label)
 
-    def _skip_rest(self, socket: zmq.Socket[bytes]) -> None:
-        self.malformed += 1
+    def _take_group(self, label: str, socket: zmq.Socket[bytes], first: bytes) -> None:
+        frames = [first]
         while socket.getsockopt(zmq.RCVMORE):
-            socket.recv(zmq.NOBLOCK)
+            frame = socket.recv(zmq.NOBLOCK)
+            if len(frames) < MAX_GROUP_FRAMES:
+                frames.append(frame)
+            else:
+                self.malformed += 1
+        frames.reverse()
+        while frames:
+            header = frames.pop()
+            payload = frames.pop() if frames and announces_payload(header) else b""
+            self._on_message(label, header, payload)
 
     def send(self, label: str, header: bytes, payload: bytes | memoryview) -> bool:
-        """Send one message behind all earlier ones; False when the backlog is full."""
+        """Send one message with the next ``flush``, behind earlier ones; False when the backlog is full."""
+        group = self._group.setdefault(label, [])
+        group.append(header)
+        if len(payload):
+            group.append(bytes(payload))  # a view may show other bytes by the time it is sent
+        if len(group) >= MAX_GROUP_FRAMES - 1:
+            self._send_group(label, self._group.pop(label))
+        return len(self._backlog[label]) < MAX_BACKLOG and self._backlog_bytes[label] < MAX_BACKLOG_BYTES
+
+    def flush(self) -> None:
+        """Hand everything that was sent to ZeroMQ, or keep it until that takes it."""
+        while self._group:
+            self._send_group(*self._group.popitem())
+
+    def _send_group(self, label: str, frames: list[bytes]) -> None:
         backlog = self._backlog[label]
-        if not backlog and self._push(self._out[label], header, payload):
-            return True
-        backlog.append((header, bytes(payload)))  # a view may show other bytes by the time it is sent
-        self._backlog_bytes[label] += len(payload)
-        self._flush(label)
-        return len(backlog) <= MAX_BACKLOG and self._backlog_bytes[label] <= MAX_BACKLOG_BYTES
+        if backlog or not self._push(self._out[label], frames):
+            backlog.append(frames)
+            self._backlog_bytes[label] += sum(map(len, frames))
+            self._flush(label)
 
     def send_now(self, label: str, header: bytes, payload: bytes | memoryview) -> bool:
         """Send a message of the path itself, or drop it when nobody is connected."""
-        return not self._backlog[label] and self._push(self._out[label], header, payload)
+        if label in self._group:
+            self._send_group(label, self._group.pop(label))
+        frames = [header, bytes(payload)] if len(payload) else [header]
+        return not self._backlog[label] and self._push(self._out[label], frames)
 
     def forget(self, label: str) -> None:
         """Drop what waits for a neighbour: its session ended."""
+        self._group.pop(label, None)
         self._backlog[label].clear()
         self._backlog_bytes[label] = 0
 
     @staticmethod
-    def _push(socket: zmq.Socket[bytes], header: bytes, payload: bytes | memoryview) -> bool:
+    def _push(socket: zmq.Socket[bytes], frames: list[bytes]) -> bool:
+        """Only the first frame of a message can be refused."""
+        last = len(frames) - 1
         try:
-            if len(payload) == 0:
-                socket.send(header, zmq.NOBLOCK)
-            else:
-                socket.send(header, zmq.NOBLOCK | zmq.SNDMORE)
-                socket.send(payload, zmq.NOBLOCK)
+            for position, frame in enumerate(frames):
+                socket.send(frame, zmq.NOBLOCK | zmq.SNDMORE if position < last else zmq.NOBLOCK)
         except zmq.Again:
             return False
         return True
@@ -172,14 +206,12 @@ class ZmqBus:
             return
         # reading EVENTS re-arms the edge-triggered descriptor
         while _events(socket) & zmq.POLLOUT and backlog:
-            header, payload = backlog[0]
-            if not self._push(socket, header, payload):
+            if not self._push(socket, backlog[0]):
                 return
-            backlog.popleft()
-            self._backlog_bytes[label] -= len(payload)
+            self._backlog_bytes[label] -= sum(map(len, backlog.popleft()))
 
     def backlog(self, label: str) -> int:
-        """Messages waiting here for ``label``."""
+        """Groups of messages waiting here for ``label``."""
         return len(self._backlog[label])
 
     def close(self, last_words: Collection[str] = ()) -> None:

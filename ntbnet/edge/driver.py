@@ -228,6 +228,7 @@ class Driver:
     def perform(self, effects: Sequence[Effect]) -> None:
         """Perform effects that nobody's message or deadline asked for."""
         self._perform(effects, self._clock())
+        self._bus.flush()
         self._arm()
 
     def _perform(self, effects: Sequence[Effect], now_ns: int) -> None:
@@ -282,6 +283,7 @@ class Driver:
             if not length:
                 break
             self._perform(device.transmit(length, now_ns), now_ns)
+            self._bus.flush()
         self._arm()
 
     # time
@@ -298,6 +300,7 @@ class Driver:
         due = self._device.next_deadline()
         if due is not None and due <= now_ns:
             self._perform(self._device.on_deadline(now_ns), now_ns)
+        self._bus.flush()
         self._arm()
 
     def _arm(self) -> None:
