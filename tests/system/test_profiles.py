@@ -120,7 +120,8 @@ def test_four_windows_in_one_bar_carry_four_queues(make_bridge: MakeBridge) -> N
     bridge = make_bridge(FOUR_WINDOWS)
 
     for number in range(24):  # flows of different ports are spread over the queues
-        udp_round_trip(bridge, "rc", number.to_bytes(2, "big") * 100)
+        for node in ("rc", "ep"):
+            udp_round_trip(bridge, node, number.to_bytes(2, "big") * 100)
     for transfer in [TcpTransfer(bridge, node, 4 << 20, seed) for seed in (1, 2) for node in ("rc", "ep")]:
         transfer.finish(60)
 
