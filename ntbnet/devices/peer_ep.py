@@ -34,6 +34,7 @@ class EpPeer(Peer):
         if endpoint.ep_msi_page and any(window.target == "msi" for window in config.windows):
             self._msi = MsiDomain(endpoint.ep_msi_page + MSI_WORD_OFFSET, GICV2M_DATA)
         self._edma = DwEdma(endpoint, self._outbox, self.counters)
+        self._edma.remove()  # its path is not up yet
         if config.transport.dw_edma:
             self._edmas = DwEdmas(self._edma)
 

@@ -88,6 +88,18 @@ def test_interrupts_are_at_least_12_times_faster_than_polls() -> None:
     assert polled / ping_pong_us(World(seed=5).bring_up()) > 12
 
 
+def test_engine_that_starts_long_after_its_cpu_is_used_all_the_same() -> None:
+    world = World(seed=11)
+    world.start("rc-host", "epc", "peer-rc", "peer-ep")
+    world.settle(lambda: all(world.carrier.values()), 5 * SECOND)
+    assert backends(world)[0][0] == "doorbell"
+
+    world.start("edma")
+
+    world.settle(lambda: backends(world)[0][0] == "dw-edma-testirq", SECOND)
+    world.exchange(3)
+
+
 @pytest.mark.parametrize("profile", SHIPPED)
 def test_use_intr_false_is_doorbells_both_ways_with_the_reason(profile: str) -> None:
     world = bridge(profile, POLLED)

@@ -173,12 +173,9 @@ def test_wired_registers_in_another_bar_than_the_window_are_einval() -> None:
 
 @pytest.mark.covers("EDMA 90", "EDMA 138", "HAZARD 11.g")
 def test_init_fails_with_the_platforms_error_and_leaves_nothing_behind() -> None:
-    gone = edma_driver()
-    gone.remove()
     cases: list[tuple[IntrBackend, IntrDevice, int]] = [
         (EdmaBackend(1, engines()), IntrDevice(), errno.ENODEV),
         (EdmaBackend(1, DwEdmas()), IntrDevice(resources=(CONTROL,)), errno.ENODEV),
-        (EdmaBackend(1, DwEdmas(gone)), IntrDevice(resources=(CONTROL,)), errno.ENODEV),
         (EdmaBackend(1, engines(MapFormat.LEGACY)), IntrDevice(resources=(CONTROL,)), errno.EOPNOTSUPP),
         (MsiBackend(1), IntrDevice(), errno.ENODEV),
         (MsiBackend(2), msi_device(), errno.EINVAL),
@@ -187,6 +184,21 @@ def test_init_fails_with_the_platforms_error_and_leaves_nothing_behind() -> None
         assert refused(lambda: backend.init(device, NOTHING)) == expected  # noqa: B023 - called at once
         assert refused(lambda: run(backend.setup_mws())) == errno.EINVAL  # noqa: B023 - called at once
         assert refused(lambda: backend.peer_trigger(0, Descriptor(0, 0))) == errno.EINVAL  # noqa: B023
+
+
+def test_engine_that_is_away_at_first_gives_interrupts_once_it_is_there() -> None:
+    driver, descriptor = edma_driver(), Descriptor()
+    driver.remove()
+    backend = EdmaBackend(1, DwEdmas(driver))
+    backend.init(IntrDevice(resources=(CONTROL,)), NOTHING)
+    run(backend.setup_mws())
+    assert refused(lambda: backend.request_irq(NOTHING, "queue-0", descriptor)) == errno.ENODEV
+    assert not descriptor.is_valid
+
+    driver.probe()
+
+    assert backend.request_irq(NOTHING, "queue-0", descriptor) > 0
+    assert descriptor.is_valid
 
 
 def test_peer_window_that_cannot_be_reached_is_efault() -> None:
