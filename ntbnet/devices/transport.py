@@ -404,7 +404,7 @@ class Transport:
         dma, geometry = queue.tx.dma, queue.tx.geometry
         if dma is None:
             return True
-        if not dma.is_quiet:
+        if not dma.is_quiet():
             queue.link_work.schedule(self._retry_delay())
             return False
         found = yield from self._ntb.peer_mw_bus(geometry.widx)

@@ -102,9 +102,8 @@ class TxDma:
         self._complaints = Once()
         self.errors = 0
 
-    @property
     def is_quiet(self) -> bool:
-        """The engine does nothing for this queue, nor will it; asks it to stop otherwise."""
+        """True when the engine does nothing for frames that were dropped; sees to it otherwise."""
         if self._is_resting:
             self._recovery.schedule()
         return not self._is_resting

@@ -7,9 +7,12 @@ from typing import Any
 import pytest
 
 from ntbnet.devices.effects import Restart
+from ntbnet.profile import SHIPPED
+from tests.sim.test_windows import bridge, udp
 from tests.sim.world import MS, SECOND, SMALL, World, number_in, packet_of
 
-DMA = SMALL + "[transport]\nuse_dma = true\n"
+DMA_KEYS = "[transport]\nuse_dma = true\n"
+DMA = SMALL + DMA_KEYS
 SIZES = (64, 900, 1500, 9000, 60_000)
 
 
@@ -189,3 +192,28 @@ def test_queue_that_is_closed_and_opened_again_starts_with_a_quiet_engine() -> N
     world.delivered["rc"].clear()
     world.exchange(10, size=9000)
     assert queue(world, "ep")["tx_async"] == 10
+
+
+@pytest.mark.parametrize("profile", SHIPPED)
+def test_every_profile_can(profile: str) -> None:
+    world = bridge(profile, DMA_KEYS)
+    world.exchange(10, size=9000)
+
+    assert queue(world, "ep")["tx_async"] == 10
+
+
+def test_queues_have_channels_of_their_own_until_none_is_left() -> None:
+    text = DMA_KEYS + "max_num_clients = 3\ntransport_mtu = 16384\n[netdev]\nmtu = 9000\nqueues = 3\n"
+    world = bridge("rk3588", text)
+    world.run_for(50 * MS)
+    for number in range(60):
+        world.send("ep", udp(world, number, number, size=5000))
+        world.run_for(MS)
+    rows = world.device("peer-ep").snapshot()["link"]["queues"]
+
+    assert len(world.delivered["rc"]) == 60
+    assert [row["tx_async"] > 0 for row in rows] == [True, True, False]
+    assert rows[2]["tx_memcpy"] > 0
+    channels = world.device("peer-ep").snapshot()["dma"]
+    assert [(one["queue"], one["channel"]) for one in channels] == [(0, "write0"), (1, "write1")]
+    assert len(world.events("dma.unavailable", "peer-ep")) == 1
