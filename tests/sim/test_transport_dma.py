@@ -164,6 +164,7 @@ def test_lost_frames_of_the_engines_paths_leave_order_and_content(seed: int) -> 
     world.stop_traffic()
 
     assert copies(world) > before
+    assert world.device("epc").counters["edma_fences"] > 0
     assert world.check_history() > 1500
     assert world.epoch == 1
 
