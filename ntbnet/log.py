@@ -98,6 +98,10 @@ EVENTS: dict[str, Event] = {
         "info", ("widx", "addr", "size_bytes"), "inbound window of this side points at memory"
     ),
     "mw.cleared": Event("info", ("widx",), "inbound window of this side points nowhere"),
+    "dma.unavailable": Event("info", ("reason",), "no DMA though use_dma is set: the CPU copies"),
+    "dma.failed": Event(
+        "warning", ("queue", "frames"), "engine failed or went away: the CPU copies these frames instead"
+    ),
     "command.executed": Event("debug", ("command", "argument", "status"), "command worker served the RC"),
     "command.unknown": Event(
         "warning", ("command", "argument"), "RC sent an unknown command; it gets no answer"

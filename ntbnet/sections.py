@@ -220,6 +220,12 @@ class Transport:
     dw_edma: Annotated[bool, Boolean()] = True
     """Driver of the endpoint's eDMA engine, true or false: the kernel's option CONFIG_DW_EDMA."""
 
+    use_dma: Annotated[bool, Boolean()] = False
+    """Let a DMA engine copy payloads where the sender has one, true or false: the endpoint has its eDMA."""
+
+    copy_bytes: Annotated[int, Integer(1, MAX_TRANSPORT_MTU, "bytes")] = 1024
+    """Shorter payloads are copied by the CPU even with use_dma, bytes, 1..65536."""
+
     @property
     def interrupts(self) -> str:
         """auto, true or false, by whichever name it was given."""

@@ -28,7 +28,7 @@ from ntbnet.devices.memory import Window
 from ntbnet.devices.task import Read, Task
 from ntbnet.errors import KernelError
 from ntbnet.profile import EndpointHardware
-from ntbnet.regs.edma import ABORT_SHIFT, MAX_CHANNELS, STATUS_STOPPED, Direction, edma_block
+from ntbnet.regs.edma import ABORT_SHIFT, MAX_CHANNELS, STATUS_RUNNING, STATUS_STOPPED, Direction, edma_block
 from ntbnet.wire import MemWrite
 
 ENGINE = "edma"
@@ -150,16 +150,37 @@ class EdmaChannel:
 
     def on_status(self, status: int) -> None:
         """INT_STATUS of its direction, from which its bits were cleared."""
+        is_aborted = status >> (self.number + ABORT_SHIFT) & 1
         if status >> self.number & 1 and self.state is not State.IDLE:
-            self._chunk_done()
-        if status >> (self.number + ABORT_SHIFT) & 1 and self.state is not State.IDLE:
+            # the abort is of what runs, so nothing more may be started before it is seen to
+            self._chunk_done(goes_on=not is_aborted)
+        if is_aborted:
             self._fail_all()
 
     def lost(self) -> None:
         """The engine is gone, and what it was told with it."""
         self._fail_all()
 
-    def _chunk_done(self) -> None:
+    def abandon(self) -> Task[bool]:
+        """Fail everything queued at once, then wait until the engine has let go of the memory.
+
+        Nothing may be submitted meanwhile.
+
+        Returns:
+            False when the engine did not answer: it may still be at work.
+        """
+        self._fail_all()
+        name = self.direction.register("CONTROL1")
+        control = yield from self._driver.read(name, self.number)
+        if control == ABSENT:
+            return False
+        if self._driver.extract("WR_CONTROL1", "STATUS", control) == STATUS_RUNNING:
+            stop = self._driver.field("WR_DOORBELL", "STOP")
+            self._driver.write(self.direction.register("DOORBELL"), stop | self.number)
+        self._driver.write(self.direction.register("INT_CLEAR"), self.bits)
+        return (yield from self._driver.read(name, self.number)) != ABSENT
+
+    def _chunk_done(self, goes_on: bool = True) -> None:
         was_stopping = self.state is State.STOPPING
         done = [self._queued.popleft() for _ in range(self._running)]
         self.state, self._running = State.IDLE, 0
@@ -170,7 +191,7 @@ class EdmaChannel:
             self._on_done(cookie, True)
         if was_stopping:
             self._fail_all()
-        else:
+        elif goes_on:
             self.issue()
 
     def _fail_all(self) -> None:
@@ -258,6 +279,13 @@ class EdmaDriver:
         for channel in ours:
             channel.on_status(mine)
 
+    def reset(self) -> None:
+        """What a driver's probe does: engine off, so that nothing of an earlier life runs on."""
+        for direction, count in self._counts.items():
+            every = ((1 << count) - 1) * (1 | 1 << ABORT_SHIFT)
+            self.write(direction.register("ENGINE_EN"), 0)
+            self.write(direction.register("INT_CLEAR"), every)
+
     def lost(self) -> None:
         """The engine's process went away: every transfer fails; channels can be used again at once."""
         for channel in self.channels:
@@ -271,14 +299,17 @@ class EdmaDriver:
         self.write(direction.register("INT_MASK"), _ALL_MASKED & ~bits)
         self.write(direction.register("LINKED_LIST_ERR_EN"), bits & ((1 << MAX_CHANNELS) - 1))
 
+    def address(self, register: str, index: int = 0) -> int:
+        """CPU address of a register."""
+        return self._base + self._block.offset(register, index)
+
     def write(self, register: str, value: int, index: int = 0) -> None:
         """A posted register write."""
-        addr = self._base + self._block.offset(register, index)
-        self._outbox.send(ENGINE, MemWrite(addr, value.to_bytes(4, "little")))
+        self._outbox.send(ENGINE, MemWrite(self.address(register, index), value.to_bytes(4, "little")))
 
     def read(self, register: str, index: int = 0) -> Task[int]:
         """A register read, behind every write before it; ABSENT when nobody answers."""
-        data: bytes = yield Read(self._base + self._block.offset(register, index), 4, ENGINE)
+        data: bytes = yield Read(self.address(register, index), 4, ENGINE)
         return int.from_bytes(data, "little")
 
     def field(self, register: str, name: str) -> int:

@@ -49,6 +49,7 @@ MSI_WORD_OFFSET = 0x40
 """Where on the page of the EP's MSI controller an interrupt number is stored. Source: Linux irq-gic-v2m.c."""
 MOST_LOCAL_MSI = 1019
 """Highest interrupt number of a GIC."""
+_OF_AN_EPOCH = {"mw_set_trans", "peer_mw_bus"}
 FUNCTION_REGION_BYTES = 4 << 20
 """First part of EP DRAM: what the function allocates from; the rest is the client's."""
 
@@ -66,6 +67,7 @@ class EndpointController:
         self._outbox = Outbox()
         self._dram = dram
         self._aperture = endpoint.aperture
+        self._edma_base = endpoint.edma_base
         ranges: list[tuple[Span, Window | str]] = [
             (dram.span, dram),
             (endpoint.edma, EDMA),
@@ -86,6 +88,8 @@ class EndpointController:
         self._refusals = Refusals(self._outbox, self.counters)
         self._told_engine: tuple[int, bool] | None = None
         """Link epoch and bus master enable as the engine has them; None while its path is down."""
+        self._fence: int | None = None
+        """Tag of the read behind which nothing of the engine is old any more; None without a fence."""
         self._tag = 0
         self._forwarded: dict[int, tuple[str, str, int]] = {}
         """By tag: who answers, who asked, and the tag it asked with."""
@@ -106,6 +110,7 @@ class EndpointController:
             "mw_set_trans": self._call_mw_set_trans,
             "mw_clear_trans": self._call_mw_clear_trans,
             "peer_mw_is_open": self._call_peer_mw_is_open,
+            "peer_mw_bus": self._call_peer_mw_bus,
             "restart_link": self._call_restart_link,
         }
 
@@ -140,7 +145,7 @@ class EndpointController:
                 self._outbox.send(CLIENT, Notice("edma_reached", {}, self.epoch))
             self._tell_engine()
         elif peer == EDMA:
-            self._told_engine = None
+            self._told_engine = self._fence = None
             self._forwarded = {tag: entry for tag, entry in self._forwarded.items() if EDMA not in entry[:2]}
         return self._outbox.take()
 
@@ -198,9 +203,24 @@ class EndpointController:
     def _tell_engine(self) -> None:
         """Whether the engine may send requests, and under which epoch, when that is news."""
         news = (self.epoch, self._is_bus_master())
-        if self._paths.get(EDMA) and news != self._told_engine:
+        if self._paths.get(EDMA) and news != self._told_engine and self._fence is None:
             self._told_engine = news
             self._outbox.send(EDMA, Notice("link", {"epoch": news[0], "bus_master": news[1]}, self.epoch))
+
+    def _fence_engine(self) -> None:
+        """The client has lost the engine: what it still does for the client must not go out.
+
+        It is told that the link is down, which ends every channel, and is not believed before it has
+        answered a read behind that.
+        """
+        if not self._paths.get(EDMA) or self._fence is not None:
+            return
+        self.counters["edma_fences"] += 1
+        self._told_engine = None
+        self._outbox.send(EDMA, Notice("link", {"epoch": 0, "bus_master": False}, self.epoch))
+        self._tag = (self._tag + 1) & 0xFFFFFFFF
+        self._fence = self._tag
+        self._outbox.send(EDMA, MemRead(self._edma_base, 4, self._tag, self.epoch))
 
     def _is_bus_master(self) -> bool:
         return bool(self.epc.space.get_field("COMMAND", "BUS_MASTER"))
@@ -308,9 +328,14 @@ class EndpointController:
     def _from_engine(self, message: Message) -> None:
         """Requests under bus addresses, and answers to what was asked of its registers."""
         if isinstance(message, Completion):
-            self._complete(EDMA, message)
+            if message.tag == self._fence:
+                self._fence = None
+                self._tell_engine()
+            else:
+                self._complete(EDMA, message)
             return
-        may_go_out = self.epoch and message.epoch == self.epoch and self._is_bus_master()
+        is_believed = self._fence is None and message.epoch == self.epoch
+        may_go_out = self.epoch and is_believed and self._is_bus_master()
         if isinstance(message, MemWrite):
             if may_go_out:
                 self._outbox.send(HOST, message)
@@ -344,6 +369,8 @@ class EndpointController:
             self._read(CLIENT, message.addr, message)
         elif isinstance(message, Call):
             self._call(message)
+        elif isinstance(message, Notice) and message.name == "edma_fence":
+            self._fence_engine()
         else:
             self.counters["unexpected"] += 1
 
@@ -364,8 +391,8 @@ class EndpointController:
             operation = self._calls.get(message.op)
             if operation is None:
                 raise KernelError(errno.EOPNOTSUPP, f"no operation {message.op[:32]!r}")
-            if message.op == "mw_set_trans" and message.epoch != self.epoch:
-                # the memory it names belongs to that epoch, and may be in other use by now
+            if message.op in _OF_AN_EPOCH and message.epoch != self.epoch:
+                # the memory it is about belongs to that epoch, and may be in other use by now
                 raise KernelError(errno.ENODEV, "that link epoch is over")
             reply = Reply(message.tag, 0, operation(message.args), message.epoch)
         except KernelError as failure:
@@ -392,6 +419,10 @@ class EndpointController:
 
     def _call_peer_mw_is_open(self, args: dict[str, Any]) -> dict[str, Any]:
         return {"open": self.vntb.windows.outbound_is_mapped(_integer(args, "widx"))}
+
+    def _call_peer_mw_bus(self, args: dict[str, Any]) -> dict[str, Any]:
+        bus, size = self.vntb.windows.outbound_bus(_integer(args, "widx"))
+        return {"bus": bus, "size": size}
 
     def _call_restart_link(self, args: dict[str, Any]) -> dict[str, Any]:
         reason = str(args.get("reason", ""))[:80]

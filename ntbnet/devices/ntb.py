@@ -152,6 +152,15 @@ class NtbDevice(ABC):
     def peer_mw_is_open(self, widx: int) -> Task[bool]:
         """True when a store to outbound window ``widx`` gets to the peer, as far as this side knows."""
 
+    def peer_mw_bus(self, widx: int) -> Task[tuple[int, int] | None]:
+        """Bus address and size, bytes, that outbound window ``widx`` leads to in this link epoch.
+
+        For a DMA engine that sends to the bus without an outbound window. None: unknown, or this side
+        has no such engine.
+        """
+        yield from ()
+        return None
+
     # memory a window may be pointed at
 
     @abstractmethod

@@ -13,7 +13,7 @@ import errno
 from collections import Counter
 from typing import Any
 
-from ntbnet.address import Span
+from ntbnet.address import ADDRESS_END, Span
 from ntbnet.devices.effects import Outbox
 from ntbnet.devices.memory import Allocator, Buffer, Window
 from ntbnet.devices.msi_domain import MsiDomain
@@ -167,6 +167,18 @@ class NtbVntb(NtbDevice):
         self._check_mw(widx)
         reply = yield Call(CONTROLLER, "peer_mw_is_open", {"widx": widx})
         return reply.get("open") is True
+
+    def peer_mw_bus(self, widx: int) -> Task[tuple[int, int] | None]:
+        """Ask the controller where the host wants the outbound region to lead."""
+        self._check_mw(widx)
+        try:
+            reply = yield Call(CONTROLLER, "peer_mw_bus", {"widx": widx})
+        except KernelError:
+            return None
+        bus, size = reply.get("bus"), reply.get("size")
+        if type(bus) is not int or type(size) is not int or bus < 0 or not 0 < size <= self._mws[widx].size:
+            return None
+        return (bus, size) if bus + size <= ADDRESS_END else None
 
     def alloc_coherent(self, size: int, alignment: int, name: str) -> Window | None:
         """EP DRAM behind the function's own part, aligned to the window's BAR."""

@@ -30,6 +30,7 @@ from ntbnet.devices.ntb import NtbDevice
 from ntbnet.devices.task import Call, Sleep, Task, Tasks
 from ntbnet.devices.tick import Tick
 from ntbnet.devices.transport import Transport
+from ntbnet.devices.tx_dma import TxDmaEngine
 from ntbnet.errors import KernelError
 from ntbnet.wire import Completion, Irq, IrqSource, Message, Notice, Reply
 
@@ -77,6 +78,7 @@ class Peer:
         self.counters: Counter[str] = Counter()
         self._refusals = Once()
         self._edmas: DwEdmas | None = None
+        self._dma: TxDmaEngine | None = None
         self._leaving = self._left = False
 
     # the driver's side (of the process)
@@ -171,6 +173,7 @@ class Peer:
                 "queues": [] if transport is None else transport.snapshot(),
             },
             "interrupts": None if transport is None else transport.interrupts_snapshot(),
+            "dma": [] if self._dma is None else self._dma.snapshot(),
             "netdev": None if netdev is None else netdev.snapshot(),
             "driver": None if self._device is None else self._device.name,
             "counters": {
@@ -220,6 +223,7 @@ class Peer:
             on_stuck=self._ask_for_new_epoch,
             windows=[window.index for window in config.data_windows],
             interrupts=interrupts,
+            dma=self._dma,
         )
         self._transport = transport
         yield from transport.probe()

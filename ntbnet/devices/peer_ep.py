@@ -11,6 +11,7 @@ from typing import Any
 
 from ntbnet.config import Config
 from ntbnet.devices.dw_edma import ENGINE, DwEdma, DwEdmas
+from ntbnet.devices.edma_channel import EdmaDriver
 from ntbnet.devices.effects import Effect
 from ntbnet.devices.endpoint import FUNCTION_REGION_BYTES, MSI_WORD_OFFSET
 from ntbnet.devices.memory import Window
@@ -18,6 +19,7 @@ from ntbnet.devices.msi_domain import GICV2M_DATA, MsiDomain
 from ntbnet.devices.ntb_vntb import NtbVntb
 from ntbnet.devices.peer import RETRY_NS, Peer
 from ntbnet.devices.task import Call, Sleep, Task
+from ntbnet.devices.tx_dma import TxDmaEngine
 from ntbnet.errors import KernelError
 from ntbnet.wire import Irq, IrqSource, Notice
 
@@ -37,6 +39,19 @@ class EpPeer(Peer):
         self._edma.remove()  # its path is not up yet
         if config.transport.dw_edma:
             self._edmas = DwEdmas(self._edma)
+        self._driver = EdmaDriver(endpoint, self._outbox)
+        if config.transport.use_dma and config.transport.dw_edma:
+            self._dma = TxDmaEngine(
+                self._driver,
+                self._tasks,
+                self._outbox,
+                self._allocator,
+                self.counters,
+                copy_bytes=config.transport.copy_bytes,
+                timeout_ns=config.timing.completion_timeout_ms * 1_000_000,
+            )
+        elif config.transport.use_dma:
+            self._outbox.log("dma.unavailable", reason="no eDMA driver (transport.dw_edma = false)")
 
     def on_path(self, peer: str, up: bool, session: int, reason: str, now_ns: int) -> Sequence[Effect]:
         """An engine whose path is lost is gone, and one that comes back is new."""
@@ -45,8 +60,12 @@ class EpPeer(Peer):
             if up:
                 self._edma.probe()
                 self._on_descriptor_changed()
+                if self._dma is not None:
+                    self._dma.probe()
             else:
                 self._edma.remove()
+                if self._dma is not None:
+                    self._dma.lost()
         return super().on_path(peer, up, session, reason, now_ns)
 
     def _on_upstream_up(self) -> None:
@@ -105,3 +124,5 @@ class EpPeer(Peer):
             super()._on_edma_line(lines)
         else:
             self._edma.on_lines(lines)
+            if self._dma is not None:
+                self._tasks.spawn("dma-interrupt", self._driver.interrupt())

@@ -28,6 +28,8 @@ class RcPeer(Peer):
         super().__init__(config, dram, node="rc", upstream="rc-host", dram_offset=0, seed=seed)
         self._failed_reason = ""
         self._probe_wait_ns = MIN_EPOCH_NS
+        if config.transport.use_dma:
+            self._outbox.log("dma.unavailable", reason="this host has no DMA engine")
 
     def _on_upstream_up(self) -> None:
         """The host tells of the device by itself."""

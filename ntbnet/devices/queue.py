@@ -28,7 +28,10 @@ class QueueClient(Protocol):
         """A frame came: its payload in own DRAM and its length, or None and a negative errno."""
 
     def tx(self, length: int) -> None:
-        """A frame of ``length`` bytes left; runs inside ``tx_enqueue``."""
+        """A frame of ``length`` bytes left; runs inside ``tx_enqueue`` when the CPU copied it.
+
+        A negative errno: it was in flight when the queue went down, and is lost.
+        """
 
     def event(self, up: bool) -> None:
         """The queue's link came up, or is down."""
@@ -153,7 +156,9 @@ class Queue:
         return self.tx.send(payload, length, 0, self._on_sent)
 
     def tx_link_down(self) -> int:
-        """Send the link-down frame; 0, -EBUSY or -EAGAIN."""
+        """Send the link-down frame; 0, -EBUSY (also while frames are in flight) or -EAGAIN."""
+        if self.tx.in_flight:
+            return -errno.EBUSY
         return self.tx.send(b"", 0, FLAG_LINK_DOWN, None)
 
     def tx_free_entry(self) -> int:
@@ -243,5 +248,7 @@ class Queue:
             "link": "up" if self.link_is_up else "down",
             "rx_info_impossible": tx.impossible,
             "interrupts": self.interrupts,
+            "tx_in_flight": tx.in_flight,
+            "dma_errors": tx.dma.errors if tx.dma else 0,
             "has_client": self.client is not None,
         }

@@ -21,7 +21,7 @@ Differences from the kernel, all on purpose:
   own scratchpads left of a good announcement. VERSION is cleared last, as it is written last.
 * The QP_LINKS word of an earlier life is cleared at probe.
 
-What a queue is rung with is in ``intr_queues``. Left out: DMA copies.
+What a queue is rung with is in ``intr_queues``, and DMA copies are in ``tx_dma``.
 Source: Linux drivers/ntb/ntb_transport.c (ntb_transport_probe, ntb_transport_link_work,
 ntb_qp_link_work, ntb_transport_link_cleanup).
 """
@@ -39,6 +39,7 @@ from ntbnet.devices.ntb import NtbDevice
 from ntbnet.devices.queue import Queue, QueueClient
 from ntbnet.devices.task import DelayedWork, Sleep, Task, Tasks
 from ntbnet.devices.tick import Tick
+from ntbnet.devices.tx_dma import TxDmaEngine
 from ntbnet.devices.window_set import WindowSet
 from ntbnet.errors import KernelError
 from ntbnet.regs.transport import (
@@ -79,6 +80,7 @@ class Transport:
             epoch helps: a queue met a wrong ``ver`` or an impossible ``rx_info``, or a queue
             could not be closed.
         interrupts: what this side interrupts with; None: doorbells, as before the series.
+        dma: this side's DMA engine; None: the CPU copies.
 
     Attributes:
         queues: every queue; empty before ``probe``.
@@ -98,6 +100,7 @@ class Transport:
         on_stuck: Callable[[str], None],
         windows: Sequence[int] | None = None,
         interrupts: Choice | None = None,
+        dma: TxDmaEngine | None = None,
     ) -> None:
         if transport_mtu <= HEADER_BYTES:
             raise ValueError(f"transport_mtu {transport_mtu}: must be above {HEADER_BYTES}")
@@ -108,6 +111,7 @@ class Transport:
         self._transport_mtu = transport_mtu
         self._max_num_clients = max_num_clients
         self._max_mw_size = max_mw_size
+        self._dma = dma
         self._link_work = DelayedWork(tasks, "transport-link", self._work_on_link)
         self._chosen = windows
         self._windows = WindowSet(ntb, (), transport_mtu, max_mw_size)
@@ -162,6 +166,8 @@ class Transport:
     def _make_queue(self, windows: WindowSet, number: int, queue_count: int) -> Queue:
         geometry = windows.tx_geometry(number, queue_count)
         queue = Queue(number, self._ntb, geometry, windows.tx_base(number) + geometry.offset, self)
+        if self._dma is not None:
+            queue.tx.dma = self._dma.queue(number, geometry.max_payload, geometry.max_entry)
         queue.link_work = DelayedWork(
             self._tasks, f"queue-{number}-link", lambda: self._work_on_queue_link(queue)
         )
@@ -385,11 +391,28 @@ class Transport:
             yield from self._announce()
             queue.link_work.schedule(self._retry_delay())
             return
+        if not (yield from self._prepare_dma(queue)):
+            return
         queue.start()
         self._outbox.log("transport.queue_changed", queue=queue.number, up=True)
         if queue.client is not None:
             queue.client.event(up=True)
         queue.run_rx()
+
+    def _prepare_dma(self, queue: Queue) -> Task[bool]:
+        """Find where the queue's window leads; False when the queue is not to be started now."""
+        dma, geometry = queue.tx.dma, queue.tx.geometry
+        if dma is None:
+            return True
+        if not dma.is_quiet():
+            queue.link_work.schedule(self._retry_delay())
+            return False
+        found = yield from self._ntb.peer_mw_bus(geometry.widx)
+        if not (self.link_is_up and queue.client_ready) or queue.link_is_up:
+            return False
+        bus, size = found or (0, 0)
+        dma.start(bus if size >= geometry.frame_end(geometry.max_entry - 1) else None)
+        return True
 
     def _close(self, queue: Queue) -> Task[None]:
         was_active, queue.link_is_up = queue.active, False

@@ -1,5 +1,8 @@
 """The sending end of a packet ring (see ``ring``).
 
+With DMA (``tx_dma``) a frame's header follows when its payload has been copied, and a frame behind one
+whose payload is still on its way waits with its header, so that frames become visible in order.
+
 Source: Linux drivers/ntb/ntb_transport.c (ntb_process_tx, ntb_async_tx, ntb_tx_copy_callback,
 ntb_transport_tx_free_entry).
 """
@@ -7,6 +10,7 @@ ntb_transport_tx_free_entry).
 from __future__ import annotations
 
 import errno
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from struct import Struct
@@ -14,9 +18,30 @@ from struct import Struct
 from ntbnet.devices.memory import Buffer, Window
 from ntbnet.devices.ntb import NtbDevice
 from ntbnet.devices.ring import FLAGS_AT, U32_MAX, VER_AT, WORD, RingGeometry
+from ntbnet.devices.tx_dma import TxDma
 from ntbnet.regs.transport import FLAG_DESC_DONE
 
 _VER_LEN = Struct("<II")
+
+
+class _Frame:
+    """A frame that was sent and is not visible yet."""
+
+    __slots__ = ("flags", "index", "is_copied", "length", "on_sent", "ring", "ver")
+
+    def __init__(self, ring: TxRing, length: int, flags: int, on_sent: Callable[[int], None] | None) -> None:
+        self.ring, self.length, self.flags, self.on_sent = ring, length, flags, on_sent
+        self.index, self.ver = ring.index, ring.tx_pkts & U32_MAX
+        self.is_copied = False
+
+    def copied(self) -> None:
+        """Its payload is there."""
+        self.is_copied = True
+        self.ring.advance()
+
+    def copy(self, payload: memoryview) -> None:
+        """The engine failed; the CPU copies."""
+        self.ring.store_payload(self.index, payload, self.length)
 
 
 class TxRing:
@@ -29,18 +54,21 @@ class TxRing:
         on_impossible: told an ``rx_info`` that no frame has, or none that was sent.
 
     Attributes:
+        dma: copies long payloads; None: the CPU copies all.
         trigger: tells the peer of a frame, behind the frame's stores; the doorbell, or an interrupt.
     """
 
     __slots__ = (
         "_db_bits",
         "_ends",
+        "_in_flight",
         "_info",
         "_info_offset",
         "_ntb",
         "_on_impossible",
         "_starts",
         "_ver_len",
+        "dma",
         "entries",
         "geometry",
         "impossible",
@@ -69,15 +97,33 @@ class TxRing:
         self.geometry = geometry
         self.entries = geometry.max_entry
         self.impossible = 0
+        self.dma: TxDma | None = None
+        self._in_flight: deque[_Frame] = deque()
         self.reset()
 
     def reset(self) -> None:
-        """Index and counters 0; when attached, every frame but one is free."""
+        """Index and counters 0; when attached, every frame but one is free. What is in flight is dropped."""
+        dropped = self._drop_in_flight()
         self.index = 0
         self.tx_bytes = self.tx_pkts = self.tx_ring_full = 0
         self.tx_err_no_buf = self.tx_memcpy = self.tx_async = 0
         if self._info is not None:
             self._info.store_u32("tx.rx_info", self._info_offset, self.geometry.max_entry - 1)
+        for frame in dropped:
+            if frame.length and frame.on_sent is not None:
+                frame.on_sent(-errno.ENOLINK)
+
+    def _drop_in_flight(self) -> deque[_Frame]:
+        dropped, self._in_flight = self._in_flight, deque()
+        if dropped and self.dma is not None:
+            self.dma.cancel()
+        self.entries += len(dropped)
+        return dropped
+
+    @property
+    def in_flight(self) -> int:
+        """Frames that were sent and are not visible yet."""
+        return len(self._in_flight)
 
     def ring_doorbells(self) -> None:
         """Tell the peer of frames by doorbell from now on."""
@@ -133,19 +179,56 @@ class TxRing:
             return -errno.EAGAIN
         index = self.index
         self.entries -= 1
-        write, widx, end = self._ntb.peer_mw_write, self.geometry.widx, self._ends[index]
+        if self._in_flight or (self.dma is not None and length >= self.dma.copy_bytes):
+            self._send_behind(payload, length, flags, on_sent)
+            return 0
         if length:
-            whole = length == len(payload)
-            write(widx, self._starts[index], payload if whole else memoryview(payload)[:length])
-        _VER_LEN.pack_into(self._ver_len, 0, self.tx_pkts & U32_MAX, length)
-        write(widx, end + VER_AT, self._ver_len)
-        write(widx, end + FLAGS_AT, WORD.pack(flags | FLAG_DESC_DONE))
-        self.trigger()
-        self.tx_bytes += length
-        self.entries += 1
+            self.store_payload(index, payload, length)
+        self._publish(index, self.tx_pkts & U32_MAX, length, flags)
         if length and on_sent is not None:
             on_sent(length)
         self.index = (index + 1) % self.geometry.max_entry
         self.tx_pkts += 1
         self.tx_memcpy += 1
         return 0
+
+    def store_payload(self, index: int, payload: Buffer, length: int) -> None:
+        """Store the payload of frame ``index`` with the CPU."""
+        whole = length == len(payload)
+        data = payload if whole else memoryview(payload)[:length]
+        self._ntb.peer_mw_write(self.geometry.widx, self._starts[index], data)
+
+    def _publish(self, index: int, ver: int, length: int, flags: int) -> None:
+        """Make a frame visible, and tell the peer."""
+        write, widx, end = self._ntb.peer_mw_write, self.geometry.widx, self._ends[index]
+        _VER_LEN.pack_into(self._ver_len, 0, ver, length)
+        write(widx, end + VER_AT, self._ver_len)
+        write(widx, end + FLAGS_AT, WORD.pack(flags | FLAG_DESC_DONE))
+        self.trigger()
+        self.tx_bytes += length
+        self.entries += 1
+
+    def _send_behind(
+        self, payload: Buffer, length: int, flags: int, on_sent: Callable[[int], None] | None
+    ) -> None:
+        """Send a frame by DMA, or one that must not overtake such a frame."""
+        frame, dma = _Frame(self, length, flags, on_sent), self.dma
+        self._in_flight.append(frame)
+        self.index = (frame.index + 1) % self.geometry.max_entry
+        self.tx_pkts += 1
+        by_engine = dma is not None and length >= dma.copy_bytes
+        if dma is not None and by_engine and dma.submit(self._starts[frame.index], payload, length, frame):
+            self.tx_async += 1
+            return
+        if length:
+            self.store_payload(frame.index, payload, length)
+        self.tx_memcpy += 1
+        frame.copied()
+
+    def advance(self) -> None:
+        """Make visible what is complete, up to the first frame that is not."""
+        while self._in_flight and self._in_flight[0].is_copied:
+            frame = self._in_flight.popleft()
+            self._publish(frame.index, frame.ver, frame.length, frame.flags)
+            if frame.length and frame.on_sent is not None:
+                frame.on_sent(frame.length)

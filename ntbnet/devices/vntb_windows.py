@@ -192,6 +192,13 @@ class MemoryWindows:
         self.check(widx)
         return widx in self._mapped
 
+    def outbound_bus(self, widx: int) -> tuple[int, int]:
+        """Bus address and size that the outbound region leads to. KernelError EINVAL; ENOTCONN: nowhere."""
+        self.check(widx)
+        if widx not in self._mapped:
+            raise KernelError(errno.ENOTCONN, f"the host has not configured window {widx}")
+        return self._mapped[widx]
+
     def unmap_outbound(self, widx: int) -> None:
         """Let an outbound region lead nowhere."""
         self._controller.unmap_addr(self.outbound[widx])

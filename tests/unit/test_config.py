@@ -52,7 +52,7 @@ def test_empty_text_gives_the_documented_defaults(defaults: Config) -> None:
     assert (defaults.ntb.spad_count, defaults.ntb.db_count, defaults.ntb.vbus_number) == (128, 16, 16)
     assert (defaults.ntb.vendor_id, defaults.ntb.device_id) == (0x1912, 0x0030)
     assert (defaults.ntb.vntb_vid, defaults.ntb.vntb_pid) == (0x1912, 0x0030)
-    assert dataclasses.astuple(defaults.transport) == (65536, 0, 0, "auto", "auto", True)
+    assert dataclasses.astuple(defaults.transport) == (65536, 0, 0, "auto", "auto", True, False, 1024)
     assert dataclasses.astuple(defaults.timing) == (500, 1000, 300, 1000)
     assert dataclasses.astuple(defaults.supervisor) == (50, 2000, 5000)
     assert (defaults.log.level, defaults.log.dir, defaults.run.dir) == ("info", "", "/run/ntbnet")

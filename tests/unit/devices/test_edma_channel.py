@@ -315,3 +315,94 @@ def test_any_sequence_of_submissions_is_answered_once_in_order(
 
     assert cpu.answers == [(number, True) for number in range(len(steps))]
     assert cpu.bench.rc.load(TARGET - RC_DRAM, offset) == pattern(0x40000, 1)[:offset]
+
+
+def test_done_and_abort_at_once_start_nothing_more() -> None:
+    cpu = Cpu()
+    channel = cpu.channel(WR)
+    cpu.holds_irqs = True
+    channel.submit(SOURCE, TARGET, 64, 0)
+    channel.issue()
+    cpu.run()
+    channel.submit(SOURCE, TARGET, 64, 1)
+    cpu.written.clear()
+
+    channel.on_status(1 | 1 << 16)
+    cpu.run()
+
+    assert cpu.answers == [(0, True), (1, False)]
+    assert cpu.written == []
+    assert channel.state is State.IDLE
+
+
+def at_work() -> tuple[Cpu, EdmaChannel]:
+    """A read channel whose requests nobody has answered yet."""
+    cpu = Cpu()
+    channel = cpu.channel(RD)
+    cpu.bench.answers = False
+    channel.submit(TARGET, SOURCE, 0x10000, 0)
+    channel.issue()
+    cpu.run()
+    assert cpu.bench.unanswered
+    return cpu, channel
+
+
+def nothing_lands_later(cpu: Cpu) -> bool:
+    """True when the answers that are still under way change no memory."""
+    before = cpu.bench.ep.load(SOURCE - EP_DRAM, 0x10000)
+    for read in cpu.bench.unanswered:
+        cpu.bench.hear(cpu.bench.completion(read))
+    cpu.bench.unanswered.clear()
+    cpu.bench.answers = True
+    cpu.run()
+    return cpu.bench.ep.load(SOURCE - EP_DRAM, 0x10000) == before
+
+
+def test_abandoned_transfers_have_failed_and_the_engine_has_let_go() -> None:
+    cpu, channel = at_work()
+    ended: list[bool] = []
+    cpu.tasks.spawn("abandon", channel.abandon(), ended.append)
+    assert cpu.answers == [(0, False)]
+    cpu.run()
+
+    assert ended == [True]
+    assert nothing_lands_later(cpu)
+    assert cpu.answers == [(0, False)]
+    channel.submit(TARGET, SOURCE, 64, 1)
+    channel.issue()
+    cpu.run()
+    assert cpu.answers[-1] == (1, True)
+
+
+def test_idle_channel_is_abandoned_without_a_stop() -> None:
+    cpu = Cpu()
+    channel = cpu.channel(WR)
+    ended: list[bool] = []
+    cpu.tasks.spawn("abandon", channel.abandon(), ended.append)
+    cpu.run()
+
+    assert ended == [True]
+    assert [offset for offset, _ in cpu.written] == [cpu.bench.block.offset("WR_INT_CLEAR")]
+
+
+def test_engine_that_does_not_answer_may_still_be_at_work() -> None:
+    cpu = Cpu()
+    channel = cpu.channel(WR)
+    channel.submit(SOURCE, TARGET, 64, 0)
+    cpu.is_deaf = True
+    ended: list[bool] = []
+    cpu.tasks.spawn("abandon", channel.abandon(), ended.append)
+    cpu.run()
+    cpu.tasks.on_deadline(TIMEOUT_NS)
+
+    assert ended == [False]
+
+
+def test_reset_ends_what_an_earlier_driver_left_running() -> None:
+    cpu, _ = at_work()
+    cpu.driver.lost()
+    cpu.driver.reset()
+    cpu.run()
+
+    assert nothing_lands_later(cpu)
+    assert [one["state"] for one in cpu.bench.edma.snapshot()["channels"]] == ["stopped"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 
 from ntbnet.wire import CfgWrite, Completion, MemRead, MemWrite, Message, Notice, Status
@@ -91,3 +93,65 @@ def test_new_engine_is_told_at_once_and_gets_no_answer_to_its_predecessors_reads
 
 def _command(value: int) -> Message:
     return CfgWrite(0x04, value.to_bytes(2, "little"), 1, EPOCH)
+
+
+def fence(controller: Controller) -> MemRead:
+    """The client has lost the engine; the read that the engine has to answer."""
+    told, read = sent(controller.client(Notice("edma_fence", {}, EPOCH)), "edma")
+    assert news([told]) == [(0, False)]
+    assert isinstance(read, MemRead)
+    return read
+
+
+def test_fenced_engine_sends_nothing_until_it_has_answered_a_read() -> None:
+    controller = Controller()
+    read = fence(controller)
+
+    assert engine(controller, WRITE) == []
+    assert engine(controller, READ) == [Completion(77, Status.UR, b"", EPOCH)]
+    answered = engine(controller, Completion(read.tag, Status.OK, bytes(4), EPOCH))
+    assert news(answered) == [(EPOCH, True)]
+    assert engine(controller, WRITE) == [WRITE]
+
+
+def test_fence_holds_over_other_answers_and_news_and_is_put_up_once() -> None:
+    controller = Controller()
+    read = fence(controller)
+
+    assert controller.client(Notice("edma_fence", {}, EPOCH)) == []
+    assert engine(controller, Completion(read.tag + 1, Status.OK, bytes(4), EPOCH)) == []
+    assert news(sent(controller.host(_command(2)), "edma")) == []
+    assert news(sent(controller.host(_command(6)), "edma")) == []
+    assert engine(controller, WRITE) == []
+
+
+def test_fence_ends_with_the_engines_path() -> None:
+    controller = Controller()
+    fence(controller)
+    controller.model.on_path("edma", False, 0, "killed", 0)
+    assert controller.client(Notice("edma_fence", {}, EPOCH)) == []
+    controller.model.on_path("edma", True, 4, "session agreed", 0)
+
+    assert engine(controller, WRITE) == [WRITE]
+
+
+def test_engine_and_host_cannot_fence() -> None:
+    controller = Controller()
+
+    assert engine(controller, Notice("edma_fence", {}, EPOCH)) == []
+    assert controller.host(Notice("edma_fence", {}, EPOCH)) == []
+    assert engine(controller, WRITE) == [WRITE]
+
+
+def test_client_is_told_where_an_outbound_region_leads_in_this_epoch_only() -> None:
+    controller = Controller()
+    nowhere = controller.call("peer_mw_bus", widx=0)
+    controller.model.vntb.windows.map_outbound(0, BUS, 0x10000)
+
+    assert nowhere.error == errno.ENOTCONN
+    assert controller.call("peer_mw_bus", widx=0).body == {"bus": BUS, "size": 0x10000}
+    assert controller.call("peer_mw_bus", epoch=EPOCH - 1, widx=0).error == errno.ENODEV
+    for impossible in (4, -1, "0", None, 1 << 64):
+        assert controller.call("peer_mw_bus", widx=impossible).error == errno.EINVAL
+    controller.restart_link(EPOCH + 1)
+    assert controller.call("peer_mw_bus", epoch=EPOCH + 1, widx=0).error == errno.ENOTCONN
