@@ -4,10 +4,8 @@ Each ordered pair of processes has its own socket, so everything between them is
 sockets' file descriptors are watched by the event loop and drained until EAGAIN; the descriptor
 is edge-triggered, so a drain that stops early is scheduled again.
 
-What a process has to say to one neighbour at one occasion (the stores of a frame, and the interrupt
-behind them) goes out as one ZeroMQ message: the hand-over between threads and the wake-up of the
-neighbour cost more than the bytes. Such a group has the header of each of our messages, followed by its
-payload when the header says that there is one.
+What a process has to say to one neighbour at one occasion (the stores of a packet, and the interrupt
+behind them) goes out as one frame of ZeroMQ: each frame costs more than the bytes in it.
 
 HWM is large enough for a whole ring in flight; LINGER 0 and IMMEDIATE 1 so that nothing is kept
 for a process that is gone. A message that ZeroMQ will not take waits here (receiving goes on);
@@ -24,15 +22,13 @@ from collections.abc import Callable, Collection
 
 import zmq
 
-from ntbnet.wire import MAX_PAYLOAD_BYTES, announces_payload
+from ntbnet.wire import HEADER_BYTES, MAX_PAYLOAD_BYTES, split
 
 HIGH_WATER_MARK = 4096
-MAX_GROUP = 32
-"""Messages sent, at most, as one ZeroMQ message."""
-MAX_GROUP_FRAMES = 2 * MAX_GROUP
-"""Frames taken from one ZeroMQ message; one that has more is no neighbour's."""
+MAX_FRAME_BYTES = HEADER_BYTES + MAX_PAYLOAD_BYTES
+"""Longest frame: one message of the greatest length, or several shorter ones."""
 MAX_BACKLOG = 16384
-"""Groups of messages kept for a slow neighbour before its path is declared down."""
+"""Frames kept for a slow neighbour before its path is declared down."""
 MAX_BACKLOG_BYTES = 64 << 20
 """Bytes kept for a slow neighbour before its path is declared down."""
 MAX_QUESTION_BYTES = 256
@@ -43,7 +39,7 @@ DRAIN_BATCH = 128
 """Messages taken from one neighbour before others get their turn."""
 RECONNECT_MS = 10
 
-Handler = Callable[[str, bytes, bytes], None]
+Handler = Callable[[str, bytes, bytes | memoryview], None]
 
 
 class ZmqBus:
@@ -51,7 +47,7 @@ class ZmqBus:
 
     Args:
         neighbours: label -> (endpoint to bind for what comes from it, endpoint to connect to).
-        on_message: called with (label, header frame, payload frame) for each message, in order.
+        on_message: called with (label, header, payload) for each message, in order.
         on_batch: called after each drain with the label.
     """
 
@@ -66,15 +62,14 @@ class ZmqBus:
         self._context = zmq.Context(io_threads=1)
         self._in: dict[str, zmq.Socket[bytes]] = {}
         self._out: dict[str, zmq.Socket[bytes]] = {}
-        self._group: dict[str, list[bytes]] = {}
-        self._backlog: dict[str, deque[list[bytes]]] = {}
+        self._group: dict[str, bytearray] = {}
+        self._backlog: dict[str, deque[bytearray]] = {}
         self._backlog_bytes: dict[str, int] = {}
         self._sockets: list[zmq.Socket[bytes]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
-        self.malformed = 0
         try:
             for label, (bind, connect) in neighbours.items():
-                self._in[label] = self._socket(zmq.PULL, MAX_PAYLOAD_BYTES)
+                self._in[label] = self._socket(zmq.PULL, MAX_FRAME_BYTES)
                 self._in[label].bind(bind)
                 self._out[label] = self._socket(zmq.PUSH, MAX_QUESTION_BYTES)
                 self._out[label].connect(connect)
@@ -126,13 +121,11 @@ class ZmqBus:
             return
         for _ in range(DRAIN_BATCH):
             try:
-                header = socket.recv(zmq.NOBLOCK)
+                frame = socket.recv(zmq.NOBLOCK)
             except zmq.Again:
                 break
-            if socket.getsockopt(zmq.RCVMORE):
-                self._take_group(label, socket, header)
-            else:
-                self._on_message(label, header, b"")
+            for header, payload in split(frame):
+                self._on_message(label, header, payload)
             if self._group:
                 self.flush()
         else:
@@ -140,28 +133,16 @@ class ZmqBus:
             self._loop.call_soon(self._drain, label)
         self._on_batch(label)
 
-    def _take_group(self, label: str, socket: zmq.Socket[bytes], first: bytes) -> None:
-        frames = [first]
-        while socket.getsockopt(zmq.RCVMORE):
-            frame = socket.recv(zmq.NOBLOCK)
-            if len(frames) < MAX_GROUP_FRAMES:
-                frames.append(frame)
-            else:
-                self.malformed += 1
-        frames.reverse()
-        while frames:
-            header = frames.pop()
-            payload = frames.pop() if frames and announces_payload(header) else b""
-            self._on_message(label, header, payload)
-
     def send(self, label: str, header: bytes, payload: bytes | memoryview) -> bool:
         """Send one message with the next ``flush``, behind earlier ones; False when the backlog is full."""
-        group = self._group.setdefault(label, [])
-        group.append(header)
-        if len(payload):
-            group.append(bytes(payload))  # a view may show other bytes by the time it is sent
-        if len(group) >= MAX_GROUP_FRAMES - 1:
+        group = self._group.get(label)
+        if group is not None and len(group) + len(header) + len(payload) > MAX_FRAME_BYTES:
             self._send_group(label, self._group.pop(label))
+            group = None
+        if group is None:
+            group = self._group[label] = bytearray()
+        group += header
+        group += payload
         return len(self._backlog[label]) < MAX_BACKLOG and self._backlog_bytes[label] < MAX_BACKLOG_BYTES
 
     def flush(self) -> None:
@@ -169,19 +150,18 @@ class ZmqBus:
         while self._group:
             self._send_group(*self._group.popitem())
 
-    def _send_group(self, label: str, frames: list[bytes]) -> None:
+    def _send_group(self, label: str, frame: bytearray) -> None:
         backlog = self._backlog[label]
-        if backlog or not self._push(self._out[label], frames):
-            backlog.append(frames)
-            self._backlog_bytes[label] += sum(map(len, frames))
+        if backlog or not self._push(self._out[label], frame):
+            backlog.append(frame)
+            self._backlog_bytes[label] += len(frame)
             self._flush(label)
 
     def send_now(self, label: str, header: bytes, payload: bytes | memoryview) -> bool:
         """Send a message of the path itself, or drop it when nobody is connected."""
         if label in self._group:
             self._send_group(label, self._group.pop(label))
-        frames = [header, bytes(payload)] if len(payload) else [header]
-        return not self._backlog[label] and self._push(self._out[label], frames)
+        return not self._backlog[label] and self._push(self._out[label], header + bytes(payload))
 
     def forget(self, label: str) -> None:
         """Drop what waits for a neighbour: its session ended."""
@@ -190,12 +170,9 @@ class ZmqBus:
         self._backlog_bytes[label] = 0
 
     @staticmethod
-    def _push(socket: zmq.Socket[bytes], frames: list[bytes]) -> bool:
-        """Only the first frame of a message can be refused."""
-        last = len(frames) - 1
+    def _push(socket: zmq.Socket[bytes], frame: bytes | bytearray) -> bool:
         try:
-            for position, frame in enumerate(frames):
-                socket.send(frame, zmq.NOBLOCK | zmq.SNDMORE if position < last else zmq.NOBLOCK)
+            socket.send(frame, zmq.NOBLOCK)
         except zmq.Again:
             return False
         return True
@@ -208,10 +185,10 @@ class ZmqBus:
         while _events(socket) & zmq.POLLOUT and backlog:
             if not self._push(socket, backlog[0]):
                 return
-            self._backlog_bytes[label] -= sum(map(len, backlog.popleft()))
+            self._backlog_bytes[label] -= len(backlog.popleft())
 
     def backlog(self, label: str) -> int:
-        """Groups of messages waiting here for ``label``."""
+        """Frames waiting here for ``label``."""
         return len(self._backlog[label])
 
     def close(self, last_words: Collection[str] = ()) -> None:

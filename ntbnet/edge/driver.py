@@ -178,7 +178,7 @@ class Driver:
 
     # messages
 
-    def _on_message(self, label: str, header: bytes, payload: bytes) -> None:
+    def _on_message(self, label: str, header: bytes, payload: bytes | memoryview) -> None:
         path = self._paths[label]
         now_ns = self._clock()
         message = path.receive(header, payload, now_ns)

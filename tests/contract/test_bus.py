@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from ntbnet.edge.bus import MAX_BACKLOG, MAX_BACKLOG_BYTES, MAX_QUESTION_BYTES, ZmqBus
-from ntbnet.wire import MAX_PAYLOAD_BYTES
+from ntbnet.edge.bus import MAX_BACKLOG, MAX_BACKLOG_BYTES, MAX_FRAME_BYTES, MAX_QUESTION_BYTES, ZmqBus
 
 MIB = 1 << 20
 GREETING = b"\xff" + bytes(8) + b"\x7f" + b"\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
@@ -80,7 +79,7 @@ def is_ended(connection: socket.socket) -> bool:
 
 @pytest.mark.parametrize(
     ("name", "socket_type", "limit"),
-    [("in", b"PUSH", MAX_PAYLOAD_BYTES), ("ask", b"REQ", MAX_QUESTION_BYTES), ("ask", b"REQ", 1 << 62)],
+    [("in", b"PUSH", MAX_FRAME_BYTES), ("ask", b"REQ", MAX_QUESTION_BYTES), ("ask", b"REQ", 1 << 62)],
 )
 def test_announced_frame_above_the_limit_ends_the_connection_before_it_is_read(
     sockets: Sockets, name: str, socket_type: bytes, limit: int
@@ -92,7 +91,7 @@ def test_announced_frame_above_the_limit_ends_the_connection_before_it_is_read(
 
 def test_announced_frame_at_the_limit_is_awaited(sockets: Sockets) -> None:
     with stranger(sockets.folder, "in", b"PUSH") as connection:
-        connection.sendall(announce(MAX_PAYLOAD_BYTES))
+        connection.sendall(announce(MAX_FRAME_BYTES))
         connection.settimeout(0.05)
         with pytest.raises(TimeoutError):
             is_ended(connection)
@@ -133,7 +132,7 @@ def exchange(sockets: Sockets, folder: Path, count: int) -> list[tuple[bytes, by
     arrived: list[tuple[bytes, bytes]] = []
     neighbour = ZmqBus(
         {"rc-host": (f"ipc://{folder}/out", f"ipc://{folder}/in")},
-        lambda _label, header, payload: arrived.append((header, payload)),
+        lambda _label, header, payload: arrived.append((header, bytes(payload))),
         lambda _label: sockets.loop.stop() if len(arrived) >= count else None,
     )
     neighbour.start(sockets.loop)
