@@ -208,6 +208,7 @@ def warnings(config: Config) -> list[str]:
     dram_bytes = min(config.node.rc.dram_bytes, config.node.ep.dram_bytes)
     return [
         *deprecated_keys(transport),
+        *_dma_warnings(transport),
         *kernel_surprises(ntb),
         *traffic_warnings(ntb, transport, config.netdev, config.profile, plan, dram_bytes),
     ]
@@ -218,6 +219,12 @@ def deprecated_keys(transport: Transport) -> list[str]:
     if transport.use_msi == "auto":
         return []
     return [f"transport.use_msi = {transport.use_msi}: deprecated, the key is transport.use_intr"]
+
+
+def _dma_warnings(transport: Transport) -> list[str]:
+    if transport.use_dma and not transport.dw_edma:
+        return ["transport.use_dma = true: the CPU copies all the same, transport.dw_edma is false"]
+    return []
 
 
 def shared_identity(config: Config) -> dict[str, int | str]:

@@ -1,7 +1,6 @@
 """Backend ``msi``: the peer rings this side's MSI controller, one message for each queue.
 
-The library of the kernel, with the series' change that every vector of a device is tried, and with
-ours that a message which moves out of the window is withdrawn instead of published.
+The library of the kernel, with the series' change that every vector of a device is tried.
 
 Source: Linux drivers/ntb/msi.c (ntb_msi_init, ntb_msi_setup_mws, ntbm_msi_request_threaded_irq,
 ntb_msi_peer_trigger), as changed by patches 13, 14 and 21 of the RFC of October 2025.

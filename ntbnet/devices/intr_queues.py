@@ -68,7 +68,8 @@ class QueueInterrupts:
         self._choice = choice
         self._lines: list[_Line] = []
         self._changed_bit = 0
-        self._offered = self._failed = False
+        self._offered = False
+        self._failure = ""
         self._publish_work = DelayedWork(tasks, "interrupts-publish", self._publish_again)
         self._read_work = DelayedWork(tasks, "interrupts-read", self._read_again)
 
@@ -131,15 +132,15 @@ class QueueInterrupts:
     def _receiving(self) -> IntrBackend | None:
         """The backend that this side is to be interrupted by; None while it has failed."""
         choice = self._choice
-        return choice.backend if choice is not None and choice.receives and not self._failed else None
+        return choice.backend if choice is not None and choice.receives and not self._failure else None
 
     def _fail(self, backend: IntrBackend, step: str, failure: KernelError) -> None:
-        self._failed = True
+        self._failure = f"{backend.name} failed in {step}: {failure}"
         self._outbox.log("intr.failed", backend=backend.name, step=step, reason=str(failure))
 
     def descriptors_changed(self) -> None:
         """The backend's descriptors hold other values: publish them and tell the peer."""
-        self._failed = False
+        self._failure = ""
         if self._offered:
             self._publish_work.schedule()
 
@@ -215,7 +216,8 @@ class QueueInterrupts:
 
     def stop(self) -> None:
         """The link is down on this side: doorbells until it is back. Without a bus access."""
-        self._offered = self._failed = False
+        self._offered = False
+        self._failure = ""
         self._publish_work.cancel()
         self._read_work.cancel()
         for line in self._lines:
@@ -253,7 +255,7 @@ class QueueInterrupts:
             works = any(self._is_offered(line) for line in self._lines)
             offers = {
                 "backend": self._choice.name if works else DOORBELL,
-                "reason": self._choice.reason,
+                "reason": self._failure or self._choice.reason,
             }
         return {
             "offers": offers,

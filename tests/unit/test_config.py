@@ -557,3 +557,11 @@ def test_every_leaf_has_a_type_its_rule_agrees_with() -> None:
             cls = type(getattr(cls(), part))
         annotation = get_type_hints(cls, include_extras=True)[leaf]
         assert get_args(annotation)[0] is expected
+
+
+def test_dma_without_its_driver_is_warned_about() -> None:
+    both = "[transport]\nuse_dma = true\n"
+
+    assert warnings(load_text(both, "x")) == []
+    (warning,) = warnings(load_text(both + "dw_edma = false\n", "x"))
+    assert "transport.dw_edma is false" in warning

@@ -129,7 +129,6 @@ def test_window_is_opened_whole_but_descriptors_lie_in_its_first_32_kib() -> Non
     assert refused(lambda: backend.request_irq(NOTHING, "queue", Descriptor())) == errno.EFAULT
 
 
-@pytest.mark.covers("EDMA 102")
 def test_word_outside_the_window_is_efault() -> None:
     device = IntrDevice(resources=(CONTROL,), window=0x80)
     backend = edma(device)
