@@ -21,7 +21,7 @@ from ntbnet.layout_resources import resource_violations
 from ntbnet.layout_rules import arrangement_violations, kernel_surprises
 from ntbnet.layout_traffic import traffic_violations, traffic_warnings
 from ntbnet.profile import Profile
-from ntbnet.schema import Integer, TableReader, Violation, keys, shown
+from ntbnet.schema import Integer, Rule, Switch, TableReader, Violation, keys, shown
 from ntbnet.sections import (
     MAX_MWS,
     Bridge,
@@ -135,6 +135,10 @@ def check_text(
         _check_addresses(sections.node, source)
         _check_timing(sections, source)
         platform.check_regions(source, sections.node.rc.dram_bytes, sections.node.ep.dram_bytes)
+    transport = sections.transport
+    if "auto" not in (transport.use_msi, transport.use_intr) and transport.use_msi != transport.use_intr:
+        rule = f"must be {transport.use_intr}, as transport.use_intr is, or left out: they are one key"
+        refused.append(Violation("transport.use_msi", transport.use_msi, rule, transport.use_msi))
     ntb = sections.ntb
     dram_bytes = min(sections.node.rc.dram_bytes, sections.node.ep.dram_bytes)
     found = arrangement_violations(ntb, platform)
@@ -187,9 +191,14 @@ def to_toml(config: Config) -> str:
         value: object = config
         for part in key.name.split("."):
             value = getattr(value, part)
-        written = key.rule.written(cast("int", value)) if isinstance(key.rule, Integer) else json.dumps(value)
-        lines.append(f"{name} = {written}")
+        lines.append(f"{name} = {_written(key.rule, value)}")
     return "\n".join(lines) + "\n"
+
+
+def _written(rule: Rule, value: object) -> str:
+    if isinstance(rule, Integer):
+        return rule.written(cast("int", value))
+    return rule.written(str(value)) if isinstance(rule, Switch) else json.dumps(value)
 
 
 def warnings(config: Config) -> list[str]:
@@ -198,9 +207,24 @@ def warnings(config: Config) -> list[str]:
     plan = Plan(config.bars, config.windows, config.db_region, config.bar_sizes)
     dram_bytes = min(config.node.rc.dram_bytes, config.node.ep.dram_bytes)
     return [
+        *deprecated_keys(transport),
+        *_dma_warnings(transport),
         *kernel_surprises(ntb),
         *traffic_warnings(ntb, transport, config.netdev, config.profile, plan, dram_bytes),
     ]
+
+
+def deprecated_keys(transport: Transport) -> list[str]:
+    """Keys that were given by an old name, one line each."""
+    if transport.use_msi == "auto":
+        return []
+    return [f"transport.use_msi = {transport.use_msi}: deprecated, the key is transport.use_intr"]
+
+
+def _dma_warnings(transport: Transport) -> list[str]:
+    if transport.use_dma and not transport.dw_edma:
+        return ["transport.use_dma = true: the CPU copies all the same, transport.dw_edma is false"]
+    return []
 
 
 def shared_identity(config: Config) -> dict[str, int | str]:

@@ -259,6 +259,7 @@ def traffic_warnings(
             f"{enough} scratchpads announce all"
         )
     queues = queue_counts(ntb, transport, profile, len(windows))[1]
+    yield from _missing_descriptors(ntb, transport, plan, queues)
     found = rings(ntb, transport, plan, queues)
     used = {ring.window.index: ring for ring in reversed(found[: netdev.queues])}
     yield from map(str, silent_rings(ntb, transport, netdev, profile, plan, dram_bytes))
@@ -276,6 +277,19 @@ def traffic_warnings(
         yield (
             f"transport.max_num_clients = {transport.max_num_clients}: more than the doorbells carry, "
             f"so {queues} is used"
+        )
+
+
+def _missing_descriptors(ntb: Ntb, transport: Transport, plan: Plan, queues: int) -> Iterator[str]:
+    """Queues whose interrupt descriptor has no scratchpads, two for each queue behind the windows'."""
+    if transport.interrupts == "false" or all(window.purpose == "data" for window in plan.windows):
+        return
+    first = FIXED_SPADS + 2 * len(data_windows(ntb, plan))
+    held = max(ntb.spad_count - first, 0) // 2
+    if held < queues:
+        yield (
+            f"ntb.spad_count = {ntb.spad_count}: holds interrupt descriptors of {held} of {queues} queues, "
+            f"the others keep doorbells; {first + 2 * queues} scratchpads hold all"
         )
 
 

@@ -98,13 +98,26 @@ EVENTS: dict[str, Event] = {
         "info", ("widx", "addr", "size_bytes"), "inbound window of this side points at memory"
     ),
     "mw.cleared": Event("info", ("widx",), "inbound window of this side points nowhere"),
-    "mw.failed": Event("warning", ("widx", "reason"), "an interrupt window could not be programmed"),
+    "dma.unavailable": Event("info", ("reason",), "no DMA though use_dma is set: the CPU copies"),
+    "dma.failed": Event(
+        "warning", ("queue", "frames"), "engine failed or went away: the CPU copies these frames instead"
+    ),
     "command.executed": Event("debug", ("command", "argument", "status"), "command worker served the RC"),
     "command.unknown": Event(
         "warning", ("command", "argument"), "RC sent an unknown command; it gets no answer"
     ),
     "command.failed": Event("warning", ("command", "reason"), "a command of ours failed"),
     "doorbell.unheard": Event("warning", ("bits",), "rung bits have no slot at the peer; logged once"),
+    "intr.chosen": Event(
+        "info", ("backend", "reason"), "how this side offers its peer to interrupt it, and why so"
+    ),
+    "intr.failed": Event(
+        "warning", ("backend", "step", "reason"), "an interrupt backend does not work; doorbells instead"
+    ),
+    "intr.trigger_changed": Event(
+        "info", ("queue", "trigger", "reason"), "how a queue rings its peer: doorbell, or OFFSET=DATA"
+    ),
+    "config.deprecated": Event("warning", ("key", "reason"), "a key was given by an old name"),
     "irq.spurious": Event(
         "warning", ("source", "bits"), "an interrupt nobody waits for; logged once a source"
     ),
@@ -112,6 +125,14 @@ EVENTS: dict[str, Event] = {
     "edma.line_lowered": Event("debug", ("line",), "interrupt line of the eDMA engine is low"),
     "edma.write_ignored": Event(
         "warning", ("cause", "addr"), "a register write had no effect; logged once a cause"
+    ),
+    "edma.doorbell_ignored": Event(
+        "warning", ("cause", "register"), "a channel's doorbell had no effect; logged once a cause"
+    ),
+    "edma.channel_aborted": Event(
+        "warning",
+        ("direction", "channel", "cause"),
+        "a DMA channel ended early; logged once a channel and cause in a link epoch",
     ),
     "driver.bound": Event(
         "info", ("driver", "mws", "spads", "db_bits"), "NTB driver of this side has its device"

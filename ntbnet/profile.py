@@ -148,6 +148,17 @@ class EndpointHardware:
     edma_read_channels: Annotated[int, Integer(1, 8, "channels")]
     """eDMA channels from the link to the endpoint's memory, 1..8."""
 
+    edma_lines: Annotated[int, Integer(1, 16, "lines")]
+    """Interrupt lines of the eDMA, 1..16, no more than it has channels.
+
+    One line is shared by all channels. Several are divided between write and read channels, write first;
+    channel j uses line j modulo the lines of its direction.
+    Source: Linux dw-edma-core.c, dw_edma_irq_request.
+    """
+
+    edma_test_line: Annotated[str, Choice(("first", "turn"))]
+    """Line of a test interrupt: first, the first of the direction written to; turn, each of all in turn."""
+
     dram_base: Annotated[int, _ADDRESS]
     """First CPU address of the memory."""
 
@@ -303,6 +314,12 @@ def load_profile(text: str, source: str) -> Profile:
         raise ConfigError(
             f"{source}: endpoint.edma_bytes = {endpoint.edma_bytes:#x}: must be at least {needed:#x} "
             f"for {endpoint.edma_write_channels} + {endpoint.edma_read_channels} channels"
+        )
+    channels = endpoint.edma_write_channels + endpoint.edma_read_channels
+    if endpoint.edma_lines > channels:
+        raise ConfigError(
+            f"{source}: endpoint.edma_lines = {endpoint.edma_lines}: must be 1..{channels}, "
+            f"no more than there are channels"
         )
     profile.check_regions(source, 1 << 20, 1 << 20)
     return profile

@@ -97,6 +97,31 @@ class Boolean:
 
 
 @dataclass(frozen=True, slots=True)
+class Switch:
+    """true or false, as boolean or as word, or one of further ``words``; kept as a word."""
+
+    words: tuple[str, ...]
+
+    def accepts(self, value: object) -> bool:
+        """See Rule."""
+        return isinstance(value, bool) or (isinstance(value, str) and value in {"true", "false", *self.words})
+
+    def allowed(self) -> str:
+        """See Rule."""
+        return "".join(f'"{word}", ' for word in self.words) + "true or false"
+
+    @staticmethod
+    def word(value: object) -> str:
+        """An accepted value as the word it is kept as."""
+        return shown(value) if isinstance(value, bool) else str(value)
+
+    @staticmethod
+    def written(value: str) -> str:
+        """The word as it stands in a TOML file."""
+        return value if value in {"true", "false"} else f'"{value}"'
+
+
+@dataclass(frozen=True, slots=True)
 class Choice:
     """One of a few words; ``absent`` are words known but not available, with the reason."""
 
@@ -241,7 +266,7 @@ class TableReader:
         rule = _rule(hint)
         if rule is not None:
             if rule.accepts(value):
-                return value
+                return rule.word(value) if isinstance(rule, Switch) else value
             return self._refuse(rule, value, default, name)
         if get_origin(hint) is tuple:
             if not isinstance(value, list):

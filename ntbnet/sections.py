@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from ntbnet.schema import Boolean, Choice, Integer, Text
+from ntbnet.schema import Boolean, Choice, Integer, Switch, Text
 
 MIB = 1 << 20
 
@@ -209,6 +209,27 @@ class Transport:
 
     max_mw_size: Annotated[int, Integer(0, 1024 * MIB, "bytes", multiple_of=4096, hexadecimal=True)] = 0
     """Most of a memory window that is used, bytes, 0..0x40000000, a multiple of 0x1000; 0 is no limit."""
+
+    use_intr: Annotated[str, Switch(("auto",))] = "auto"
+    """Interrupts instead of doorbells, auto, true or false: auto takes the first of MSI and eDMA that the
+    platform has, true also warns when it has none, false takes doorbells."""
+
+    use_msi: Annotated[str, Switch(("auto",))] = "auto"
+    """Deprecated name of use_intr, auto, true or false; auto is as if it were not given."""
+
+    dw_edma: Annotated[bool, Boolean()] = True
+    """Driver of the endpoint's eDMA engine, true or false: the kernel's option CONFIG_DW_EDMA."""
+
+    use_dma: Annotated[bool, Boolean()] = False
+    """Let a DMA engine copy payloads where the sender has one, true or false: the endpoint has its eDMA."""
+
+    copy_bytes: Annotated[int, Integer(1, MAX_TRANSPORT_MTU, "bytes")] = 1024
+    """Shorter payloads are copied by the CPU even with use_dma, bytes, 1..65536."""
+
+    @property
+    def interrupts(self) -> str:
+        """auto, true or false, by whichever name it was given."""
+        return self.use_msi if self.use_intr == "auto" else self.use_intr
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ SERVICES = ("rc-host", "epc", "edma", "peer-rc", "peer-ep")
 
 NODE_OF = {"rc-host": "rc", "peer-rc": "rc", "epc": "ep", "edma": "ep", "peer-ep": "ep"}
 
-DRAM_USERS = ("rc-host", "epc", "peer-rc", "peer-ep")
+DRAM_USERS = ("rc-host", "epc", "edma", "peer-rc", "peer-ep")
 """Services that map the DRAM of their node."""
 
 MODULES = {

@@ -1,6 +1,7 @@
 """The one message schema: what travels between ntbnet's processes, byte by byte.
 
-A message is two ZeroMQ frames: a fixed 64-byte header and, when the kind has one, a payload.
+A message is a fixed 64-byte header and, when the kind has one, a payload. One frame of ZeroMQ holds one
+message or several, one behind the other.
 All integers are little-endian.
 
 ======  ====  ===========  ==========================================================
@@ -18,7 +19,7 @@ offset  size  field        content
 20      4     tag          matches an answer to its request
 24      8     sequence     number of this message on its path and session, from 0
 32      8     address      bus or CPU address, config offset, interrupt bits
-40      4     length       bytes in the payload frame
+40      4     length       bytes of payload behind the header
 44      4     arg          request size, status, errno, interrupt source: by kind
 48      8     timestamp    monotonic ns of the sender
 56      8     checksum     XXH3-64 of the payload, seeded with the XXH3-64 of bytes 0..55,
@@ -36,6 +37,7 @@ is no cryptographic MAC: XXH3 is not made to resist whoever has seen messages an
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
 from struct import Struct
@@ -56,6 +58,8 @@ MAX_BODY_ITEMS = 1024
 
 _HEAD = Struct("<BBHBBHIIIIQQIIQ")
 _U64 = Struct("<Q")
+_LENGTH_AT = 40
+_VIEW_FROM_BYTES = 1024
 
 
 class Service(IntEnum):
@@ -241,7 +245,7 @@ def encode_control(
     body: dict[str, Any] | None = None,
     key: int = 0,
 ) -> tuple[bytes, bytes]:
-    """Frames of a message of the path itself (HELLO .. BEAT); ``key`` as for ``encode``."""
+    """Header and payload of a message of the path itself (HELLO .. BEAT); ``key`` as for ``encode``."""
     payload = b"" if body is None else _pack_body(body)
     header = _seal(kind, src, dst, incarnation, session, 0, 0, sequence, 0, arg, timestamp_ns, payload, key)
     return header, payload
@@ -257,7 +261,7 @@ def encode(
     timestamp_ns: int,
     key: int = 0,
 ) -> tuple[bytes, bytes | memoryview]:
-    """Header and payload frames of ``message``; an empty payload is not sent as a frame.
+    """Header and payload of ``message``.
 
     ``key`` seeds the checksum, 0..2^64-1: the receiver needs the same.
     """
@@ -335,6 +339,22 @@ def _seal(
         timestamp_ns,
     )
     return head + _U64.pack(xxh3_64_intdigest(payload, xxh3_64_intdigest(head, key)))
+
+
+def split(frame: bytes) -> Iterator[tuple[bytes, bytes | memoryview]]:
+    """Headers and payloads of the messages in one frame, as far as the headers' lengths say.
+
+    Nothing is checked here: what is cut short comes out short, for ``decode_header`` to refuse. Long
+    payloads are views of the frame.
+    """
+    at, end = 0, len(frame)
+    while True:
+        body = at + HEADER_BYTES
+        header = frame[at:body]
+        at = body + int.from_bytes(header[_LENGTH_AT : _LENGTH_AT + 4], "little")
+        yield header, frame[body:at] if at - body < _VIEW_FROM_BYTES else memoryview(frame)[body:at]
+        if at >= end:
+            return
 
 
 def decode_header(frame: bytes | memoryview, payload: bytes | memoryview, key: int = 0) -> Header:

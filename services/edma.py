@@ -1,4 +1,4 @@
-"""The DesignWare eDMA engine: register file and interrupt line."""
+"""The DesignWare eDMA engine: registers, channels that move data, interrupt lines."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from ntbnet.edge import startup
 RECIPE = startup.Recipe(
     service="edma",
     about=__doc__,
-    build=lambda parts: Edma(parts.config),
-    needs_dram=False,
+    build=lambda parts: Edma(parts.config, parts.memory),
 )
 
 

@@ -6,7 +6,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from ntbnet.devices.peer import EpPeer, RcPeer
+from ntbnet.devices.peer_ep import EpPeer
+from ntbnet.devices.peer_rc import RcPeer
 from ntbnet.edge import startup
 
 RECIPES = {

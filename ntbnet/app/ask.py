@@ -21,7 +21,7 @@ def ask(
     Args:
         sockets: service -> path of its question socket.
         timeout_s: how long to wait for all of them together, seconds.
-        question: what to ask; services know ``status``, rc-host ``move_bar N``.
+        question: what to ask; services know ``status`` and ``stopwatch N``, rc-host ``move_bar N``.
     """
     context = zmq.Context(io_threads=1)
     poller = zmq.Poller()

@@ -5,17 +5,41 @@ from __future__ import annotations
 import json
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
+if TYPE_CHECKING:
+    from ntbnet.app.bench_lab import Lab
+
 DEFAULT_BENCH_NAME = "ntbnet-bench"
 
 bench_app = typer.Typer(help="Measure a bridge of the bench's own.", no_args_is_help=True)
+err = Console(stderr=True, highlight=False)
+
+NameOption = Annotated[str, typer.Option("--name", "-n", help="Name of the bench's bridge.")]
+ConfigOption = Annotated[
+    str | None,
+    typer.Option("--config", "-c", metavar="FILE", help="Configuration (TOML); defaults without it."),
+]
+QuickOption = Annotated[
+    bool, typer.Option("--quick", help="Few and short runs: shows that it works, measures little.")
+]
+
+
+def _say(text: str) -> None:
+    err.print(text, markup=False, soft_wrap=True)
+
+
+def _stop_on_sigterm() -> None:
+    """Leave through every ``finally``, so that the bridge is stopped."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,21 +82,32 @@ QUICK = Plan(
 
 
 def run(name: str, config_path: str | None, plan: Plan, say: Callable[[str], None]) -> dict[str, Any]:
-    """Measure everything in ``plan``; what ``--json`` prints. The bridge is down afterwards.
+    """Measure everything in ``plan`` with polled doorbells; what ``--json`` prints. The bridge is down then.
 
     Raises:
         ConfigError: name or configuration is wrong.
         SetupError: a program is missing, the bridge does not start or work, or its name is taken.
     """
-    from ntbnet import __version__
-    from ntbnet.app import bench_cost, bench_report
-    from ntbnet.app.bench_lab import Lab, require_programs, veth_pair
-    from ntbnet.app.bench_recovery import recovery
-    from ntbnet.app.bench_samples import Samples
-    from ntbnet.app.bench_traffic import ping_pong, tcp_bounds, throughput
+    from ntbnet.app.bench_backends import POLLED, backend_configs, write_config
+    from ntbnet.app.bench_lab import Lab, require_programs
+    from ntbnet.edge.startup import load_config
 
     require_programs()
-    lab = Lab(name, config_path, say)
+    polled = backend_configs(load_config(config_path))[POLLED]
+    with tempfile.TemporaryDirectory() as folder:
+        return _measure(Lab(name, write_config(polled, Path(folder)), say), plan)
+
+
+def _measure(lab: Lab, plan: Plan) -> dict[str, Any]:
+    from ntbnet import __version__
+    from ntbnet.app import bench_cost, bench_report
+    from ntbnet.app.bench_lab import veth_pair
+    from ntbnet.app.bench_recovery import recovery
+    from ntbnet.app.bench_samples import Samples
+    from ntbnet.app.bench_sockperf import ping_pong
+    from ntbnet.app.bench_traffic import tcp_bounds, throughput
+
+    name, say = lab.name, lab.say
     result: dict[str, Any] = {
         "bench": "basics",
         "version": __version__,
@@ -122,33 +157,64 @@ def basics(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object, raw samples included.")
     ] = False,
-    name: Annotated[
-        str, typer.Option("--name", "-n", help="Name of the bench's bridge.")
-    ] = DEFAULT_BENCH_NAME,
-    config: Annotated[
-        str | None,
-        typer.Option("--config", "-c", metavar="FILE", help="Configuration (TOML); defaults without it."),
-    ] = None,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="Few and short runs: shows that it works, measures little.")
-    ] = False,
+    name: NameOption = DEFAULT_BENCH_NAME,
+    config: ConfigOption = None,
+    quick: QuickOption = False,
 ) -> None:
-    """Start-up, idle cost, latency, throughput and recovery beside their budgets; about three minutes.
+    """Start-up, idle cost, polled latency, throughput, recovery beside their budgets; about three minutes.
 
     Exit code 0 when all was measured, whether or not within budget; 1 when it could not be, or the
     bridge's own counters contradict what iperf3 says.
     """
     from ntbnet.app import bench_report
 
-    err = Console(stderr=True, highlight=False)
-
-    def say(text: str) -> None:
-        err.print(text, markup=False)
-
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the bridge is stopped
-    result = run(name, config, QUICK if quick else FULL, say)
+    _stop_on_sigterm()
+    result = run(name, config, QUICK if quick else FULL, _say)
     if as_json:
         print(json.dumps(result, indent=2))
     else:
         bench_report.show(result, Console(highlight=False))
     raise typer.Exit(1 if result["unverified"] else 0)
+
+
+@bench_app.command(
+    epilog="Examples: ntbnet bench latency --plot latency.png; "
+    "ntbnet bench latency --quick --json --profile generic | jq .ratio_polled_to_edma"
+)
+def latency(
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    plot: Annotated[
+        Path | None,
+        typer.Option("--plot", metavar="FILE.png", help="Draw the distributions (needs matplotlib)."),
+    ] = None,
+    profile: Annotated[
+        str | None,
+        typer.Option("--profile", "-p", metavar="P", help="Platform: a profile's name or path."),
+    ] = None,
+    name: NameOption = DEFAULT_BENCH_NAME,
+    config: ConfigOption = None,
+    quick: QuickOption = False,
+) -> None:
+    """Ping-pong over each interrupt backend, beside veth and the published figures; about two minutes.
+
+    Exit code 0 when all was measured; 1 when it could not be, or a backend's own counters contradict
+    the messages that were sent.
+    """
+    from ntbnet.app import bench_latency, bench_latency_report, bench_plot
+    from ntbnet.edge.startup import load_config
+
+    if plot is not None:
+        bench_plot.require_matplotlib(plot)
+    _stop_on_sigterm()
+    plan = bench_latency.QUICK if quick else bench_latency.FULL
+    result, samples_us = bench_latency.run(name, load_config(config, profile), plan, _say)
+    if as_json:
+        print(json.dumps(result, indent=2))
+    else:
+        bench_latency_report.show(result, Console(highlight=False))
+    if plot is not None:
+        bench_plot.draw(result, samples_us, plot)
+        _say(f"drawn: {plot}")
+    for complaint in result["invalid"]:
+        _say(f"invalid: {complaint}")
+    raise typer.Exit(1 if result["invalid"] else 0)

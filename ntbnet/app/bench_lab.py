@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,8 +34,8 @@ STOP_TIMEOUT_S = 20.0
 LOOK_INTERVAL_S = 0.005
 """Between two looks at something that cannot be awaited: a namespace or a listening socket."""
 PING_INTERVAL_S = 0.01
-TCP_LISTEN = "0A"
-"""State of a listening socket in /proc/net/tcp."""
+LISTENING = {"tcp": "0A", "udp": "07"}
+"""State of a socket that a server waits on, in /proc/net/<protocol>: listening, or not connected."""
 
 PROGRAMS = {"ip": "iproute2", "ping": "iputils-ping", "iperf3": "iperf3", "sockperf": "sockperf"}
 """What a bench runs, and the Debian package it is in."""
@@ -54,13 +54,16 @@ class Direction:
     """IPv4 address of the receiver."""
 
 
-def require_programs() -> None:
+def require_programs(programs: Iterable[str] = PROGRAMS) -> None:
     """Nothing is measured by halves.
+
+    Args:
+        programs: of ``PROGRAMS``.
 
     Raises:
         SetupError: a program is missing; names the Debian packages.
     """
-    missing = [program for program in PROGRAMS if shutil.which(program) is None]
+    missing = [program for program in programs if shutil.which(program) is None]
     if missing:
         packages = " ".join(PROGRAMS[program] for program in missing)
         raise SetupError(f"{', '.join(missing)} not installed; apt-get install {packages}")
@@ -86,8 +89,14 @@ def run_program(namespace: str, argv: Sequence[str], timeout_s: float) -> subpro
 
 
 @contextmanager
-def serving(namespace: str, argv: Sequence[str], port: int) -> Iterator[None]:
-    """A server runs in the namespace, listening on TCP ``port``, inside the ``with`` block.
+def serving(namespace: str, argv: Sequence[str], port: int, protocol: str = "tcp") -> Iterator[None]:
+    """A server runs in the namespace, waiting on ``port``, inside the ``with`` block.
+
+    Args:
+        namespace: network namespace.
+        argv: the server's command line.
+        port: 1..65535.
+        protocol: ``tcp`` or ``udp``.
 
     Raises:
         SetupError: it ended, or does not listen in time.
@@ -98,7 +107,7 @@ def serving(namespace: str, argv: Sequence[str], port: int) -> Iterator[None]:
         )
     try:
         deadline = time.monotonic() + LISTEN_TIMEOUT_S
-        while not _listens(process.pid, port):
+        while not _listens(process.pid, port, protocol):
             if process.poll() is not None or time.monotonic() > deadline:
                 raise SetupError(f"{argv[0]} in {namespace} does not listen on port {port}")
             time.sleep(LOOK_INTERVAL_S)  # between looks at another process; nothing to await
@@ -107,16 +116,16 @@ def serving(namespace: str, argv: Sequence[str], port: int) -> Iterator[None]:
         _end(process)
 
 
-def _listens(pid: int, port: int) -> bool:
-    """True when a socket in the network namespace of ``pid`` listens on ``port``."""
-    for table in ("tcp", "tcp6"):
+def _listens(pid: int, port: int, protocol: str) -> bool:
+    """True when a socket in the network namespace of ``pid`` waits on ``port``."""
+    for table in (protocol, f"{protocol}6"):
         try:
             lines = Path(f"/proc/{pid}/net/{table}").read_text(encoding="ascii").splitlines()[1:]
         except OSError:
             continue
         for line in lines:
             local, state = line.split()[1], line.split()[3]
-            if state == TCP_LISTEN and int(local.rpartition(":")[2], 16) == port:
+            if state == LISTENING[protocol] and int(local.rpartition(":")[2], 16) == port:
                 return True
     return False
 
@@ -255,6 +264,7 @@ class Lab:
             "profile": config.profile.name,
             "fabric": config.bridge.fabric,
             "transport": config.bridge.transport,
+            "use_intr": config.transport.interrupts,
             "mtu": config.netdev.mtu,
             "tx_stop": config.netdev.tx_stop,
             "hz": config.profile.kernel.hz,

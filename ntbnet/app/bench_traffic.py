@@ -1,13 +1,10 @@
-"""Latency and throughput of a bridge, as sockperf and iperf3 see them, checked against its own counters."""
+"""Throughput of a bridge, as iperf3 sees it, checked against the bridge's own counters."""
 
 from __future__ import annotations
 
-import re
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ntbnet.app.bench_lab import Direction, Lab, json_from, run_program, serving
@@ -17,67 +14,10 @@ from ntbnet.devices.netdev import TX_TIME_NS
 from ntbnet.devices.tick import Tick
 from ntbnet.errors import SetupError
 
-MESSAGE_BYTES = 14
-"""sockperf's smallest, and what the RFC series measured with."""
-SOCKPERF_PORT = 11111
 IPERF3_PORT = 5201
 MARGIN_S = 20.0
 """What a measurement may take beyond its own duration."""
 COUNTERS_TIMEOUT_S = 2.0
-
-_SUMMARY = re.compile(r"avg-latency=([\d.]+) \(std-dev=([\d.]+)\)")
-_PERCENTILE = re.compile(r"percentile ([\d.]+) =\s*([\d.]+)")
-_EXTREME = re.compile(r"<(MIN|MAX)> observation =\s*([\d.]+)")
-_LOSSES = re.compile(
-    r"dropped messages = (\d+); # duplicated messages = (\d+); # out-of-order messages = (\d+)"
-)
-_FULL_LOG_LINE = re.compile(r"\d+, [\d.]+, [\d.]+, ([\d.]+)")
-
-
-# latency
-
-
-def ping_pong(way: Direction, seconds: int) -> dict[str, Any]:
-    """TCP ping-pong by sockperf; latencies in microseconds are half a round trip, as it defines them.
-
-    Raises:
-        SetupError: sockperf fails or says nothing that can be read.
-    """
-    where = ["--tcp", "-i", way.address, "-p", str(SOCKPERF_PORT)]
-    with tempfile.TemporaryDirectory() as folder:
-        full_log = Path(folder, "full.log")
-        client = ["sockperf", "ping-pong", *where, "-t", str(seconds), "-m", str(MESSAGE_BYTES)]
-        with serving(way.receiver, ["sockperf", "server", *where], SOCKPERF_PORT):
-            done = run_program(way.sender, [*client, "--full-log", str(full_log)], seconds + MARGIN_S)
-        log = full_log.read_text(encoding="ascii", errors="replace") if full_log.exists() else ""
-    return sockperf_result(done.stdout, log)
-
-
-def sockperf_result(output: str, full_log: str) -> dict[str, Any]:
-    """What sockperf measured, from what it printed and its full log.
-
-    Raises:
-        SetupError: there is no latency in it.
-    """
-    summary = _SUMMARY.search(output)
-    latencies = [float(value) for value in _FULL_LOG_LINE.findall(full_log)]
-    if summary is None or not latencies:
-        raise SetupError(f"sockperf measured nothing: {' '.join(output.split())[-160:]}")
-    extremes = {name.lower(): float(value) for name, value in _EXTREME.findall(output)}
-    losses = _LOSSES.search(output)
-    return {
-        "average_us": float(summary[1]),
-        "std_dev_us": float(summary[2]),
-        "n": len(latencies),
-        "percentiles_us": {name: float(value) for name, value in reversed(_PERCENTILE.findall(output))},
-        "min_us": extremes.get("min"),
-        "max_us": extremes.get("max"),
-        "dropped_duplicated_reordered": [int(count) for count in losses.groups()] if losses else None,
-        "samples_us": latencies,
-    }
-
-
-# throughput
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ntbnet import topology
+from ntbnet.app import interrupts
 from ntbnet.app.ask import ask
 from ntbnet.app.leftovers import kill, remove_leftovers
 from ntbnet.config import Config
@@ -79,12 +80,12 @@ class Bridge:
             "link": link,
             "profile": config.profile.name,
             "fabric": config.bridge.fabric,
-            "backend": _backend(answers.get("peer-rc")),
-            "backend_ep_to_rc": _backend(answers.get("peer-ep")),
+            **interrupts.status_of(answers),
             "windows": {
                 "planned": [window.as_json() for window in layout_of(config).windows],
                 "actual": answers.get("epc", {}).get("windows", []),
             },
+            "dma_channels": answers.get("edma", {}).get("channels", []),
             "nodes": _nodes(config, self.run.name),
         }
 
@@ -212,11 +213,6 @@ def link_state(answers: dict[str, dict[str, Any]]) -> dict[str, Any]:
     used = [queue["state"] for queue in queues if queue["state"] != "idle"]
     is_up = bool(used) and set(used) == {"up"}
     return {"state": "up" if is_up else "down", "epoch": host.get("epoch", 0), "queues": queues}
-
-
-def _backend(sender: dict[str, Any] | None) -> str | None:
-    """What a peer rings the other one with; None while it does not answer."""
-    return sender.get("backend_tx") if sender else None
 
 
 def _overall(is_up: bool, services: list[dict[str, Any]], link: dict[str, Any]) -> str:

@@ -23,6 +23,7 @@ from ntbnet.app.bench import bench_app
 from ntbnet.app.bridge import Bridge
 from ntbnet.app.bringup import running, unless_stopped
 from ntbnet.app.child import child_environment
+from ntbnet.app.interrupts import interrupt_lines
 from ntbnet.app.supervisor import Supervisor
 from ntbnet.config import Config, to_toml, warnings
 from ntbnet.edge.node import exec_in_node, spec_from
@@ -140,8 +141,11 @@ async def _run_supervisor(
         wait = partial(bridge.wait_for_link, LINK_TIMEOUT_S, lambda: supervisor.is_stopping)
         status = await unless_stopped(supervisor, loop.run_in_executor(None, wait))
         say(f"link is up, epoch {status['link']['epoch']}")
+        lines = interrupt_lines(status)
+        for line in lines:
+            say(line)
         say(f"try: ntbnet ping --name {name}    stop: Ctrl-C or ntbnet down --name {name}")
-        _tell(ready_fd, {"ok": True, "said": removed})
+        _tell(ready_fd, {"ok": True, "said": removed, "interrupts": lines})
         await supervisor.wait_for_stop()
 
 
@@ -170,6 +174,8 @@ def _start_detached(config: str | None, profile: str | None, name: str) -> None:
     for text in body.get("said", ()):
         say(text)
     if body.get("ok"):
+        for text in body.get("interrupts", ()):
+            say(text)
         say(f"bridge {name} is up; stop it with: ntbnet down --name {name}")
         return
     # it may still be ending: what it started is gone only when it is
@@ -210,10 +216,9 @@ def _print_status(state: dict[str, Any]) -> None:
     out.print(f"bridge {state['name']}: {state['state']}   link: {link['state']}, epoch {link['epoch']}")
     if state["state"] == "down":
         return
-    out.print(
-        f"profile: {state['profile']}   fabric: {state['fabric']}   "
-        f"RC->EP: {state['backend']}   EP->RC: {state['backend_ep_to_rc']}"
-    )
+    out.print(f"profile: {state['profile']}   fabric: {state['fabric']}")
+    for line in interrupt_lines(state):
+        out.print(line, markup=False, soft_wrap=True)
     table = Table("service", "node", "pid", "epoch", "restarts", "state", "up for", box=None)
     for service in state["services"]:
         uptime = "" if service["uptime_s"] is None else f"{service['uptime_s']:.1f} s"

@@ -1,4 +1,8 @@
-"""``ntbnet demo``: a bridge of its own, pinged and loaded both ways, then removed."""
+"""``ntbnet demo``: a bridge of its own, pinged and loaded both ways, then removed.
+
+It ends with the latency of that bridge beside that of a second one whose doorbells are polled, and
+beside the published pair.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +10,20 @@ import asyncio
 import re
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from ntbnet.app.bench_backends import POLLED, backend_configs
+from ntbnet.app.bench_latencies import PUBLISHED, Latencies
 from ntbnet.app.bridge import Bridge
 from ntbnet.app.bringup import running, unless_stopped
+from ntbnet.app.interrupts import interrupt_lines
+from ntbnet.app.pingpong import ping_pong
 from ntbnet.app.supervisor import Supervisor
 from ntbnet.app.transfer import transfer
 from ntbnet.config import Config
@@ -24,9 +33,12 @@ from ntbnet.edge.rundir import RunDir
 from ntbnet.errors import SetupError
 
 NAME = "ntbnet-demo"
-PING_INTERVAL_S = 0.1
+PING_INTERVAL_S = 0.05
 FIRST_REPLY_TIMEOUT_S = 15.0
 LAST_REPLY_TIMEOUT_S = 5
+LATENCY_S = 0.7
+"""Of each ping-pong: enough for some sixty polled round trips."""
+WARM_UP_S = 0.1
 _COUNTS = re.compile(r"(\d+) packets transmitted, (\d+) received")
 _TIMES = re.compile(r"= ([\d.]+)/([\d.]+)/([\d.]+)/")
 
@@ -39,14 +51,11 @@ async def run(config: Config, count: int, say: Callable[[str], None]) -> dict[st
     """
     task = asyncio.current_task()
     assert task is not None
-    # as Ctrl-C does by itself: leave through the `finally` below
+    # as Ctrl-C does by itself: leave through every `finally` below
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    bridge = Bridge(RunDir(config.run.dir, NAME), config)
     started_s = time.monotonic()
-    supervisor = Supervisor(config, bridge.run, None, say)
     say("making two nodes and starting five services")
-    async with running(bridge, supervisor):
-        await unless_stopped(supervisor, _first_reply(config))
+    async with _bridge_with_traffic(config, say) as (bridge, supervisor):
         startup_s = time.monotonic() - started_s
         say(f"first ping reply after {startup_s:.2f} s")
         pings = []
@@ -61,18 +70,66 @@ async def run(config: Config, count: int, say: Callable[[str], None]) -> dict[st
             sending = transfer(source, namespaces, _address(config, source, "ipv4"))
             transfers.append(await unless_stopped(supervisor, sending))
         status = await asyncio.get_running_loop().run_in_executor(None, bridge.status)
+        latencies = [await _latency(config, status["backend"], supervisor, say)]
         say("stopping")
+    if status["backend"] != POLLED:
+        say("starting again with polled doorbells")
+        polled = backend_configs(config)[POLLED]
+        async with _bridge_with_traffic(polled, say) as (_, supervisor):
+            latencies.insert(0, await _latency(polled, POLLED, supervisor, say))
+            say("stopping")
     return {
         "ok": all(ping["received"] == ping["sent"] for ping in pings)
         and all(one["sha256_equal"] for one in transfers),
         "fabric": status["fabric"],
         "backend": status["backend"],
+        "backend_reason": status["backend_reason"],
         "backend_ep_to_rc": status["backend_ep_to_rc"],
+        "backend_ep_to_rc_reason": status["backend_ep_to_rc_reason"],
         "profile": config.profile.name,
         "startup_s": round(startup_s, 3),
         "ping": pings,
         "transfer": transfers,
+        "latency": {
+            "tool": "built-in",
+            "results": latencies,
+            "ratio_polled_to_interrupt": round(latencies[0]["avg_us"] / latencies[1]["avg_us"], 3)
+            if len(latencies) > 1
+            else None,
+            "published": list(PUBLISHED),
+        },
         "windows": status["windows"],
+    }
+
+
+@asynccontextmanager
+async def _bridge_with_traffic(
+    config: Config, say: Callable[[str], None]
+) -> AsyncIterator[tuple[Bridge, Supervisor]]:
+    """A bridge runs inside, and a ping has crossed it."""
+    bridge = Bridge(RunDir(config.run.dir, NAME), config)
+    supervisor = Supervisor(config, bridge.run, None, say)
+    async with running(bridge, supervisor):
+        await unless_stopped(supervisor, _first_reply(config))
+        yield bridge, supervisor
+
+
+async def _latency(
+    config: Config, backend: str, supervisor: Supervisor, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """A short UDP ping-pong RC to EP, half of a round trip in microseconds."""
+    say(f"UDP ping-pong from rc, {backend}")
+    namespaces = (spec_from(config, NAME, "rc").netns, spec_from(config, NAME, "ep").netns)
+    play = partial(
+        ping_pong, namespaces, _address(config, "rc", "ipv4"), seconds=LATENCY_S, warm_up_s=WARM_UP_S
+    )
+    trips = await unless_stopped(supervisor, asyncio.get_running_loop().run_in_executor(None, play))
+    return {
+        "backend": backend,
+        **Latencies(trips.latencies_us()).figures(),
+        "dropped": trips.dropped,
+        "duplicated": trips.duplicated,
+        "out_of_order": trips.out_of_order,
     }
 
 
@@ -131,7 +188,8 @@ def show(result: dict[str, Any], console: Console) -> None:
     say()
     say("  rc: tun ntb0 -- peer-rc -- rc-host == PCIe == epc/edma -- peer-ep -- tun ntb0 :ep")
     say(f"  profile {result['profile']}, fabric {result['fabric']}, up in {result['startup_s']:.2f} s")
-    say(f"  interrupts RC->EP: {result['backend']} (polled), EP->RC: {result['backend_ep_to_rc']} (MSI)")
+    for line in interrupt_lines(result):
+        say(f"  {line}")
     say()
     table = Table("from", "to", "family", "sent", "received", "loss", "rtt min", "avg", "max ms", box=None)
     for ping in result["ping"]:
@@ -152,4 +210,21 @@ def show(result: dict[str, Any], console: Console) -> None:
         speed = "-" if one["gbit_s"] is None else f"{one['gbit_s']:.3f} Gbit/s"
         say(f"  TCP from {one['from']}: {one['bytes'] >> 20} MiB, {speed}, {verdict}")
     say()
+    say(_latency_table(result["latency"]))
+    say()
     say(f"  {'every packet crossed' if result['ok'] else 'PACKETS OR BYTES WERE LOST'}")
+
+
+def _latency_table(latency: dict[str, Any]) -> Table:
+    """Ours beside the board's."""
+    table = Table("half a round trip, us", "avg", "p50", "p99", "n", "published avg", box=None)
+    published = {row["backend"]: f"{row['avg_us']:.3f}" for row in latency["published"]}
+    for row in latency["results"]:
+        figures = (f"{row[key]:.1f}" for key in ("avg_us", "p50_us", "p99_us"))
+        beside = published.get(row["backend"], "-")
+        table.add_row(f"{row['backend']}", *figures, str(row["samples"]), beside)
+    ratio = latency["ratio_polled_to_interrupt"]
+    if ratio is not None:
+        first, second = (row["avg_us"] for row in latency["published"])
+        table.add_row("polled / interrupt", f"{ratio:.1f}", "", "", "", f"{first / second:.1f}")
+    return table

@@ -1,10 +1,13 @@
-"""The DesignWare eDMA engine's registers and its interrupt line.
+"""The ``edma`` process: the DesignWare eDMA engine behind its registers.
 
-A write of any value to RD_INT_STATUS or WR_INT_STATUS is the engine's test interrupt: it latches
-the line without touching done or abort bits; a write to either INT_CLEAR, of any value, ends it.
-The line is a level: it goes to the endpoint's CPU when it rises, and rings collapse while it is
-high (EDMA 126-130). Channels have registers and no engine yet: a channel doorbell is counted and
-logged, and moves nothing.
+Registers are reached by the endpoint's CPU, and through an inbound window by the host. Channels move
+data between EP DRAM, which this process maps itself, and the bus: their link addresses are PCI bus
+addresses, which the endpoint controller passes on as they are, without an outbound window. The
+controller tells of the link epoch and of the host's bus master enable; a link that ends, or a
+controller that does, aborts what runs.
+
+Left out: the legacy viewport map and HDMA. Power enables are registers without effect, as a channel of the
+unrolled map needs none.
 
 Source: Linux dw-edma-v0-regs.h, dw-edma-v0-core.c.
 """
@@ -18,102 +21,115 @@ from typing import Any
 from ntbnet.address import Span, hex_address
 from ntbnet.config import Config
 from ntbnet.devices.complaints import Once
+from ntbnet.devices.edma_engine import CONTROLLER, Engine
+from ntbnet.devices.edma_line import CPU, InterruptLines
 from ntbnet.devices.effects import Effect, Outbox
-from ntbnet.regs.edma import edma_block
-from ntbnet.regs.file import RegisterFile
-from ntbnet.wire import Completion, Irq, IrqSource, MemRead, MemWrite, Message, Status
-
-CPU = "peer-ep"
-LINE = 0
-"""The one interrupt line of the r-car-s4 profile (GIC SPI 417, "dma")."""
+from ntbnet.devices.memory import Window
+from ntbnet.regs.edma import Direction, edma_block
+from ntbnet.regs.file import RegisterFile, WriteHook
+from ntbnet.wire import MAX_READ_BYTES, Completion, MemRead, MemWrite, Message, Notice, Status
 
 
 class Edma:
     """Sans-IO model of the ``edma`` process.
 
+    Args:
+        config: checked configuration.
+        dram: all of EP DRAM.
+        read_bytes: longest read request (MRRS), a power of two up to 4096.
+
     Attributes:
         registers: the register file.
+        engine: the channels.
+        lines: the interrupt lines.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, dram: Window, read_bytes: int = MAX_READ_BYTES) -> None:
         endpoint = config.profile.endpoint
         self._span = Span(endpoint.edma_base, endpoint.edma_bytes)
         self._outbox = Outbox()
-        self.registers = RegisterFile(edma_block(endpoint.edma_write_channels, endpoint.edma_read_channels))
-        for direction in ("WR", "RD"):
-            self.registers.on_write(
-                f"{direction}_INT_STATUS", self._on_status_write(f"{direction}_INT_STATUS")
-            )
-            self.registers.on_write(f"{direction}_INT_CLEAR", self._on_clear_write(f"{direction}_INT_STATUS"))
-            self.registers.on_write(f"{direction}_DOORBELL", self._on_channel_doorbell)
-        self._line_high = False
-        self._cpu_up = False
         self.counters: Counter[str] = Counter()
         self._refusals = Once()
+        self.registers = RegisterFile(edma_block(endpoint.edma_write_channels, endpoint.edma_read_channels))
+        self.lines = InterruptLines(endpoint, self.registers, self._outbox, self.counters)
+        self.engine = Engine(
+            config, self.registers, dram, self.lines, self._outbox, self.counters, read_bytes
+        )
+        for direction in Direction:
+            self.registers.on_write(direction.register("INT_STATUS"), self._ring_hook(direction))
+            self.registers.on_write(direction.register("INT_MASK"), self._mask_hook(direction))
 
     def handle(self, src: str, message: Message, now_ns: int) -> Sequence[Effect]:
-        """Register access from the endpoint's CPU or, through an inbound window, from the host."""
+        """Register access of the CPU or the host; the controller's answers and news."""
+        self.engine.now_ns = now_ns
         if isinstance(message, MemWrite):
             if self._span.contains(message.addr, len(message.data)):
                 self.registers.write(message.addr - self._span.base, message.data)
             else:
                 self._ignore("outside the register block", message.addr)
         elif isinstance(message, MemRead):
-            if self._span.contains(message.addr, message.size):
-                data = self.registers.read(message.addr - self._span.base, message.size)
-                completion = Completion(message.tag, Status.OK, data, message.epoch)
-            else:
-                completion = Completion(message.tag, Status.UR, b"", message.epoch)
-            self._outbox.send(src, completion)
+            self._outbox.send(src, self._read(message))
+        elif isinstance(message, Completion) and src == CONTROLLER:
+            self.engine.complete(message)
+        elif isinstance(message, Notice) and src == CONTROLLER and message.name == "link":
+            self._on_link(message.args)
         else:
             self.counters["unexpected"] += 1
+        self.engine.run()
         return self._outbox.take()
 
     def on_path(self, peer: str, up: bool, session: int, reason: str, now_ns: int) -> Sequence[Effect]:
-        """A CPU that comes back finds the line as it is: a start counts as a ring for everyone."""
+        """The controller's path is the way to the link; the CPU's is where interrupts go."""
+        self.engine.now_ns = now_ns
         if peer == CPU:
-            self._cpu_up = up
-            if up:
-                self._outbox.send(CPU, Irq(IrqSource.EDMA_LINE, 1 << LINE))
+            self.lines.cpu_changed(up)
+        elif peer == CONTROLLER and not up:
+            self.engine.set_link(0, bus_master=False)
+            self.engine.run()
         return self._outbox.take()
 
     def next_deadline(self) -> int | None:
-        """Nothing here happens unasked."""
-        return None
+        """Of the engine's next turn or timeout, and of a line nobody sees to."""
+        engine, lines = self.engine.next_deadline(), self.lines.next_deadline()
+        if engine is None or lines is None:
+            return lines if engine is None else engine
+        return min(engine, lines)
 
     def on_deadline(self, now_ns: int) -> Sequence[Effect]:
-        """Nothing is ever due."""
-        return ()
+        """Do what is due."""
+        self.engine.now_ns = now_ns
+        self.engine.on_deadline()
+        self.lines.on_deadline(now_ns)
+        return self._outbox.take()
 
     def snapshot(self) -> dict[str, Any]:
-        """Line and counters for ``status``."""
-        return {"line_high": self._line_high, "counters": dict(self.counters)}
+        """Lines, channels and counters for ``status``."""
+        return {
+            "line_high": self.lines.level != 0,
+            "lines": self.lines.level,
+            "link": {"epoch": self.engine.epoch, "open": self.engine.is_open},
+            "channels": self.engine.snapshot(),
+            "counters": dict(self.counters),
+        }
 
-    def _on_status_write(self, register: str) -> Any:
-        def hook(_index: int, _old: int, _new: int) -> None:
-            self.counters["test_interrupts"] += 1
-            if self._line_high:
-                self.counters["rings_collapsed"] += 1
-                return
-            self._line_high = True
-            self._outbox.log("edma.line_raised", line=LINE, register=register)
-            if self._cpu_up:
-                self._outbox.send(CPU, Irq(IrqSource.EDMA_LINE, 1 << LINE))
+    def _read(self, message: MemRead) -> Completion:
+        if not self._span.contains(message.addr, message.size):
+            return Completion(message.tag, Status.UR, b"", message.epoch)
+        data = self.registers.read(message.addr - self._span.base, message.size)
+        return Completion(message.tag, Status.OK, data, message.epoch)
 
-        return hook
+    def _on_link(self, args: dict[str, Any]) -> None:
+        epoch, bus_master = args.get("epoch"), args.get("bus_master")
+        if type(epoch) is int and 0 <= epoch <= 0xFFFFFFFF and type(bus_master) is bool:
+            self.engine.set_link(epoch, bus_master)
+        else:
+            self.counters["unexpected"] += 1
 
-    def _on_clear_write(self, status: str) -> Any:
-        def hook(_index: int, _old: int, bits: int) -> None:
-            self.counters["clears"] += 1
-            self.registers.set(status, self.registers.get(status) & ~bits)
-            if self._line_high:
-                self._line_high = False
-                self._outbox.log("edma.line_lowered", line=LINE)
+    def _ring_hook(self, direction: Direction) -> WriteHook:
+        return lambda _index, _old, _new: self.lines.ring(direction)
 
-        return hook
-
-    def _on_channel_doorbell(self, _index: int, _old: int, _new: int) -> None:
-        self._ignore("no channel engine in this version", self._span.base)
+    def _mask_hook(self, direction: Direction) -> WriteHook:
+        return lambda _index, _old, _new: self.lines.mask_written(direction)
 
     def _ignore(self, cause: str, addr: int) -> None:
         self.counters["writes_ignored"] += 1

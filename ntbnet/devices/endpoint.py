@@ -2,9 +2,10 @@
 
 What comes from the link is decoded by BAR and inbound window into a local address, and lands in EP
 DRAM, in another EP device's registers (the eDMA engine), or on the page of the EP's MSI controller. What
-the EP's CPU stores into the outbound aperture is translated and goes to the host. A miss is UR: writes
-are dropped and counted, reads complete with UR. A burst that no window holds as a whole is refused
-request by request (``tlp``), so that the part inside lands.
+the EP's CPU stores into the outbound aperture is translated and goes to the host; what the eDMA engine
+sends has a bus address already, and goes to the host while that lets the function be a bus master. A
+miss is UR: writes are dropped and counted, reads complete with UR. A burst that no window holds as a
+whole is refused request by request (``tlp``), so that the part inside lands.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ MSI_WORD_OFFSET = 0x40
 """Where on the page of the EP's MSI controller an interrupt number is stored. Source: Linux irq-gic-v2m.c."""
 MOST_LOCAL_MSI = 1019
 """Highest interrupt number of a GIC."""
+_OF_AN_EPOCH = {"mw_set_trans", "peer_mw_bus"}
 FUNCTION_REGION_BYTES = 4 << 20
 """First part of EP DRAM: what the function allocates from; the rest is the client's."""
 
@@ -65,6 +67,7 @@ class EndpointController:
         self._outbox = Outbox()
         self._dram = dram
         self._aperture = endpoint.aperture
+        self._edma_base = endpoint.edma_base
         ranges: list[tuple[Span, Window | str]] = [
             (dram.span, dram),
             (endpoint.edma, EDMA),
@@ -73,14 +76,20 @@ class EndpointController:
         if endpoint.msi_page is not None:
             ranges.append((endpoint.msi_page, MSI_PAGE))
         self._local = AddressMap(ranges)
-        # what a window may be pointed at beside memory: the pages that hold registers for interrupts
+        # what an interrupt window may be pointed at beside memory: the page that holds its registers
         self._register_pages = {
-            page & ~(endpoint.align - 1) for page in (endpoint.edma_base, endpoint.ep_msi_page) if page
+            target: page & ~(endpoint.align - 1)
+            for target, page in (("edma", endpoint.edma_base), ("msi", endpoint.ep_msi_page))
+            if page
         }
         self.epoch = 0
         self._paths: dict[str, bool] = {}
         self.counters: Counter[str] = Counter()
         self._refusals = Refusals(self._outbox, self.counters)
+        self._told_engine: tuple[int, bool] | None = None
+        """Link epoch and bus master enable as the engine has them; None while its path is down."""
+        self._fence: int | None = None
+        """Tag of the read behind which nothing of the engine is old any more; None without a fence."""
         self._tag = 0
         self._forwarded: dict[int, tuple[str, str, int]] = {}
         """By tag: who answers, who asked, and the tag it asked with."""
@@ -100,6 +109,8 @@ class EndpointController:
             "ntb_attach": self._call_attach,
             "mw_set_trans": self._call_mw_set_trans,
             "mw_clear_trans": self._call_mw_clear_trans,
+            "peer_mw_is_open": self._call_peer_mw_is_open,
+            "peer_mw_bus": self._call_peer_mw_bus,
             "restart_link": self._call_restart_link,
         }
 
@@ -111,10 +122,8 @@ class EndpointController:
             self._from_host(message)
         elif src == CLIENT:
             self._from_client(message)
-        elif isinstance(message, Completion):
-            self._complete(src, message)
         else:
-            self.counters["unexpected"] += 1
+            self._from_engine(message)
         return self._outbox.take()
 
     def on_path(self, peer: str, up: bool, session: int, reason: str, now_ns: int) -> Sequence[Effect]:
@@ -130,8 +139,14 @@ class EndpointController:
                 self._outbox.add(Restart(HOST, f"peer-ep: {reason}"))
         elif peer == CLIENT:
             self._tell_client()
-        elif peer == EDMA and not up:
-            self._forwarded = {tag: entry for tag, entry in self._forwarded.items() if entry[0] != EDMA}
+        elif peer == EDMA and up:
+            # what was stored to the engine meanwhile is lost, and may have been a ring
+            if self._paths.get(CLIENT):
+                self._outbox.send(CLIENT, Notice("edma_reached", {}, self.epoch))
+            self._tell_engine()
+        elif peer == EDMA:
+            self._told_engine = self._fence = None
+            self._forwarded = {tag: entry for tag, entry in self._forwarded.items() if EDMA not in entry[:2]}
         return self._outbox.take()
 
     def next_deadline(self) -> int | None:
@@ -178,11 +193,37 @@ class EndpointController:
             self.epoch = session
             self._outbox.log("link.changed", up=True, link_epoch=session, reason=reason)
         self._tell_client()
+        self._tell_engine()
 
     def _tell_client(self) -> None:
         self.vntb.set_client_epoch(self.epoch)
         if self._paths.get(CLIENT):
             self._outbox.send(CLIENT, Notice("epoch", {"epoch": self.epoch}, self.epoch))
+
+    def _tell_engine(self) -> None:
+        """Whether the engine may send requests, and under which epoch, when that is news."""
+        news = (self.epoch, self._is_bus_master())
+        if self._paths.get(EDMA) and news != self._told_engine and self._fence is None:
+            self._told_engine = news
+            self._outbox.send(EDMA, Notice("link", {"epoch": news[0], "bus_master": news[1]}, self.epoch))
+
+    def _fence_engine(self) -> None:
+        """The client has lost the engine: what it still does for the client must not go out.
+
+        It is told that the link is down, which ends every channel, and is not believed before it has
+        answered a read behind that.
+        """
+        if not self._paths.get(EDMA) or self._fence is not None:
+            return
+        self.counters["edma_fences"] += 1
+        self._told_engine = None
+        self._outbox.send(EDMA, Notice("link", {"epoch": 0, "bus_master": False}, self.epoch))
+        self._tag = (self._tag + 1) & 0xFFFFFFFF
+        self._fence = self._tag
+        self._outbox.send(EDMA, MemRead(self._edma_base, 4, self._tag, self.epoch))
+
+    def _is_bus_master(self) -> bool:
+        return bool(self.epc.space.get_field("COMMAND", "BUS_MASTER"))
 
     # from the link
 
@@ -196,6 +237,7 @@ class EndpointController:
             self._outbox.send(HOST, Completion(message.tag, Status.OK, data, self.epoch))
         elif isinstance(message, CfgWrite):
             self.epc.config_write(message.offset, message.data)
+            self._tell_engine()
             self._outbox.send(HOST, Completion(message.tag, Status.OK, b"", self.epoch))
         elif isinstance(message, Completion):
             self._complete(HOST, message)
@@ -276,10 +318,37 @@ class EndpointController:
 
     def _on_window_change(self) -> None:
         """Hardware gives no warning: what a change does to an access on its way is undefined (EDMA 31)."""
-        in_flight = sum(requester != NOBODY for _, requester, _ in self._forwarded.values())
+        in_flight = sum(requester not in {NOBODY, EDMA} for _, requester, _ in self._forwarded.values())
         if in_flight:
             self.counters["windows_changed_in_flight"] += 1
             self._outbox.log("iatu.changed_in_flight", reads=in_flight)
+
+    # from the eDMA engine
+
+    def _from_engine(self, message: Message) -> None:
+        """Requests under bus addresses, and answers to what was asked of its registers."""
+        if isinstance(message, Completion):
+            if message.tag == self._fence:
+                self._fence = None
+                self._tell_engine()
+            else:
+                self._complete(EDMA, message)
+            return
+        is_believed = self._fence is None and message.epoch == self.epoch
+        may_go_out = self.epoch and is_believed and self._is_bus_master()
+        if isinstance(message, MemWrite):
+            if may_go_out:
+                self._outbox.send(HOST, message)
+            else:
+                self._refusals.drop_write("no_bus_master", message.addr, len(message.data))
+        elif isinstance(message, MemRead):
+            if may_go_out:
+                self._forward_read(HOST, EDMA, message.addr, message)
+            else:
+                self._refusals.refuse_read("no_bus_master", message.addr, message.size)
+                self._outbox.send(EDMA, Completion(message.tag, Status.UR, b"", message.epoch))
+        else:
+            self.counters["unexpected"] += 1
 
     # from the EP's own CPU
 
@@ -300,6 +369,8 @@ class EndpointController:
             self._read(CLIENT, message.addr, message)
         elif isinstance(message, Call):
             self._call(message)
+        elif isinstance(message, Notice) and message.name == "edma_fence":
+            self._fence_engine()
         else:
             self.counters["unexpected"] += 1
 
@@ -320,8 +391,8 @@ class EndpointController:
             operation = self._calls.get(message.op)
             if operation is None:
                 raise KernelError(errno.EOPNOTSUPP, f"no operation {message.op[:32]!r}")
-            if message.op == "mw_set_trans" and message.epoch != self.epoch:
-                # the memory it names belongs to that epoch, and may be in other use by now
+            if message.op in _OF_AN_EPOCH and message.epoch != self.epoch:
+                # the memory it is about belongs to that epoch, and may be in other use by now
                 raise KernelError(errno.ENODEV, "that link epoch is over")
             reply = Reply(message.tag, 0, operation(message.args), message.epoch)
         except KernelError as failure:
@@ -335,10 +406,9 @@ class EndpointController:
     def _call_mw_set_trans(self, args: dict[str, Any]) -> dict[str, Any]:
         widx, addr, size = (_integer(args, name) for name in ("widx", "addr", "size"))
         offset = _integer(args, "offset") if "offset" in args else 0
-        may_be_registers = self.vntb.windows.check(widx).purpose == "interrupt"
-        if not self._dram.span.contains(addr, size) and not (
-            may_be_registers and addr in self._register_pages
-        ):
+        plan = self.vntb.windows.check(widx)
+        is_its_page = plan.purpose == "interrupt" and addr == self._register_pages.get(plan.target)
+        if not is_its_page and not self._dram.span.contains(addr, size):
             raise KernelError(errno.EINVAL, f"[{addr:#x}, {addr + size:#x}) is not endpoint memory")
         self.vntb.mw_set_trans(widx, addr, size, offset)
         return {}
@@ -346,6 +416,13 @@ class EndpointController:
     def _call_mw_clear_trans(self, args: dict[str, Any]) -> dict[str, Any]:
         self.vntb.mw_clear_trans(_integer(args, "widx"))
         return {}
+
+    def _call_peer_mw_is_open(self, args: dict[str, Any]) -> dict[str, Any]:
+        return {"open": self.vntb.windows.outbound_is_mapped(_integer(args, "widx"))}
+
+    def _call_peer_mw_bus(self, args: dict[str, Any]) -> dict[str, Any]:
+        bus, size = self.vntb.windows.outbound_bus(_integer(args, "widx"))
+        return {"bus": bus, "size": size}
 
     def _call_restart_link(self, args: dict[str, Any]) -> dict[str, Any]:
         reason = str(args.get("reason", ""))[:80]

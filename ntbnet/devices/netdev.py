@@ -9,8 +9,8 @@ as between kernels.  The 14-byte header is put on and taken off here.  ARP does 
 TUN: both MAC addresses are given.
 
 A ring with fewer than 6 frames never transmits, and one with fewer than 11 is woken by the
-timer alone: so it is in Linux 6.1 (HAZARD 10.32).  Since copies complete inside ``tx_enqueue``,
-a stopped queue is in practice always woken by the timer.
+timer alone: so it is in Linux 6.1 (HAZARD 10.32).  Since copies of the CPU complete inside
+``tx_enqueue``, a stopped queue is in practice always woken by the timer, unless DMA copies.
 
 Source: Linux drivers/net/ntb_netdev.c.
 """

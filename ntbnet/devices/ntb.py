@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ntbnet.devices.memory import Buffer, Window
+from ntbnet.devices.msi_domain import MsiDomain
 from ntbnet.devices.task import Task
 from ntbnet.errors import KernelError
 
@@ -133,9 +134,32 @@ class NtbDevice(ABC):
             ValueError: the store leaves the window (a caller's bug: nothing is sent).
         """
 
+    # interrupts that are no doorbells
+
     def get_pci_epc(self) -> tuple[EpcResource, ...]:
         """Resources of the endpoint controller behind the device; empty when there is none (-ENODEV)."""
         return ()
+
+    def msi_domain(self) -> MsiDomain | None:
+        """Messages of the device's MSI controller that clients may request; None: it has no MSI data."""
+        return None
+
+    def mw_bar(self, widx: int) -> int:
+        """BAR that inbound window ``widx`` lies in; -1 when the driver cannot tell."""
+        return -1
+
+    @abstractmethod
+    def peer_mw_is_open(self, widx: int) -> Task[bool]:
+        """True when a store to outbound window ``widx`` gets to the peer, as far as this side knows."""
+
+    def peer_mw_bus(self, widx: int) -> Task[tuple[int, int] | None]:
+        """Bus address and size, bytes, that outbound window ``widx`` leads to in this link epoch.
+
+        For a DMA engine that sends to the bus without an outbound window. None: unknown, or this side
+        has no such engine.
+        """
+        yield from ()
+        return None
 
     # memory a window may be pointed at
 

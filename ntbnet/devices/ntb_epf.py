@@ -22,6 +22,7 @@ from ntbnet.address import Span, hex_address
 from ntbnet.devices.complaints import Once
 from ntbnet.devices.effects import Outbox
 from ntbnet.devices.memory import Allocator, Buffer, Window
+from ntbnet.devices.msi_domain import MsiDomain
 from ntbnet.devices.ntb import MwAlign, NtbDevice
 from ntbnet.devices.task import Acquire, Call, Mutex, Read, Release, Sleep, Task, Tasks
 from ntbnet.errors import KernelError, PeerError
@@ -125,6 +126,8 @@ class NtbEpf(NtbDevice):
         self._spad_offset = 0
         self._looks_again = False
         self._rings: list[tuple[int, bytes]] = []
+        # the driver requests each vector that the host grants, so none is left for a client
+        self._msi = MsiDomain(0, ())
 
     # probe and remove
 
@@ -350,6 +353,20 @@ class NtbEpf(NtbDevice):
         if offset < 0 or offset + len(data) > span.size:
             raise ValueError(f"store [{offset:#x}, +{len(data):#x}) leaves window {widx} of {span.size:#x}")
         self._outbox.send(HOST, MemWrite(span.base + offset, bytes(data), self._tasks.epoch))
+
+    def peer_mw_is_open(self, widx: int) -> Task[bool]:
+        """A part of a BAR always is: what lies behind it is the endpoint's business."""
+        yield from ()
+        return 0 <= widx < len(self._mws)
+
+    def msi_domain(self) -> MsiDomain | None:
+        """MSI data, and no vector that is not a doorbell."""
+        return self._msi
+
+    def mw_bar(self, widx: int) -> int:
+        """As the platform's table says."""
+        self._check_mw(0, widx)
+        return self._map.mws[widx]
 
     def alloc_coherent(self, size: int, alignment: int, name: str) -> Window | None:
         """RC DRAM."""

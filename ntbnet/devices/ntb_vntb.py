@@ -13,9 +13,10 @@ import errno
 from collections import Counter
 from typing import Any
 
-from ntbnet.address import Span
+from ntbnet.address import ADDRESS_END, Span
 from ntbnet.devices.effects import Outbox
 from ntbnet.devices.memory import Allocator, Buffer, Window
+from ntbnet.devices.msi_domain import MsiDomain
 from ntbnet.devices.ntb import EpcResource, MwAlign, NtbDevice
 from ntbnet.devices.task import Call, Task, Tasks
 from ntbnet.errors import KernelError, PeerError
@@ -38,15 +39,24 @@ class NtbVntb(NtbDevice):
     Args:
         attach: that answer.
         dram: all of EP DRAM; the control block and the scratchpads lie in it.
+        msi: messages of this host that the peer's window may reach; None when it reaches none.
 
     Raises:
         PeerError: the answer is impossible.
     """
 
     def __init__(
-        self, attach: dict[str, Any], *, outbox: Outbox, tasks: Tasks, allocator: Allocator, dram: Window
+        self,
+        attach: dict[str, Any],
+        *,
+        outbox: Outbox,
+        tasks: Tasks,
+        allocator: Allocator,
+        dram: Window,
+        msi: MsiDomain | None = None,
     ) -> None:
         super().__init__("pci-vntb")
+        self._msi = msi
         self._outbox = outbox
         self._tasks = tasks
         self._allocator = allocator
@@ -59,6 +69,7 @@ class NtbVntb(NtbDevice):
             pairs = zip(attach["outbound"], attach["mw_sizes"], strict=True)
             self._mws = [Span(int(addr), int(size)) for addr, size in pairs]
             self._offsets = [int(offset) for offset in attach["mw_offsets"]]
+            self._mw_bars = [int(bar) for bar in attach["mw_bars"]]
             self._resources = tuple(_resource(one) for one in attach["resources"])
             self._mw_align = int(attach["mw_align"])
             spad_offset = int(attach["spad_offset"])
@@ -69,7 +80,9 @@ class NtbVntb(NtbDevice):
             raise PeerError(f"the controller describes an impossible device: {problem}") from None
         if not 1 <= len(self._mws) <= MAX_MWS or self._mw_align < 1 or self._mw_align & (self._mw_align - 1):
             raise PeerError(f"the controller describes {len(self._mws)} windows, align {self._mw_align:#x}")
-        if len(self._offsets) != len(self._mws) or not all(0 <= at < 1 << 32 for at in self._offsets):
+        if not len(self._offsets) == len(self._mw_bars) == len(self._mws) or not all(
+            0 <= at < 1 << 32 for at in self._offsets
+        ):
             raise PeerError(f"the controller describes {len(self._mws)} windows at offsets {self._offsets}")
         if not 3 <= self._db_count <= MAX_DOORBELLS or self._spads < 0 or spad_offset < self._block.size:
             raise PeerError("the controller describes an impossible control block")
@@ -139,6 +152,33 @@ class NtbVntb(NtbDevice):
     def get_pci_epc(self) -> tuple[EpcResource, ...]:
         """What the controller may lend."""
         return self._resources
+
+    def msi_domain(self) -> MsiDomain | None:
+        """Messages of the endpoint's MSI controller, where a window may reach it."""
+        return self._msi
+
+    def mw_bar(self, widx: int) -> int:
+        """As configured."""
+        self._check_mw(widx)
+        return self._mw_bars[widx]
+
+    def peer_mw_is_open(self, widx: int) -> Task[bool]:
+        """Ask the controller whether the host has configured the outbound region."""
+        self._check_mw(widx)
+        reply = yield Call(CONTROLLER, "peer_mw_is_open", {"widx": widx})
+        return reply.get("open") is True
+
+    def peer_mw_bus(self, widx: int) -> Task[tuple[int, int] | None]:
+        """Ask the controller where the host wants the outbound region to lead."""
+        self._check_mw(widx)
+        try:
+            reply = yield Call(CONTROLLER, "peer_mw_bus", {"widx": widx})
+        except KernelError:
+            return None
+        bus, size = reply.get("bus"), reply.get("size")
+        if type(bus) is not int or type(size) is not int or bus < 0 or not 0 < size <= self._mws[widx].size:
+            return None
+        return (bus, size) if bus + size <= ADDRESS_END else None
 
     def alloc_coherent(self, size: int, alignment: int, name: str) -> Window | None:
         """EP DRAM behind the function's own part, aligned to the window's BAR."""

@@ -1,13 +1,12 @@
 """A peer process: the NTB driver of its node, the transport on it, and the network device on that.
 
-The RC's peer gets its device from the host's PCI core (``device_added`` and ``device_removed``),
-the EP's from the endpoint controller (``ntb_attach``). Both are told the link epoch; everything
-they send carries it, and what comes with another epoch is dropped.
+What both have in common; ``peer_rc`` and ``peer_ep`` know where the device comes from and how it
+interrupts. Both are told the link epoch; everything they send carries it, and what comes with another
+epoch is dropped.
 
 A transport that cannot go on (a frame with a wrong ``ver``) asks for a new link epoch, at most
 once an epoch and not before the epoch is a second old, so that a hostile peer cannot make it
-spin. A probe that fails asks for one too, and waits longer each time the same reason comes back; one
-that met an impossible device stays down until the link restarts by itself.
+spin.
 
 ``shutdown`` ends a peer in the kernel's order of removal, so that the other host learns of it at once
 instead of from silence.
@@ -15,36 +14,30 @@ instead of from silence.
 
 from __future__ import annotations
 
-import errno
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from ntbnet.config import Config
+from ntbnet.config import Config, deprecated_keys
 from ntbnet.devices.complaints import Once
+from ntbnet.devices.dw_edma import DwEdmas
 from ntbnet.devices.effects import Effect, Outbox, StopQueue
-from ntbnet.devices.endpoint import FUNCTION_REGION_BYTES
+from ntbnet.devices.intr_select import choose
 from ntbnet.devices.memory import Allocator, Window
 from ntbnet.devices.netdev import ETH_HEADER_BYTES, Netdev
 from ntbnet.devices.ntb import NtbDevice
-from ntbnet.devices.ntb_epf import BarMap, NtbEpf, bar_map_override
-from ntbnet.devices.ntb_vntb import NtbVntb
 from ntbnet.devices.task import Call, Sleep, Task, Tasks
 from ntbnet.devices.tick import Tick
 from ntbnet.devices.transport import Transport
-from ntbnet.errors import KernelError, PeerError
-from ntbnet.regs.edma import edma_block
-from ntbnet.wire import Completion, Irq, IrqSource, MemWrite, Message, Notice, Reply
+from ntbnet.devices.tx_dma import TxDmaEngine
+from ntbnet.errors import KernelError
+from ntbnet.wire import Completion, Irq, IrqSource, Message, Notice, Reply
 
 MIN_EPOCH_NS = 1_000_000_000
 """Least age of a link epoch before its peer may ask for another one."""
-MAX_PROBE_WAIT_NS = 30_000_000_000
-"""Greatest age that a link epoch has to reach before a failed probe asks for another one."""
 RETRY_NS = 100_000_000
 MAX_PACKET_BYTES = 65535
-BACKEND_TX = "doorbell"
-"""How a side triggers its peer: the driver's doorbell, through memory or an MSI."""
 
 
 def mac_of(node: str) -> bytes:
@@ -84,6 +77,8 @@ class Peer:
         self._netdev: Netdev | None = None
         self.counters: Counter[str] = Counter()
         self._refusals = Once()
+        self._edmas: DwEdmas | None = None
+        self._dma: TxDmaEngine | None = None
         self._leaving = self._left = False
 
     # the driver's side (of the process)
@@ -177,7 +172,8 @@ class Peer:
                 "up": transport is not None and transport.link_is_up,
                 "queues": [] if transport is None else transport.snapshot(),
             },
-            "backend_tx": BACKEND_TX,
+            "interrupts": None if transport is None else transport.interrupts_snapshot(),
+            "dma": [] if self._dma is None else self._dma.snapshot(),
             "netdev": None if netdev is None else netdev.snapshot(),
             "driver": None if self._device is None else self._device.name,
             "counters": {
@@ -205,6 +201,17 @@ class Peer:
         """Transport and network device on top of ``device``."""
         config = self._config
         self._device = device
+        for reason in deprecated_keys(config.transport):
+            if self._refusals.is_first("deprecated", reason):
+                self._outbox.log("config.deprecated", key="transport.use_msi", reason=reason)
+        interrupts = choose(
+            device,
+            self._outbox,
+            wanted=config.transport.interrupts,
+            widx=next((one.index for one in config.windows if one.purpose == "interrupt"), None),
+            edmas=self._edmas,
+            on_descriptor_changed=self._on_descriptor_changed,
+        )
         transport = Transport(
             device,
             self._tasks,
@@ -215,6 +222,8 @@ class Peer:
             max_mw_size=config.transport.max_mw_size,
             on_stuck=self._ask_for_new_epoch,
             windows=[window.index for window in config.data_windows],
+            interrupts=interrupts,
+            dma=self._dma,
         )
         self._transport = transport
         yield from transport.probe()
@@ -231,6 +240,10 @@ class Peer:
         )
         self._packet_buffer = memoryview(self._netdev.tx_buffer)[ETH_HEADER_BYTES:]
         self._netdev.open()
+
+    def _on_descriptor_changed(self) -> None:
+        if self._transport is not None:
+            self._transport.descriptors_changed()
 
     def _drop_device(self, reason: str) -> None:
         """The device is gone: no bus access, only our own state."""
@@ -272,7 +285,7 @@ class Peer:
         if self._leaving:
             return
         if message.source is IrqSource.EDMA_LINE:
-            self._on_edma_line()
+            self._on_edma_line(message.bits)
         elif message.epoch != self._tasks.epoch or not message.epoch:
             self.counters["stale_epoch"] += 1
         else:
@@ -282,152 +295,10 @@ class Peer:
     def _on_device_irq(self, message: Irq) -> None:
         """An interrupt of this link epoch."""
 
-    def _on_edma_line(self) -> None:
-        self._spurious("edma", 1)
+    def _on_edma_line(self, lines: int) -> None:
+        self._spurious("edma", lines)
 
     def _spurious(self, source: str, bits: int) -> None:
         self.counters["irqs_spurious"] += 1
         if self._refusals.is_first(source):
             self._outbox.log("irq.spurious", source=source, bits=bits)
-
-
-class RcPeer(Peer):
-    """``peer-rc``: ntb_hw_epf on the function the host enumerated."""
-
-    def __init__(self, config: Config, dram: Window, seed: int) -> None:
-        super().__init__(config, dram, node="rc", upstream="rc-host", dram_offset=0, seed=seed)
-        self._failed_reason = ""
-        self._probe_wait_ns = MIN_EPOCH_NS
-
-    def _on_upstream_up(self) -> None:
-        """The host tells of the device by itself."""
-
-    def _on_notice(self, message: Notice) -> None:
-        if message.name == "device_added":
-            self._drop_device("replaced")
-            self._set_epoch(message.epoch)
-            if not self._leaving:
-                self._tasks.spawn("probe", self._probe(message.args))
-        elif message.name == "device_removed":
-            self._set_epoch(0)
-            self._drop_device(str(message.args.get("reason", ""))[:120])
-        else:
-            self.counters["unexpected"] += 1
-
-    def _probe(self, notice: dict[str, Any]) -> Task[None]:
-        config, bars = self._config, self._config.bars
-        placed = BarMap(config=bars.ctrl, db=bars.db, mws=bars.mws)
-        try:
-            device = NtbEpf(
-                notice,
-                outbox=self._outbox,
-                tasks=self._tasks,
-                allocator=self._allocator,
-                layout=config.ntb.ctrl_layout,
-                bar_map=bar_map_override(config.ntb.vendor_id, config.ntb.device_id, placed),
-                command_timeout_ns=config.timing.command_timeout_ms * 1_000_000,
-            )
-            self._device = device
-            yield from device.probe()
-            yield from self._bring_up(device)
-        except (KernelError, PeerError) as failure:
-            self._probe_failed(failure)
-        else:
-            self._failed_reason = ""
-
-    def _probe_failed(self, failure: KernelError | PeerError) -> None:
-        """A device that did not answer in time may do so in a new epoch; a wrong one will not."""
-        reason = str(failure)
-        if isinstance(failure, PeerError) or failure.errno == errno.EINVAL:
-            reason = f"{reason}; stays down until the link restarts"
-            self._outbox.log("driver.failed", task="probe", reason=reason)
-            return
-        self._outbox.log("driver.failed", task="probe", reason=reason)
-        wait_ns = min(2 * self._probe_wait_ns, MAX_PROBE_WAIT_NS)
-        self._probe_wait_ns = wait_ns if reason == self._failed_reason else MIN_EPOCH_NS
-        self._failed_reason = reason
-        self._ask_for_new_epoch(f"probe: {reason}", self._probe_wait_ns)
-
-    def _unprobe(self) -> Task[None]:
-        """TEARDOWN_DOORBELL, and the vectors back."""
-        if isinstance(self._device, NtbEpf):
-            try:
-                yield from self._device.remove()
-            except KernelError as failure:
-                self._outbox.log("driver.failed", task="remove", reason=str(failure))
-
-    def _on_device_irq(self, message: Irq) -> None:
-        device = self._device
-        if message.source is IrqSource.MSI_VECTOR and isinstance(device, NtbEpf):
-            device.on_vector(message.bits)
-        else:
-            self._spurious(message.source.name.lower(), message.bits)
-
-
-class EpPeer(Peer):
-    """``peer-ep``: the NTB device of the endpoint function on its virtual bus."""
-
-    def __init__(self, config: Config, dram: Window, seed: int) -> None:
-        super().__init__(
-            config, dram, node="ep", upstream="epc", dram_offset=FUNCTION_REGION_BYTES, seed=seed
-        )
-        endpoint = config.profile.endpoint
-        block = edma_block(endpoint.edma_write_channels, endpoint.edma_read_channels)
-        self._edma_clear = tuple(
-            endpoint.edma_base + block.offset(name) for name in ("WR_INT_CLEAR", "RD_INT_CLEAR")
-        )
-
-    def _on_upstream_up(self) -> None:
-        if not self._leaving:
-            self._tasks.spawn("attach", self._attach())
-
-    def _attach(self) -> Task[None]:
-        reply: dict[str, Any] | None = None
-        while reply is None:
-            try:
-                reply = yield Call(self._upstream, "ntb_attach")
-            except KernelError as failure:
-                self._outbox.log("driver.failed", task="attach", reason=str(failure))
-                yield Sleep(RETRY_NS)
-        device = NtbVntb(
-            reply, outbox=self._outbox, tasks=self._tasks, allocator=self._allocator, dram=self._dram
-        )
-        device.bound()
-        yield from self._bring_up(device)
-
-    def _on_notice(self, message: Notice) -> None:
-        if message.name == "epoch":
-            self._set_epoch(message.epoch)
-            if self._transport is not None:
-                self._transport.link_lost(f"link epoch {message.epoch}")
-        elif message.name == "link_event" and self._device is not None:
-            self._device.signal_link_event()
-        elif message.name != "link_event":
-            self.counters["unexpected"] += 1
-
-    def _on_device_irq(self, message: Irq) -> None:
-        device = self._device
-        if message.source is IrqSource.DOORBELL_SLOTS and isinstance(device, NtbVntb):
-            device.on_doorbells(message.bits)
-        elif message.source is IrqSource.MSI_VECTOR:
-            self._on_local_msi()
-        else:
-            self._spurious(message.source.name.lower(), message.bits)
-
-    def _on_local_msi(self) -> None:
-        """The host stored to the page of this side's MSI controller; no queue has a number of its own yet."""
-        self.counters["msi_interrupts"] += 1
-        self._ring_every_queue()
-
-    def _on_edma_line(self) -> None:
-        """Acknowledge, then treat it as a ring of every queue: it says nothing more."""
-        self.counters["edma_interrupts"] += 1
-        for addr in self._edma_clear:
-            self._outbox.send("edma", MemWrite(addr, b"\0\0\0\0"))
-        self._ring_every_queue()
-
-    def _ring_every_queue(self) -> None:
-        device = self._device
-        if device is not None:
-            for vector in range(device.db_vector_count()):
-                device.signal_db_event(vector)

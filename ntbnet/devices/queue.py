@@ -28,7 +28,10 @@ class QueueClient(Protocol):
         """A frame came: its payload in own DRAM and its length, or None and a negative errno."""
 
     def tx(self, length: int) -> None:
-        """A frame of ``length`` bytes left; runs inside ``tx_enqueue``."""
+        """A frame of ``length`` bytes left; runs inside ``tx_enqueue`` when the CPU copied it.
+
+        A negative errno: it was in flight when the queue went down, and is lost.
+        """
 
     def event(self, up: bool) -> None:
         """The queue's link came up, or is down."""
@@ -62,6 +65,7 @@ class Queue:
         client_ready: the client asked for the link.
         link_is_up: both sides announced the queue; frames can be sent.
         active: frames are received.
+        interrupts: rings that came as an interrupt of a backend.
         settling: rounds the queue still waits for the peer to notice that it was closed.
         link_work: announces the queue until the peer does.
         close_work: tells the peer that the queue goes down.
@@ -85,6 +89,7 @@ class Queue:
         self.link_is_up = False
         self.active = False
         self.settling = 0
+        self.interrupts = 0
         self._running = False
         self._on_sent: Callable[[int], None] | None = None
 
@@ -151,7 +156,9 @@ class Queue:
         return self.tx.send(payload, length, 0, self._on_sent)
 
     def tx_link_down(self) -> int:
-        """Send the link-down frame; 0, -EBUSY or -EAGAIN."""
+        """Send the link-down frame; 0, -EBUSY (also while frames are in flight) or -EAGAIN."""
+        if self.tx.in_flight:
+            return -errno.EBUSY
         return self.tx.send(b"", 0, FLAG_LINK_DOWN, None)
 
     def tx_free_entry(self) -> int:
@@ -170,6 +177,12 @@ class Queue:
     def rx_remove(self) -> int | None:
         """Take back one posted buffer: its length; None when there is none or the client is ready."""
         return None if self.client_ready else self.rx.take_pending()
+
+    def on_interrupt(self) -> None:
+        """The peer rang through this side's interrupt backend, for this queue or for another one."""
+        self.interrupts += 1
+        if self.active:
+            self.run_rx()
 
     def run_rx(self) -> None:
         """Receive until the ring is empty and the doorbell bit is clear (the kernel's tasklet)."""
@@ -234,5 +247,8 @@ class Queue:
             "free_tx": tx.free_entries(),
             "link": "up" if self.link_is_up else "down",
             "rx_info_impossible": tx.impossible,
+            "interrupts": self.interrupts,
+            "tx_in_flight": tx.in_flight,
+            "dma_errors": tx.dma.errors if tx.dma else 0,
             "has_client": self.client is not None,
         }

@@ -3,7 +3,7 @@
 A ring lies in the receiver's memory.  The sender stores payload, then ``ver`` and ``len``, then
 ``flags`` with the done bit; the receiver clears ``flags`` and stores the index of the frame it
 consumed into the last word of the *sender's* own ring (``rx_info``).  One frame is always
-unused.  Copies are done by the CPU and complete at once, so frames complete in order.
+unused.  A frame copied by DMA becomes visible later, and those behind it then: in order, always.
 
 Differences from the kernel, all on purpose: a frame whose ``len`` is impossible is consumed and
 the next one still has the right ``ver`` (the kernel's queue wedges there); ``rx_info`` is

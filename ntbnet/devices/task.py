@@ -32,6 +32,8 @@ class Read:
 
     addr: int
     size: int
+    dst: str = ""
+    """Service that is asked; empty: where all reads of these tasks go."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +109,7 @@ class Tasks:
 
     Args:
         outbox: where messages go.
-        read_dst: service that Read and Cfg* requests are sent to.
+        read_dst: service that Cfg* requests, and Read requests without a ``dst``, are sent to.
         timeout_ns: completion timeout; a late completion is dropped and counted.
         first_tag: least tag used, for who shares a tag space with requests it forwards.
     """
@@ -257,7 +259,8 @@ class Tasks:
         self._tag = max((self._tag + 1) & 0xFFFFFFFF, self._first_tag)
         self._by_tag[self._tag] = (task, self.now_ns + self._timeout_ns)
         if isinstance(request, Read):
-            self._outbox.send(self._read_dst, MemRead(request.addr, request.size, self._tag, self.epoch))
+            read = MemRead(request.addr, request.size, self._tag, self.epoch)
+            self._outbox.send(request.dst or self._read_dst, read)
         elif isinstance(request, CfgRead):
             message = CfgReadMessage(request.offset, request.size, self._tag, self.epoch)
             self._outbox.send(self._read_dst, message)

@@ -21,8 +21,9 @@ Differences from the kernel, all on purpose:
   own scratchpads left of a good announcement. VERSION is cleared last, as it is written last.
 * The QP_LINKS word of an earlier life is cleared at probe.
 
-Left out: the MSI mode and DMA copies.  Source: Linux drivers/ntb/ntb_transport.c
-(ntb_transport_probe, ntb_transport_link_work, ntb_qp_link_work, ntb_transport_link_cleanup).
+What a queue is rung with is in ``intr_queues``, and DMA copies are in ``tx_dma``.
+Source: Linux drivers/ntb/ntb_transport.c (ntb_transport_probe, ntb_transport_link_work,
+ntb_qp_link_work, ntb_transport_link_cleanup).
 """
 
 from __future__ import annotations
@@ -32,10 +33,13 @@ from collections.abc import Callable, Sequence
 
 from ntbnet.devices.complaints import Complaints
 from ntbnet.devices.effects import Outbox
+from ntbnet.devices.intr_queues import QueueInterrupts
+from ntbnet.devices.intr_select import Choice
 from ntbnet.devices.ntb import NtbDevice
 from ntbnet.devices.queue import Queue, QueueClient
 from ntbnet.devices.task import DelayedWork, Sleep, Task, Tasks
 from ntbnet.devices.tick import Tick
+from ntbnet.devices.tx_dma import TxDmaEngine
 from ntbnet.devices.window_set import WindowSet
 from ntbnet.errors import KernelError
 from ntbnet.regs.transport import (
@@ -75,6 +79,8 @@ class Transport:
         on_stuck: called with a reason, at most once for each link epoch, when only a new link
             epoch helps: a queue met a wrong ``ver`` or an impossible ``rx_info``, or a queue
             could not be closed.
+        interrupts: what this side interrupts with; None: doorbells, as before the series.
+        dma: this side's DMA engine; None: the CPU copies.
 
     Attributes:
         queues: every queue; empty before ``probe``.
@@ -93,6 +99,8 @@ class Transport:
         max_mw_size: int,
         on_stuck: Callable[[str], None],
         windows: Sequence[int] | None = None,
+        interrupts: Choice | None = None,
+        dma: TxDmaEngine | None = None,
     ) -> None:
         if transport_mtu <= HEADER_BYTES:
             raise ValueError(f"transport_mtu {transport_mtu}: must be above {HEADER_BYTES}")
@@ -103,6 +111,7 @@ class Transport:
         self._transport_mtu = transport_mtu
         self._max_num_clients = max_num_clients
         self._max_mw_size = max_mw_size
+        self._dma = dma
         self._link_work = DelayedWork(tasks, "transport-link", self._work_on_link)
         self._chosen = windows
         self._windows = WindowSet(ntb, (), transport_mtu, max_mw_size)
@@ -114,6 +123,7 @@ class Transport:
         self._lost: str | None = None
         self._removed = False
         self._complaints = Complaints(outbox, on_stuck)
+        self._interrupts = QueueInterrupts(ntb, tasks, outbox, self._complaints, interrupts)
 
     # probe and removal
 
@@ -143,6 +153,7 @@ class Transport:
         windows = WindowSet(self._ntb, indices, self._transport_mtu, self._max_mw_size)
         self.queues = [self._make_queue(windows, number, queue_count) for number in range(queue_count)]
         self._windows = windows
+        self._interrupts.bind(self.queues, len(windows))
         self._ntb.set_ctx(self)
         try:
             yield from self._ntb.spad_write(SPAD_QP_LINKS, 0)
@@ -155,6 +166,8 @@ class Transport:
     def _make_queue(self, windows: WindowSet, number: int, queue_count: int) -> Queue:
         geometry = windows.tx_geometry(number, queue_count)
         queue = Queue(number, self._ntb, geometry, windows.tx_base(number) + geometry.offset, self)
+        if self._dma is not None:
+            queue.tx.dma = self._dma.queue(number, geometry.max_payload, geometry.max_entry)
         queue.link_work = DelayedWork(
             self._tasks, f"queue-{number}-link", lambda: self._work_on_queue_link(queue)
         )
@@ -180,6 +193,7 @@ class Transport:
             return
         self._stop("the device is gone")
         self._windows.free()
+        self._interrupts.release()
         for queue in self.queues:
             queue.release()
         if on_done is not None:
@@ -191,6 +205,7 @@ class Transport:
                 queue.client_ready = False
                 yield from self._close(queue)
         yield from self._cleanup("removed")
+        self._interrupts.release()
         for queue in self.queues:
             queue.release()
         try:
@@ -224,6 +239,11 @@ class Transport:
         for queue in self.queues:
             if queue.active and mask & queue.bit:
                 queue.run_rx()
+        self._interrupts.on_doorbell()
+
+    def descriptors_changed(self) -> None:
+        """The interrupt backend's descriptors hold other values than before."""
+        self._interrupts.descriptors_changed()
 
     # the queue API
 
@@ -269,6 +289,8 @@ class Transport:
         if not is_up or self.link_is_up:
             return
         self._unclean = True
+        # before VERSION, so that a peer which finds it finds descriptors, too
+        yield from self._interrupts.announce()
         yield from self._announce()
         waiting = yield from self._missing_answer()
         if waiting is not None:
@@ -289,6 +311,7 @@ class Transport:
             elif error.errno != errno.ENOTCONN:
                 self._complaints.refused(f"windows not opened: {error}", error.errno)
             return
+        yield from self._interrupts.read_peer()
         self.link_is_up = True
         self._outbox.log("transport.link_changed", up=True, reason="handshake done")
         for queue in self.queues:
@@ -323,8 +346,9 @@ class Transport:
     def _cleanup(self, reason: str) -> Task[None]:
         self._stop(reason)
         yield from self._close_windows()
+        yield from self._interrupts.close()
         for sidx in reversed(range(self._ntb.spad_count())):
-            yield from self._ntb.spad_write(sidx, 0)
+            yield from self._ntb.spad_write(sidx, self._interrupts.resting_value(sidx))
         self._unclean = self._doubted = False
         self._complaints.begin_epoch()
 
@@ -332,6 +356,7 @@ class Transport:
         """Everything down on this side, without a bus access."""
         was_up, self.link_is_up = self.link_is_up, False
         self._announced = 0
+        self._interrupts.stop()
         for queue in self.queues:
             queue.link_work.cancel()
             queue.close_work.cancel()
@@ -366,11 +391,28 @@ class Transport:
             yield from self._announce()
             queue.link_work.schedule(self._retry_delay())
             return
+        if not (yield from self._prepare_dma(queue)):
+            return
         queue.start()
         self._outbox.log("transport.queue_changed", queue=queue.number, up=True)
         if queue.client is not None:
             queue.client.event(up=True)
         queue.run_rx()
+
+    def _prepare_dma(self, queue: Queue) -> Task[bool]:
+        """Find where the queue's window leads; False when the queue is not to be started now."""
+        dma, geometry = queue.tx.dma, queue.tx.geometry
+        if dma is None:
+            return True
+        if not dma.is_quiet():
+            queue.link_work.schedule(self._retry_delay())
+            return False
+        found = yield from self._ntb.peer_mw_bus(geometry.widx)
+        if not (self.link_is_up and queue.client_ready) or queue.link_is_up:
+            return False
+        bus, size = found or (0, 0)
+        dma.start(bus if size >= geometry.frame_end(geometry.max_entry - 1) else None)
+        return True
 
     def _close(self, queue: Queue) -> Task[None]:
         was_active, queue.link_is_up = queue.active, False
@@ -428,3 +470,7 @@ class Transport:
     def snapshot(self) -> list[dict[str, int | str]]:
         """Statistics of every queue, by number (names of debugfs, and ``link``)."""
         return [queue.snapshot() for queue in self.queues]
+
+    def interrupts_snapshot(self) -> dict[str, object]:
+        """What this side offers to be interrupted with, and how it rings each queue."""
+        return self._interrupts.snapshot()

@@ -265,7 +265,6 @@ class Vntb:
             self.windows.check(argument)
             self.windows.unmap_outbound(argument)
         elif command is Command.LINK_UP:
-            self.windows.open_interrupts()
             self._set_link(True, "LINK_UP from the RC")
         elif command is Command.LINK_DOWN:
             self._set_link(False, "LINK_DOWN from the RC")
@@ -289,6 +288,7 @@ class Vntb:
             "db_count": ntb.db_count,
             "mw_sizes": [plan.size for plan in self.windows.plans],
             "mw_offsets": [plan.offset for plan in self.windows.plans],
+            "mw_bars": [plan.bar for plan in self.windows.plans],
             "mw_align": self.windows.target_align,
             "outbound": list(self.windows.outbound),
             "resources": [

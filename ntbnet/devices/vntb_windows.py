@@ -3,8 +3,7 @@
 Bind sizes each BAR once, for all windows in it, and translates nothing. A window is translated
 when the endpoint's client says where its memory is (after the host placed the BAR), in one of three
 ways: a range by address match (``map``), a piece of a submap array (``submap``), or the whole BAR
-(``bar``). Windows that the hardware wires need nothing. Windows for interrupts are pointed at the
-registers they are for when the host asks for the link, and so again after the host moved their BAR.
+(``bar``). Windows that the hardware wires need nothing.
 
 In a submap array every byte of the BAR belongs to an entry: what no open window holds is padding, which
 leads to local addresses where nothing lives, so that an access there is counted and lost. (The
@@ -175,18 +174,6 @@ class MemoryWindows:
             self._controller.unmap_bar(bar)
         self._open.clear()
 
-    def open_interrupts(self) -> None:
-        """Point the windows that are for interrupts at their registers; one that fails is logged."""
-        for plan in self.plans:
-            if plan.purpose == "data" or plan.mode == "wired":
-                continue
-            base = self._endpoint.edma_base if plan.target == "edma" else self._endpoint.ep_msi_page
-            page = base & ~(self._align - 1)
-            try:
-                self.open(plan.index, page, plan.size, plan.offset)
-            except KernelError as failure:
-                self._outbox.log("mw.failed", widx=plan.index, reason=str(failure))
-
     def map_outbound(self, widx: int, bus: int, size: int) -> None:
         """Swap the mapping of an outbound region; one that the controller refuses leaves the old one."""
         local, old = self.outbound[widx], self._mapped.get(widx)
@@ -199,6 +186,18 @@ class MemoryWindows:
                 self._mapped[widx] = old
             raise
         self._mapped[widx] = bus, size
+
+    def outbound_is_mapped(self, widx: int) -> bool:
+        """True when the host has said where the outbound region leads. KernelError EINVAL."""
+        self.check(widx)
+        return widx in self._mapped
+
+    def outbound_bus(self, widx: int) -> tuple[int, int]:
+        """Bus address and size that the outbound region leads to. KernelError EINVAL; ENOTCONN: nowhere."""
+        self.check(widx)
+        if widx not in self._mapped:
+            raise KernelError(errno.ENOTCONN, f"the host has not configured window {widx}")
+        return self._mapped[widx]
 
     def unmap_outbound(self, widx: int) -> None:
         """Let an outbound region lead nowhere."""

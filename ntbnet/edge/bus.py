@@ -4,6 +4,9 @@ Each ordered pair of processes has its own socket, so everything between them is
 sockets' file descriptors are watched by the event loop and drained until EAGAIN; the descriptor
 is edge-triggered, so a drain that stops early is scheduled again.
 
+What a process has to say to one neighbour at one occasion (the stores of a packet, and the interrupt
+behind them) goes out as one frame of ZeroMQ: each frame costs more than the bytes in it.
+
 HWM is large enough for a whole ring in flight; LINGER 0 and IMMEDIATE 1 so that nothing is kept
 for a process that is gone. A message that ZeroMQ will not take waits here (receiving goes on);
 a backlog beyond ``MAX_BACKLOG`` or ``MAX_BACKLOG_BYTES`` is reported, and the owner takes the
@@ -19,13 +22,15 @@ from collections.abc import Callable, Collection
 
 import zmq
 
-from ntbnet.wire import MAX_PAYLOAD_BYTES
+from ntbnet.wire import HEADER_BYTES, MAX_PAYLOAD_BYTES, split
 
 HIGH_WATER_MARK = 4096
+MAX_FRAME_BYTES = HEADER_BYTES + MAX_PAYLOAD_BYTES
+"""Longest frame: one message of the greatest length, or several shorter ones."""
 MAX_BACKLOG = 16384
-"""Messages kept for a slow neighbour before its path is declared down."""
+"""Frames kept for a slow neighbour before its path is declared down."""
 MAX_BACKLOG_BYTES = 64 << 20
-"""Payload bytes kept for a slow neighbour before its path is declared down."""
+"""Bytes kept for a slow neighbour before its path is declared down."""
 MAX_QUESTION_BYTES = 256
 """Longest frame of a question; also of what a mere sender is sent: ZeroMQ's own greeting."""
 LINGER_MS = 20
@@ -34,7 +39,7 @@ DRAIN_BATCH = 128
 """Messages taken from one neighbour before others get their turn."""
 RECONNECT_MS = 10
 
-Handler = Callable[[str, bytes, bytes], None]
+Handler = Callable[[str, bytes, bytes | memoryview], None]
 
 
 class ZmqBus:
@@ -42,7 +47,7 @@ class ZmqBus:
 
     Args:
         neighbours: label -> (endpoint to bind for what comes from it, endpoint to connect to).
-        on_message: called with (label, header frame, payload frame) for each message, in order.
+        on_message: called with (label, header, payload) for each message, in order.
         on_batch: called after each drain with the label.
     """
 
@@ -57,14 +62,14 @@ class ZmqBus:
         self._context = zmq.Context(io_threads=1)
         self._in: dict[str, zmq.Socket[bytes]] = {}
         self._out: dict[str, zmq.Socket[bytes]] = {}
-        self._backlog: dict[str, deque[tuple[bytes, bytes]]] = {}
+        self._group: dict[str, bytearray] = {}
+        self._backlog: dict[str, deque[bytearray]] = {}
         self._backlog_bytes: dict[str, int] = {}
         self._sockets: list[zmq.Socket[bytes]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
-        self.malformed = 0
         try:
             for label, (bind, connect) in neighbours.items():
-                self._in[label] = self._socket(zmq.PULL, MAX_PAYLOAD_BYTES)
+                self._in[label] = self._socket(zmq.PULL, MAX_FRAME_BYTES)
                 self._in[label].bind(bind)
                 self._out[label] = self._socket(zmq.PUSH, MAX_QUESTION_BYTES)
                 self._out[label].connect(connect)
@@ -116,52 +121,58 @@ class ZmqBus:
             return
         for _ in range(DRAIN_BATCH):
             try:
-                header = socket.recv(zmq.NOBLOCK)
+                frame = socket.recv(zmq.NOBLOCK)
             except zmq.Again:
                 break
-            payload = b""
-            if socket.getsockopt(zmq.RCVMORE):
-                payload = socket.recv(zmq.NOBLOCK)
-                if socket.getsockopt(zmq.RCVMORE):
-                    self._skip_rest(socket)
-            self._on_message(label, header, payload)
+            for header, payload in split(frame):
+                self._on_message(label, header, payload)
+            if self._group:
+                self.flush()
         else:
             assert self._loop is not None
             self._loop.call_soon(self._drain, label)
         self._on_batch(label)
 
-    def _skip_rest(self, socket: zmq.Socket[bytes]) -> None:
-        self.malformed += 1
-        while socket.getsockopt(zmq.RCVMORE):
-            socket.recv(zmq.NOBLOCK)
-
     def send(self, label: str, header: bytes, payload: bytes | memoryview) -> bool:
-        """Send one message behind all earlier ones; False when the backlog is full."""
+        """Send one message with the next ``flush``, behind earlier ones; False when the backlog is full."""
+        group = self._group.get(label)
+        if group is not None and len(group) + len(header) + len(payload) > MAX_FRAME_BYTES:
+            self._send_group(label, self._group.pop(label))
+            group = None
+        if group is None:
+            group = self._group[label] = bytearray()
+        group += header
+        group += payload
+        return len(self._backlog[label]) < MAX_BACKLOG and self._backlog_bytes[label] < MAX_BACKLOG_BYTES
+
+    def flush(self) -> None:
+        """Hand everything that was sent to ZeroMQ, or keep it until that takes it."""
+        while self._group:
+            self._send_group(*self._group.popitem())
+
+    def _send_group(self, label: str, frame: bytearray) -> None:
         backlog = self._backlog[label]
-        if not backlog and self._push(self._out[label], header, payload):
-            return True
-        backlog.append((header, bytes(payload)))  # a view may show other bytes by the time it is sent
-        self._backlog_bytes[label] += len(payload)
-        self._flush(label)
-        return len(backlog) <= MAX_BACKLOG and self._backlog_bytes[label] <= MAX_BACKLOG_BYTES
+        if backlog or not self._push(self._out[label], frame):
+            backlog.append(frame)
+            self._backlog_bytes[label] += len(frame)
+            self._flush(label)
 
     def send_now(self, label: str, header: bytes, payload: bytes | memoryview) -> bool:
         """Send a message of the path itself, or drop it when nobody is connected."""
-        return not self._backlog[label] and self._push(self._out[label], header, payload)
+        if label in self._group:
+            self._send_group(label, self._group.pop(label))
+        return not self._backlog[label] and self._push(self._out[label], header + bytes(payload))
 
     def forget(self, label: str) -> None:
         """Drop what waits for a neighbour: its session ended."""
+        self._group.pop(label, None)
         self._backlog[label].clear()
         self._backlog_bytes[label] = 0
 
     @staticmethod
-    def _push(socket: zmq.Socket[bytes], header: bytes, payload: bytes | memoryview) -> bool:
+    def _push(socket: zmq.Socket[bytes], frame: bytes | bytearray) -> bool:
         try:
-            if len(payload) == 0:
-                socket.send(header, zmq.NOBLOCK)
-            else:
-                socket.send(header, zmq.NOBLOCK | zmq.SNDMORE)
-                socket.send(payload, zmq.NOBLOCK)
+            socket.send(frame, zmq.NOBLOCK)
         except zmq.Again:
             return False
         return True
@@ -172,14 +183,12 @@ class ZmqBus:
             return
         # reading EVENTS re-arms the edge-triggered descriptor
         while _events(socket) & zmq.POLLOUT and backlog:
-            header, payload = backlog[0]
-            if not self._push(socket, header, payload):
+            if not self._push(socket, backlog[0]):
                 return
-            backlog.popleft()
-            self._backlog_bytes[label] -= len(payload)
+            self._backlog_bytes[label] -= len(backlog.popleft())
 
     def backlog(self, label: str) -> int:
-        """Messages waiting here for ``label``."""
+        """Frames waiting here for ``label``."""
         return len(self._backlog[label])
 
     def close(self, last_words: Collection[str] = ()) -> None:

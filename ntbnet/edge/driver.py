@@ -17,6 +17,7 @@ from ntbnet.devices.effects import Deliver, Effect, Log, Restart, Send, SetCarri
 from ntbnet.devices.path import Path
 from ntbnet.edge.bus import ZmqBus
 from ntbnet.edge.clock import Timer, monotonic_ns
+from ntbnet.edge.stopwatch import Stopwatch
 from ntbnet.edge.tun import Tun
 from ntbnet.errors import KernelError
 from ntbnet.log import Logger
@@ -108,6 +109,24 @@ class Driver:
         self.tun_write_drops = 0
         self.failure: BaseException | None = None
         self._bus = ZmqBus(neighbours, self._on_message, self._on_batch)
+        self._stopwatch: Stopwatch | None = None
+        self._call_directly()
+
+    def _call_directly(self) -> None:
+        """Everything passes through these four; a stopwatch stands around them while it runs."""
+        self._handle: Callable[[str, Message, int], Sequence[Effect]] = self._device.handle
+        self._send: Callable[[str, bytes, bytes | memoryview], bool] = self._bus.send
+        if self._tun is not None:
+            self._read_tun: Callable[[memoryview], int] = self._tun.readinto
+            self._write_tun: Callable[[memoryview], bool] = self._tun.write
+
+    def _time_everything(self, stopwatch: Stopwatch) -> None:
+        self._call_directly()
+        self._handle = stopwatch.around("in", self._handle)
+        self._send = stopwatch.around("out", self._send)
+        if self._tun is not None:
+            self._read_tun = stopwatch.around_read(self._read_tun)
+            self._write_tun = stopwatch.around_write(self._write_tun)
 
     def start(
         self, loop: asyncio.AbstractEventLoop, question_endpoint: str, status: Callable[[], dict[str, Any]]
@@ -159,12 +178,12 @@ class Driver:
 
     # messages
 
-    def _on_message(self, label: str, header: bytes, payload: bytes) -> None:
+    def _on_message(self, label: str, header: bytes, payload: bytes | memoryview) -> None:
         path = self._paths[label]
         now_ns = self._clock()
         message = path.receive(header, payload, now_ns)
         if message is not None:
-            self._apply(self._device.handle(label, message, now_ns), now_ns)
+            self._apply(self._handle(label, message, now_ns), now_ns)
         if path.outgoing or path.changes:
             self._unsettled.append(path)
         if self._unsettled:
@@ -209,6 +228,7 @@ class Driver:
     def perform(self, effects: Sequence[Effect]) -> None:
         """Perform effects that nobody's message or deadline asked for."""
         self._perform(effects, self._clock())
+        self._bus.flush()
         self._arm()
 
     def _perform(self, effects: Sequence[Effect], now_ns: int) -> None:
@@ -223,11 +243,11 @@ class Driver:
             if isinstance(effect, Send):
                 path = self._paths[effect.dst]
                 frames = path.send(effect.message, now_ns)
-                if frames is not None and not self._bus.send(effect.dst, *frames):
+                if frames is not None and not self._send(effect.dst, *frames):
                     path.surprise_down("neighbour takes no more messages", now_ns)
                     self._unsettled.append(path)
             elif isinstance(effect, Deliver):
-                if self._tun is not None and not self._tun.write(effect.packet):
+                if self._tun is not None and not self._write_tun(effect.packet):
                     self.tun_write_drops += 1
             elif isinstance(effect, Log):
                 self._log.emit(effect.event, **effect.keys)
@@ -255,16 +275,15 @@ class Driver:
 
     def _on_tun(self) -> None:
         device: PacketDevice = self._device  # type: ignore[assignment]  # only packet devices get a TUN
-        tun = self._tun
-        assert tun is not None
-        now_ns = self._clock()
+        read, now_ns = self._read_tun, self._clock()
         for _ in range(TUN_BATCH):
             if self._stopped_queue:
                 break
-            length = tun.readinto(device.receive_buffer())
+            length = read(device.receive_buffer())
             if not length:
                 break
             self._perform(device.transmit(length, now_ns), now_ns)
+            self._bus.flush()
         self._arm()
 
     # time
@@ -281,6 +300,7 @@ class Driver:
         due = self._device.next_deadline()
         if due is not None and due <= now_ns:
             self._perform(self._device.on_deadline(now_ns), now_ns)
+        self._bus.flush()
         self._arm()
 
     def _arm(self) -> None:
@@ -302,6 +322,8 @@ class Driver:
             answer: dict[str, Any] = status()
         elif word == b"move_bar" and number.isdigit() and isinstance(self._device, BarHost):
             answer = self._move_bar(self._device, int(number))
+        elif word == b"stopwatch" and number.isdigit():
+            answer = self._start_or_stop_watch(int(number))
         else:
             answer = {"error": "unknown question"}
         packed: bytes = msgpack.packb(answer)
@@ -313,6 +335,16 @@ class Driver:
         except KernelError as failure:
             return {"error": str(failure)}
         return {"ok": True}
+
+    def _start_or_stop_watch(self, points: int) -> dict[str, Any]:
+        """Start anew, to keep that many points; 0 stops, and answers with what was kept."""
+        stopwatch, self._stopwatch = self._stopwatch, None
+        self._call_directly()
+        if points:
+            self._stopwatch = Stopwatch(self._clock, points)
+            self._time_everything(self._stopwatch)
+            return {"ok": True}
+        return {"error": "no stopwatch runs"} if stopwatch is None else stopwatch.as_body()
 
     def snapshot(self) -> dict[str, Any]:
         """State of the device and of every path."""

@@ -5,12 +5,15 @@ model hooks the write.  INT_CLEAR reads 0 and keeps nothing: the written value g
 hook, which clears those status bits and, whatever the value, ends an emulated interrupt.
 
 Left out: the legacy viewport map and HDMA-native.  Reset values other than the channel counts
-are taken as 0.  Bit 31 (STOP) of the doorbells is from general knowledge of the core.
+are taken as 0.  From general knowledge of the core, because Linux does not name them: bit 31 (STOP)
+of the doorbells, the fields of the error status registers, and STATUS_HALTED.
 
 Source: Linux dw-edma-v0-regs.h, dw-edma-v0-core.c.
 """
 
 from __future__ import annotations
+
+from enum import StrEnum
 
 from ntbnet.regs.spec import RO, RW, WO, Access, Field, Register, RegisterBlock
 
@@ -23,8 +26,12 @@ WR_CHANNEL_BASE = 0x200
 RD_CHANNEL_BASE = 0x300
 
 STATUS_RUNNING = 1
+STATUS_HALTED = 2
 STATUS_STOPPED = 3
-"""Values of CONTROL1.STATUS; a driver takes the other two for an error."""
+"""Values of CONTROL1.STATUS; a driver takes 0 and 2 for an error."""
+
+ABORT_SHIFT = 16
+"""Bit n of INT_STATUS, INT_MASK and INT_CLEAR is "done" of channel n, bit 16 + n is "abort"."""
 
 ELEMENT_BYTES = 24
 """One linked-list slot."""
@@ -36,8 +43,19 @@ CONTROL_RIE = 1 << 4
 """Control bits of a linked-list element: cycle bit, toggle it, is a link, local and remote interrupt."""
 
 
+class Direction(StrEnum):
+    """Of a channel, named from the engine's side: WRITE moves EP memory to the link."""
+
+    WRITE = "WR"
+    READ = "RD"
+
+    def register(self, name: str) -> str:
+        """Name of this direction's register, such as RD_INT_STATUS."""
+        return f"{self.value}_{name}"
+
+
 def _done_and_abort(access: Access) -> tuple[Field, ...]:
-    return (Field("DONE", 0, MAX_CHANNELS, access), Field("ABORT", 16, MAX_CHANNELS, access))
+    return (Field("DONE", 0, MAX_CHANNELS, access), Field("ABORT", ABORT_SHIFT, MAX_CHANNELS, access))
 
 
 def _imwr_data(offset: int, direction: str) -> tuple[Register, ...]:
@@ -51,6 +69,14 @@ def _imwr_data(offset: int, direction: str) -> tuple[Register, ...]:
 _DOORBELL = (Field("CHANNEL", 0, 3, WO), Field("STOP", 31, 1, WO))
 _ENABLE = (Field("ENABLE", 0, 1, RW),)
 _LIST_ERR_EN = (Field("CHANNELS", 0, MAX_CHANNELS, RW),)
+_WR_ERR = (Field("LOCAL_READ", 0, MAX_CHANNELS, RO), Field("LIST_FETCH", 16, MAX_CHANNELS, RO))
+_RD_ERR_LOW = (Field("LOCAL_WRITE", 0, MAX_CHANNELS, RO), Field("LIST_FETCH", 16, MAX_CHANNELS, RO))
+_RD_ERR_HIGH = (
+    Field("UNSUPPORTED", 0, MAX_CHANNELS, RO),
+    Field("COMPLETER_ABORT", 8, MAX_CHANNELS, RO),
+    Field("TIMEOUT", 16, MAX_CHANNELS, RO),
+    Field("POISONED", 24, MAX_CHANNELS, RO),
+)
 
 
 def _context(base: int, direction: str, channels: int) -> tuple[Register, ...]:
@@ -109,7 +135,7 @@ def edma_block(write_channels: int, read_channels: int) -> RegisterBlock:
             Register(0x04C, "WR_INT_STATUS", _done_and_abort(RO)),
             Register(0x054, "WR_INT_MASK", _done_and_abort(RW)),
             Register(0x058, "WR_INT_CLEAR", _done_and_abort(WO)),
-            Register(0x05C, "WR_ERR_STATUS", RO),
+            Register(0x05C, "WR_ERR_STATUS", _WR_ERR),
             Register(0x060, "WR_DONE_IMWR_LOW", RW),
             Register(0x064, "WR_DONE_IMWR_HIGH", RW),
             Register(0x068, "WR_ABORT_IMWR_LOW", RW),
@@ -119,8 +145,8 @@ def edma_block(write_channels: int, read_channels: int) -> RegisterBlock:
             Register(0x0A0, "RD_INT_STATUS", _done_and_abort(RO)),
             Register(0x0A8, "RD_INT_MASK", _done_and_abort(RW)),
             Register(0x0AC, "RD_INT_CLEAR", _done_and_abort(WO)),
-            Register(0x0B4, "RD_ERR_STATUS_LOW", RO),
-            Register(0x0B8, "RD_ERR_STATUS_HIGH", RO),
+            Register(0x0B4, "RD_ERR_STATUS_LOW", _RD_ERR_LOW),
+            Register(0x0B8, "RD_ERR_STATUS_HIGH", _RD_ERR_HIGH),
             Register(0x0C4, "RD_LINKED_LIST_ERR_EN", _LIST_ERR_EN),
             Register(0x0CC, "RD_DONE_IMWR_LOW", RW),
             Register(0x0D0, "RD_DONE_IMWR_HIGH", RW),

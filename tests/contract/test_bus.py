@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from ntbnet.edge.bus import MAX_BACKLOG, MAX_BACKLOG_BYTES, MAX_QUESTION_BYTES, ZmqBus
-from ntbnet.wire import MAX_PAYLOAD_BYTES
+from ntbnet.edge.bus import MAX_BACKLOG, MAX_BACKLOG_BYTES, MAX_FRAME_BYTES, MAX_QUESTION_BYTES, ZmqBus
 
 MIB = 1 << 20
 GREETING = b"\xff" + bytes(8) + b"\x7f" + b"\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
@@ -25,6 +24,11 @@ def ready(socket_type: bytes) -> bytes:
 def announce(length: int) -> bytes:
     """Start of a frame of ``length`` bytes, the last one of its message."""
     return b"\x02" + length.to_bytes(8, "big")
+
+
+def header(length: int) -> bytes:
+    """A header as far as the sockets look at it."""
+    return bytes(40) + length.to_bytes(4, "little") + bytes(20)
 
 
 class Sockets:
@@ -75,7 +79,7 @@ def is_ended(connection: socket.socket) -> bool:
 
 @pytest.mark.parametrize(
     ("name", "socket_type", "limit"),
-    [("in", b"PUSH", MAX_PAYLOAD_BYTES), ("ask", b"REQ", MAX_QUESTION_BYTES), ("ask", b"REQ", 1 << 62)],
+    [("in", b"PUSH", MAX_FRAME_BYTES), ("ask", b"REQ", MAX_QUESTION_BYTES), ("ask", b"REQ", 1 << 62)],
 )
 def test_announced_frame_above_the_limit_ends_the_connection_before_it_is_read(
     sockets: Sockets, name: str, socket_type: bytes, limit: int
@@ -87,7 +91,7 @@ def test_announced_frame_above_the_limit_ends_the_connection_before_it_is_read(
 
 def test_announced_frame_at_the_limit_is_awaited(sockets: Sockets) -> None:
     with stranger(sockets.folder, "in", b"PUSH") as connection:
-        connection.sendall(announce(MAX_PAYLOAD_BYTES))
+        connection.sendall(announce(MAX_FRAME_BYTES))
         connection.settimeout(0.05)
         with pytest.raises(TimeoutError):
             is_ended(connection)
@@ -97,9 +101,10 @@ def test_backlog_is_bounded_in_bytes(sockets: Sockets) -> None:
     payload = bytes(MIB)
     taken = 0
     while sockets.bus.send("epc", b"header", payload):
+        sockets.bus.flush()
         taken += 1
 
-    assert taken == MAX_BACKLOG_BYTES // MIB
+    assert MAX_BACKLOG_BYTES // MIB - 1 <= taken <= MAX_BACKLOG_BYTES // MIB
     sockets.bus.forget("epc")
     assert sockets.bus.send("epc", b"header", payload)
 
@@ -107,6 +112,7 @@ def test_backlog_is_bounded_in_bytes(sockets: Sockets) -> None:
 def test_backlog_is_bounded_in_messages(sockets: Sockets) -> None:
     taken = 0
     while sockets.bus.send("epc", b"header", b""):
+        sockets.bus.flush()
         taken += 1
 
     assert taken == MAX_BACKLOG
@@ -114,18 +120,33 @@ def test_backlog_is_bounded_in_messages(sockets: Sockets) -> None:
 
 def test_waiting_message_keeps_the_bytes_it_was_sent_with(sockets: Sockets, tmp_path: Path) -> None:
     memory = bytearray(b"before")
-    sockets.bus.send("epc", b"header", memoryview(memory).toreadonly())
+    sockets.bus.send("epc", header(length=6), memoryview(memory).toreadonly())
     memory[:] = b"after!"
+    sockets.bus.flush()
 
+    assert [payload for _, payload in exchange(sockets, tmp_path, 1)] == [b"before"]
+
+
+def exchange(sockets: Sockets, folder: Path, count: int) -> list[tuple[bytes, bytes]]:
+    """What a neighbour that comes now receives, ``count`` messages or what came within 5 s."""
+    arrived: list[tuple[bytes, bytes]] = []
     neighbour = ZmqBus(
-        {"rc-host": (f"ipc://{tmp_path}/out", f"ipc://{tmp_path}/in")},
-        lambda _label, _header, payload: arrived.append(payload),
-        lambda _label: sockets.loop.stop() if arrived else None,
+        {"rc-host": (f"ipc://{folder}/out", f"ipc://{folder}/in")},
+        lambda _label, header, payload: arrived.append((header, bytes(payload))),
+        lambda _label: sockets.loop.stop() if len(arrived) >= count else None,
     )
-    arrived: list[bytes] = []
     neighbour.start(sockets.loop)
     sockets.loop.call_later(5, sockets.loop.stop)
     sockets.loop.run_forever()
     neighbour.close()
+    return arrived
 
-    assert arrived == [b"before"]
+
+def test_messages_of_one_occasion_arrive_apart_and_in_order(sockets: Sockets, tmp_path: Path) -> None:
+    sent = [(header(length), bytes([length]) * length) for length in (3, 0, 0, 70, 1, *range(80))]
+    for head, payload in sent:
+        sockets.bus.send("epc", head, payload)
+    sockets.bus.flush()
+
+    assert exchange(sockets, tmp_path, len(sent)) == sent
+    assert sockets.bus.backlog("epc") == 0

@@ -1,17 +1,21 @@
-"""The order in which the driver does what a device asks for."""
+"""The order in which the driver does what a device asks for, and the stopwatch around it."""
 
 from __future__ import annotations
 
+import asyncio
+import socket
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path as FilePath
 from typing import Any, cast
 
 import pytest
 
+from ntbnet.app.ask import ask
 from ntbnet.devices.effects import Deliver, Effect, Restart, Send
 from ntbnet.devices.path import Path
 from ntbnet.edge.driver import Driver
+from ntbnet.edge.stopwatch import points_from
 from ntbnet.edge.tun import Tun
 from ntbnet.log import Logger
 from ntbnet.wire import Kind, MemWrite, encode_control
@@ -32,6 +36,13 @@ class StoryTun:
 
     def __init__(self, story: Story) -> None:
         self.story = story
+        self.nothing, self.other_end = socket.socketpair()
+
+    def fileno(self) -> int:
+        return self.nothing.fileno()
+
+    def readinto(self, buffer: memoryview) -> int:
+        return 0
 
     def write(self, packet: memoryview) -> bool:
         self.story.lines.append(bytes(packet).decode())
@@ -72,9 +83,12 @@ def driver(story: Story, tmp_path: FilePath) -> Iterator[Driver]:
     path.changes.clear()
     log = Logger(sys.stderr, "error", {"run_id": "contract", "node": "ep", "service": "epc", "epoch": 1})
     sockets = {"rc-host": (f"ipc://{tmp_path}/in", f"ipc://{tmp_path}/out")}
-    driver = Driver(StoryDevice(story), {"rc-host": path}, sockets, log, cast("Tun", StoryTun(story)))
+    tun = StoryTun(story)
+    driver = Driver(StoryDevice(story), {"rc-host": path}, sockets, log, cast("Tun", tun))
     yield driver
     driver.close()
+    tun.nothing.close()
+    tun.other_end.close()
 
 
 def test_what_was_asked_before_a_path_change_is_done_before_it_is_told(driver: Driver, story: Story) -> None:
@@ -89,3 +103,57 @@ def test_overflow_of_the_backlog_is_told_after_the_rest_of_the_list(driver: Driv
     driver.perform([*[write] * 70, PACKET])
 
     assert story.lines == ["packet", "down: neighbour takes no more messages", "answer"]
+
+
+Ask = Callable[[bytes], Awaitable[dict[str, Any]]]
+
+
+@pytest.fixture
+async def asked(driver: Driver, tmp_path: FilePath) -> Ask:
+    """Asks the driver, as a command does: over its socket."""
+    loop = asyncio.get_running_loop()
+    driver.start(loop, f"ipc://{tmp_path}/ask", dict)
+
+    async def ask_driver(question: bytes) -> dict[str, Any]:
+        answers = await loop.run_in_executor(None, ask, {"epc": tmp_path / "ask"}, 5.0, question)
+        return answers["epc"]
+
+    return ask_driver
+
+
+async def test_stopwatch_notes_what_passes_from_its_start_to_its_stop(driver: Driver, asked: Ask) -> None:
+    message = Send("rc-host", MemWrite(0, b"data"))
+    driver.perform([PACKET, message])
+    assert await asked(b"stopwatch 100") == {"ok": True}
+    driver.perform([message, PACKET])
+
+    points = points_from(await asked(b"stopwatch 0"))
+
+    assert [point for point, _ in points] == ["out rc-host", "tun out"]
+    assert 0 < points[0][1] <= points[1][1]
+
+
+async def test_nothing_stands_around_a_driver_whose_stopwatch_was_stopped(
+    driver: Driver, story: Story, asked: Ask
+) -> None:
+    await asked(b"stopwatch 100")
+    await asked(b"stopwatch 0")
+
+    driver.perform([PACKET])
+
+    assert story.lines == ["packet"]
+    assert await asked(b"stopwatch 0") == {"error": "no stopwatch runs"}
+
+
+async def test_stopwatch_that_is_started_again_starts_anew(driver: Driver, asked: Ask) -> None:
+    await asked(b"stopwatch 100")
+    driver.perform([PACKET])
+    await asked(b"stopwatch 100")
+    driver.perform([PACKET])
+
+    assert [point for point, _ in points_from(await asked(b"stopwatch 0"))] == ["tun out"]
+
+
+@pytest.mark.parametrize("question", [b"stopwatch", b"stopwatch -1", b"stopwatch many"])
+async def test_stopwatch_of_no_number_is_refused(asked: Ask, question: bytes) -> None:
+    assert await asked(question) == {"error": "unknown question"}

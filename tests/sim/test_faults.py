@@ -6,7 +6,7 @@ import pytest
 
 from ntbnet.topology import SERVICES
 from ntbnet.wire import Kind
-from tests.sim.world import MS, SECOND, Fault, Frame, World, packet_of
+from tests.sim.world import MS, POLLED, SECOND, SMALL, Fault, Frame, World, packet_of
 
 RECOVERY_NS = 2 * SECOND
 """Bound of every recovery, from the kill on; a peer may have to wait until its epoch is 1 s old."""
@@ -108,7 +108,7 @@ def nth_message(kind: str, skip: int = 5) -> Fault:
 @pytest.mark.parametrize("link", DATA_LINKS, ids="-".join)
 def test_lost_damaged_or_reordered_message_is_a_new_link_epoch(link: tuple[str, str], kind: str) -> None:
     """Nothing behind it is applied: no packet is damaged, whatever message it was."""
-    world = World(seed=3).bring_up()
+    world = World(seed=3, text=SMALL + POLLED).bring_up()
     world.faults[link] = nth_message(kind)
     world.start_traffic()
     world.settle(lambda: world.epoch > 1 and world.is_up(), RECOVERY_NS)
@@ -121,7 +121,7 @@ def test_lost_damaged_or_reordered_message_is_a_new_link_epoch(link: tuple[str, 
 
 @pytest.mark.parametrize("link", DATA_LINKS, ids="-".join)
 def test_repeated_message_is_discarded_and_nothing_else_happens(link: tuple[str, str]) -> None:
-    world = World(seed=4).bring_up()
+    world = World(seed=4, text=SMALL + POLLED).bring_up()
     world.faults[link] = nth_message("repeat")
     world.start_traffic()
     world.run_for(SECOND)

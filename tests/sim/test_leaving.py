@@ -101,10 +101,3 @@ def test_told_twice_is_told_once() -> None:
     world.settle(world.device("peer-rc").is_shut_down, LEAVE_NS)
 
     assert commands(world)[before:].count("LINK_DOWN") == 1
-
-
-def test_snapshot_says_what_a_peer_triggers_its_peer_with() -> None:
-    world = World(seed=7).bring_up()
-
-    assert world.device("peer-rc").snapshot()["backend_tx"] == "doorbell"
-    assert world.device("peer-ep").snapshot()["backend_tx"] == "doorbell"

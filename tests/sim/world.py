@@ -22,7 +22,9 @@ from ntbnet.devices.effects import Deliver, Effect, Log, Restart, Send, SetCarri
 from ntbnet.devices.endpoint import EndpointController
 from ntbnet.devices.memory import Window
 from ntbnet.devices.path import Path
-from ntbnet.devices.peer import EpPeer, Peer, RcPeer
+from ntbnet.devices.peer import Peer
+from ntbnet.devices.peer_ep import EpPeer
+from ntbnet.devices.peer_rc import RcPeer
 from ntbnet.devices.root_complex import RootComplex
 from ntbnet.log import EVENTS
 from ntbnet.topology import NODE_OF, SERVICES, neighbours, session_counter
@@ -37,6 +39,9 @@ dram_bytes = 16777216
 dram_bytes = 16777216
 """
 """Configuration of a world: the default one with little DRAM."""
+
+POLLED = "[transport]\nuse_intr = false\n"
+"""Doorbells both ways, as before the series."""
 
 MAX_STEPS = 400_000
 """Bound of every run: a world that does more than this without getting there is a livelock."""
@@ -234,11 +239,11 @@ class World:
 
     def _make(self, name: str) -> Device:
         config = self.config
-        if name == "edma":
-            return Edma(config)
         node = NODE_OF[name]
         base = config.profile.rc.dram_base if node == "rc" else config.profile.endpoint.dram_base
         dram = Window(memoryview(self.dram[node]), base, f"{node}-dram")
+        if name == "edma":
+            return Edma(config, dram)
         if name == "rc-host":
             return RootComplex(config, dram)
         if name == "epc":

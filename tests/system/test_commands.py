@@ -70,8 +70,10 @@ def test_status_of_a_running_bridge_has_every_promised_key(bridge: LiveBridge) -
     assert code == 0
     assert status["state"] == "up"
     assert status["fabric"] == "message"
-    assert status["backend"] == "doorbell"
-    assert status["backend_ep_to_rc"] == "doorbell"
+    assert (status["backend"], status["backend_ep_to_rc"]) == ("dw-edma-testirq", "doorbell")
+    assert status["backend_reason"]
+    assert status["backend_ep_to_rc_reason"]
+    assert [row["trigger"] for row in status["interrupts"]["rc_to_ep"]] == ["0xa0=0x0"]
     assert [service["name"] for service in status["services"]] == list(topology.SERVICES)
     for service in status["services"]:
         assert service["pid"] == bridge.pids()[service["name"]]
@@ -108,6 +110,7 @@ def test_status_of_a_bridge_that_is_down_has_the_same_keys() -> None:
     status = json.loads(done.stdout)
     assert done.returncode == 1
     assert {"name", "state", "services", "link", "fabric", "backend", "backend_ep_to_rc"} <= status.keys()
+    assert {"backend_reason", "backend_ep_to_rc_reason", "interrupts"} <= status.keys()
     assert status["state"] == "down"
     assert status["link"]["state"] == "down"
     assert [service["pid"] for service in status["services"]] == [None] * 5

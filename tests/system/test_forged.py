@@ -45,8 +45,8 @@ class Forger:
         self._socket.connect(f"ipc://{bridge.run.socket_path(f'{src}.{dst}')}")
 
     def send(self, *frames: bytes | memoryview) -> None:
-        """Send one message."""
-        self._socket.send_multipart(frames)
+        """Send what may be one message, or several, as one frame."""
+        self._socket.send(b"".join(frames))
 
     def path(self) -> dict[str, Any]:
         """The path as the victim sees it."""

@@ -53,18 +53,24 @@ def replaced(bridge: LiveBridge, before: dict[str, int]) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    ("service", "with_it"),
-    [("epc", "peer-ep"), ("peer-ep", "epc"), ("rc-host", "peer-rc"), ("peer-rc", "rc-host")],
+    ("service", "mappers"),
+    [
+        ("epc", {"epc", "edma", "peer-ep"}),
+        ("edma", {"epc", "edma", "peer-ep"}),
+        ("peer-ep", {"epc", "edma", "peer-ep"}),
+        ("rc-host", {"rc-host", "peer-rc"}),
+        ("peer-rc", {"rc-host", "peer-rc"}),
+    ],
 )
 def test_lost_memory_is_made_anew_and_all_its_mappers_restart(
-    live: LiveBridge, service: str, with_it: str
+    live: LiveBridge, service: str, mappers: set[str]
 ) -> None:
     node, before = topology.NODE_OF[service], live.pids()
     dram_path(live.name, node).unlink()
 
     live.kill(service)
 
-    until(lambda: replaced(live, before) == {service, with_it}, 10, "both users of the memory")
+    until(lambda: replaced(live, before) == mappers, 10, "all users of the memory")
     live.wait_for_link()
     assert dram_path(live.name, node).exists()
     assert pings(live, "rc")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from ntbnet.config import Config, Sections, check_text, load_text, shared_identity, to_dict, to_toml, warnings
 from ntbnet.errors import ConfigError
 from ntbnet.profile import shipped
-from ntbnet.schema import Boolean, Integer, Key, keys
+from ntbnet.schema import Boolean, Choice, Integer, Key, Text, keys
 
 KEYS = list(keys(Sections))
 INTEGERS = [(key.name, key.rule) for key in KEYS if isinstance(key.rule, Integer)]
@@ -52,7 +52,7 @@ def test_empty_text_gives_the_documented_defaults(defaults: Config) -> None:
     assert (defaults.ntb.spad_count, defaults.ntb.db_count, defaults.ntb.vbus_number) == (128, 16, 16)
     assert (defaults.ntb.vendor_id, defaults.ntb.device_id) == (0x1912, 0x0030)
     assert (defaults.ntb.vntb_vid, defaults.ntb.vntb_pid) == (0x1912, 0x0030)
-    assert dataclasses.astuple(defaults.transport) == (65536, 0, 0)
+    assert dataclasses.astuple(defaults.transport) == (65536, 0, 0, "auto", "auto", True, False, 1024)
     assert dataclasses.astuple(defaults.timing) == (500, 1000, 300, 1000)
     assert dataclasses.astuple(defaults.supervisor) == (50, 2000, 5000)
     assert (defaults.log.level, defaults.log.dir, defaults.run.dir) == ("info", "", "/run/ntbnet")
@@ -102,14 +102,58 @@ def test_boolean_key_takes_no_other_type(key: Key, value: str) -> None:
 @pytest.mark.parametrize(
     "key", [key for key in KEYS if not isinstance(key.rule, Integer | Boolean)], ids=lambda k: k.name
 )
-@pytest.mark.parametrize(
-    "value", ["true", "1", "1.0", "[]", "{}", "1979-05-27", '"\\u0000"', '"a\\nb"', '"%s"']
-)
+@pytest.mark.parametrize("value", ["1", "1.0", "[]", "{}", "1979-05-27", '"\\u0000"', '"a\\nb"', '"%s"'])
 def test_text_key_takes_no_other_type_and_no_odd_text(key: Key, value: str) -> None:
     if value == '"%s"' and key.name == "bridge.profile":
         value = '"/\\t"'
 
     assert refusal(f"{key.name} = {value}").startswith(f"{key.name} = ")
+
+
+@pytest.mark.parametrize("key", [key for key in KEYS if isinstance(key.rule, (Choice, Text))], ids=str)
+def test_word_key_takes_no_boolean(key: Key) -> None:
+    assert refusal(f"{key.name} = true").startswith(f"{key.name} = true: ")
+
+
+@pytest.mark.parametrize(
+    ("value", "word"),
+    [("true", "true"), ('"true"', "true"), ("false", "false"), ('"false"', "false"), ('"auto"', "auto")],
+)
+def test_use_intr_takes_booleans_and_words(value: str, word: str) -> None:
+    config = load_text(f"[transport]\nuse_intr = {value}\n", "file.toml")
+
+    assert config.transport.use_intr == config.transport.interrupts == word
+    assert load_text(to_toml(config), "again") == config
+    assert warnings(config) == []
+
+
+@pytest.mark.parametrize("value", ['"yes"', "1", '"True"', '""', "[]"])
+def test_use_intr_takes_nothing_else(value: str) -> None:
+    assert '"auto", true or false' in refusal(f"[transport]\nuse_intr = {value}\n")
+
+
+@pytest.mark.covers("EDMA 92")
+def test_use_msi_is_a_deprecated_name_of_use_intr_with_one_warning() -> None:
+    config = load_text("[transport]\nuse_msi = false\n", "file.toml")
+
+    assert (config.transport.use_intr, config.transport.interrupts) == ("auto", "false")
+    assert warnings(config) == ["transport.use_msi = false: deprecated, the key is transport.use_intr"]
+
+
+def test_both_names_must_agree() -> None:
+    text = "[transport]\nuse_intr = false\nuse_msi = {}\n"
+
+    assert load_text(text.format("false"), "file.toml").transport.interrupts == "false"
+    assert refusal(text.format("true")).startswith("transport.use_msi = true: must be false, as ")
+
+
+def test_too_few_scratchpads_for_descriptors_are_warned_about() -> None:
+    (warning,) = warnings(load_text("[ntb]\nspad_count = 7\n", "file.toml"))
+
+    assert warning.startswith("ntb.spad_count = 7: holds interrupt descriptors of 0 of 1 queues")
+    assert warning.endswith("8 scratchpads hold all")
+    assert warnings(load_text("[ntb]\nspad_count = 8\n", "file.toml")) == []
+    assert warnings(load_text("[ntb]\nspad_count = 7\n[transport]\nuse_intr = false\n", "x")) == []
 
 
 @pytest.mark.parametrize(
@@ -506,10 +550,18 @@ def test_memory_that_reaches_into_another_region_is_refused() -> None:
 
 def test_every_leaf_has_a_type_its_rule_agrees_with() -> None:
     for key in KEYS:
-        expected = int if isinstance(key.rule, Integer) else bool if isinstance(key.rule, Boolean) else str
+        expected = {Integer: int, Boolean: bool}.get(type(key.rule), str)
         cls: type = Sections
         *path, leaf = key.name.split(".")
         for part in path:
             cls = type(getattr(cls(), part))
         annotation = get_type_hints(cls, include_extras=True)[leaf]
         assert get_args(annotation)[0] is expected
+
+
+def test_dma_without_its_driver_is_warned_about() -> None:
+    both = "[transport]\nuse_dma = true\n"
+
+    assert warnings(load_text(both, "x")) == []
+    (warning,) = warnings(load_text(both + "dw_edma = false\n", "x"))
+    assert "transport.dw_edma is false" in warning

@@ -107,6 +107,9 @@ def test_only_shipped_names_are_looked_up(name: str) -> None:
         ("aperture_base =", "aperture_base = 0xFFFFFFFFFFFFF000", "64-bit"),
         ("edma_bytes =", "edma_bytes = 0x1100", "must be at least 0x1200 for 8 . 8 channels"),
         ("edma_write_channels =", "edma_write_channels = 9", "must be an integer 1..8 channels"),
+        ("edma_lines =", "edma_lines = 0", "must be an integer 1..16 lines"),
+        ("edma_lines =", "edma_lines = 17", "must be an integer 1..16 lines"),
+        ("edma_test_line =", 'edma_test_line = "any"', 'must be "first" or "turn"'),
         ("mmio_bytes =", "mmio_bytes = 0xE0000000", "must end below 4 GiB"),
         ("mmio_base =", "mmio_base = 0x7FF00000", "rc.dram .* and rc.mmio .*: must not overlap"),
         ("msi_target =", "msi_target = 0xF1050042", "= 0xf1050042: must be .*, a multiple of 4"),
@@ -133,6 +136,24 @@ def test_only_shipped_names_are_looked_up(name: str) -> None:
 )
 def test_wrong_profile_is_refused_with_key_and_range(old: str, new: str, says: str) -> None:
     assert re.search(says, refusal(changed(old, new)))
+
+
+def test_edma_has_no_more_lines_than_channels() -> None:
+    text = shipped("rk3588").replace("edma_lines = 4 ", "edma_lines = 5 ")
+
+    says = "endpoint.edma_lines = 5: must be 1..4, no more than there are channels"
+    assert refusal(text) == says
+
+
+def test_profiles_say_which_lines_the_edma_has() -> None:
+    lines = {name: load_profile(shipped(name), name).endpoint for name in SHIPPED}
+
+    assert {name: (one.edma_lines, one.edma_test_line) for name, one in lines.items()} == {
+        "r-car-s4": (1, "first"),
+        "r-car-s4-db-in-bar0": (1, "first"),
+        "generic": (1, "first"),
+        "rk3588": (4, "turn"),
+    }
 
 
 def test_profile_needs_six_bars() -> None:

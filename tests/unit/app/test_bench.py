@@ -15,7 +15,8 @@ from ntbnet.app import bench_cost, bench_lab
 from ntbnet.app.bench_recovery import recovery_ns
 from ntbnet.app.bench_report import Row
 from ntbnet.app.bench_samples import Samples
-from ntbnet.app.bench_traffic import Ring, iperf3_result, poll_period_ms, sockperf_result, tcp_bounds
+from ntbnet.app.bench_sockperf import sockperf_result
+from ntbnet.app.bench_traffic import Ring, iperf3_result, poll_period_ms, tcp_bounds
 from ntbnet.config import load_text
 from ntbnet.errors import SetupError
 
@@ -23,6 +24,8 @@ MS = 1_000_000
 OUTAGE_NS = 48 * MS
 
 SOCKPERF = """\
+sockperf: [Total Run] RunTime=1.000 sec; Warm up time=400 msec; SentMessages=85; ReceivedMessages=84
+sockperf: [Valid Duration] RunTime=0.550 sec; SentMessages=46; ReceivedMessages=46
 sockperf: \x1b[2;35m====> avg-latency=6000.861 (std-dev=135.098)\x1b[0m
 sockperf: # dropped messages = 1; # duplicated messages = 2; # out-of-order messages = 3
 sockperf: \x1b[2;35mTotal 3 observations\x1b[0m; each percentile contains 0.03 observations
@@ -59,6 +62,7 @@ def test_sockperf_is_read_with_percentiles_and_raw_latencies() -> None:
     assert list(result["percentiles_us"].items()) == [("50.000", 5998.802), ("99.000", 6340.393)]
     assert (result["min_us"], result["max_us"]) == (5546.603, 6663.702)
     assert result["dropped_duplicated_reordered"] == [1, 2, 3]
+    assert result["sent"] == 85
     assert result["samples_us"] == [6088.648, 5875.771]
 
 

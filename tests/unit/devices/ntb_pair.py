@@ -6,10 +6,13 @@ import errno
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from ntbnet.devices.effects import Deliver, Effect, Log, Outbox, Send, SetCarrier, StopQueue
+from ntbnet.devices.intr_select import choose
 from ntbnet.devices.memory import Allocator, Buffer, Window
+from ntbnet.devices.msi_domain import MsiDomain
 from ntbnet.devices.ntb import MwAlign, NtbDevice
 from ntbnet.devices.queue import Queue
 from ntbnet.devices.task import Sleep, Task, Tasks
@@ -22,6 +25,8 @@ HZ = 250
 MS = 1_000_000
 WINDOW_STRIDE = 1 << 32
 SPAD_BASE = 1 << 48
+MSI_WORD = 0x0802_0040
+"""Of the endpoint, in a pair with interrupts: its MSI controller's word."""
 DRAM_BYTES = 8 << 20
 MOST_STEPS = 20_000
 
@@ -57,9 +62,13 @@ class FakeNtb(NtbDevice):
         self.allocator = Allocator(self.dram)
         self.trans: dict[int, tuple[int, int]] = {}
         self.set_trans_error: KernelError | None = None
+        self.fail_windows: dict[int, KernelError] = {}
         self.calls: list[str] = []
         self.unmapped_stores = 0
         self.gone = False
+        self.peer: FakeNtb | None = None
+        self.msi: MsiDomain | None = None
+        self.rings: list[int] = []
 
     def _wait(self) -> Task[None]:
         assert not self.gone, "bus access to a device that is gone"
@@ -81,8 +90,8 @@ class FakeNtb(NtbDevice):
     def mw_set_trans(self, pidx: int, widx: int, addr: int, size: int, offset: int = 0) -> Task[None]:
         yield from self._wait()
         assert offset == self.offsets[widx], "the offset that mw_get_align gave"
-        if self.set_trans_error:
-            raise self.set_trans_error
+        if error := self.set_trans_error or self.fail_windows.get(widx):
+            raise error
         self.calls.append(f"set_trans {widx}")
         self.trans[widx] = (addr, size)
 
@@ -99,6 +108,13 @@ class FakeNtb(NtbDevice):
         if offset < 0 or offset + len(data) > self.mw_sizes[widx]:
             raise ValueError(f"store at {offset:#x} leaves window {widx}")
         self.outbox.send("peer", MemWrite((widx + 1) * WINDOW_STRIDE + offset, bytes(data)))
+
+    def peer_mw_is_open(self, widx: int) -> Task[bool]:
+        yield from self._wait()
+        return self.peer is not None and widx in self.peer.trans
+
+    def msi_domain(self) -> MsiDomain | None:
+        return self.msi
 
     def alloc_coherent(self, size: int, alignment: int, name: str) -> Window | None:
         return self.allocator.allocate(size, alignment, name)
@@ -143,7 +159,9 @@ class FakeNtb(NtbDevice):
         self.spads[sidx] = value
 
     def peer_spad_read(self, pidx: int, sidx: int) -> Task[int]:
-        raise NotImplementedError("the transport reads its own bank only")
+        yield from self._wait()
+        assert self.peer is not None
+        return self.peer.spads[sidx]
 
     def peer_spad_write(self, pidx: int, sidx: int, value: int) -> Task[None]:
         assert not self.gone, "bus access to a device that is gone"
@@ -160,7 +178,11 @@ class FakeNtb(NtbDevice):
         else:
             widx, offset = divmod(message.addr, WINDOW_STRIDE)
             addr, size = self.trans.get(widx - 1, (0, 0))
-            if offset + len(message.data) > size:
+            if self.msi is not None and addr + offset == self.msi.address:
+                self.rings.append(int.from_bytes(message.data, "little"))
+                self.msi.dispatch(self.rings[-1])
+                return
+            if offset + len(message.data) > size or addr < self.dram.span.base:
                 self.unmapped_stores += 1
                 return
             self.dram.store("peer", addr - self.dram.span.base + offset, message.data)
@@ -251,8 +273,10 @@ class Pair:
         clients: tuple[int, int] = (0, 0),
         max_mw_size: int = 0,
         windows: tuple[int, ...] | None = None,
+        interrupts: tuple[str, str] | None = None,
     ) -> None:
         self.now_ns = 0
+        self.interrupts = interrupts
         self.mtu = mtu
         self.max_mw_size = max_mw_size
         self.windows = windows
@@ -261,6 +285,7 @@ class Pair:
             for i, name in enumerate(("rc", "ep"))
         ]
         self.rc, self.ep = self.sides
+        self.rc.ntb.peer, self.ep.ntb.peer = self.ep.ntb, self.rc.ntb
 
     def _make_side(
         self, name: str, mw_sizes: list[int], spads: int, db_mask: int, clients: int, base: int
@@ -268,6 +293,8 @@ class Pair:
         outbox = Outbox()
         tasks = Tasks(outbox, "host", 500 * MS)
         ntb = FakeNtb(name, outbox, mw_sizes, spads, db_mask, base)
+        if self.interrupts is not None:
+            ntb.msi = MsiDomain(MSI_WORD, range(80, 112) if name == "ep" else ())
         stuck = StuckReports()
         transport = self.make_transport(ntb, tasks, outbox, clients, stuck)
         return Side(name, outbox, tasks, ntb, transport, stuck)
@@ -275,6 +302,16 @@ class Pair:
     def make_transport(
         self, ntb: FakeNtb, tasks: Tasks, outbox: Outbox, clients: int, stuck: StuckReports
     ) -> Transport:
+        choice = None
+        if self.interrupts is not None:
+            choice = choose(
+                ntb,
+                outbox,
+                wanted=self.interrupts[ntb.name == "ep"],
+                widx=len(ntb.mw_sizes) - 1,
+                edmas=None,
+                on_descriptor_changed=partial(self.descriptors_changed, ntb.name),
+            )
         return Transport(
             ntb,
             tasks,
@@ -285,12 +322,17 @@ class Pair:
             max_mw_size=self.max_mw_size,
             on_stuck=stuck.append,
             windows=self.windows,
+            interrupts=choice,
         )
 
     def reload(self, side: Side) -> None:
         """A new transport on the same device, as after reloading the driver."""
         side.transport = self.make_transport(side.ntb, side.tasks, side.outbox, 0, side.stuck)
         side.probe()
+
+    def descriptors_changed(self, name: str) -> None:
+        """The backend of that side says so."""
+        self.sides[name == "ep"].transport.descriptors_changed()
 
     def peer_of(self, side: Side) -> Side:
         return self.ep if side is self.rc else self.rc

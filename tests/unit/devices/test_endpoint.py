@@ -508,8 +508,7 @@ class TestWindowsAtOffsets:
     @pytest.mark.covers("EDMA 103")
     def test_store_to_the_interrupt_window_reaches_the_edma(self) -> None:
         controller = Controller()
-        controller.host(MemWrite(CTRL, u32(Command.LINK_UP)))
-        controller.model.on_deadline(12_000_000)
+        controller.call("mw_set_trans", widx=1, addr=0xE65D_5000, size=0x8000, offset=0xF0000)
 
         assert sent(controller.host(MemWrite(WINDOW + 0xF00A0, u32(0)))) == [MemWrite(0xE65D_50A0, u32(0))]
         assert sent(controller.host(MemWrite(WINDOW + 0xF1200, u32(0)))) == []
@@ -530,6 +529,10 @@ class TestWindowsAtOffsets:
         assert reply.error == errno.EINVAL
 
 
+MSI_PAGE = 0x0802_0000
+"""Of profile generic."""
+
+
 class TestMsiPage:
     """Profile generic: the host may reach the page of the endpoint's own MSI controller."""
 
@@ -542,7 +545,10 @@ class TestMsiPage:
             message = CfgWrite(0x10 + 4 * bar, base.to_bytes(4, "little"), 1, EPOCH)
             model.handle("rc-host", message, 0)
         model.handle("rc-host", CfgWrite(0x04, b"\6\0", 1, EPOCH), 0)
-        model.vntb.windows.open_interrupts()
+        call = Call(
+            "mw_set_trans", {"widx": 1, "addr": MSI_PAGE, "size": 0x20000, "offset": 0xE0000}, 9, EPOCH
+        )
+        assert only(model.handle("peer-ep", call, 0), "peer-ep", Reply).error == 0
         model.on_deadline(0)
         return model, 0x1010_0000 + 0xE0000
 

@@ -29,6 +29,7 @@ ATTACH: dict[str, Any] = {
     "mw_align": 0x100000,
     "outbound": [OUTBOUND],
     "mw_offsets": [0],
+    "mw_bars": [2],
     "resources": [
         {"kind": "doorbell", "address": 0xE65D_50A0, "size": 4, "data": 0, "bar": -1, "bar_offset": 0}
     ],

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ntbnet.devices.peer import MAX_PROBE_WAIT_NS, RcPeer
+from ntbnet.devices.peer_rc import MAX_PROBE_WAIT_NS, RcPeer
 from ntbnet.regs.ntb_ctrl import RFC1
 from ntbnet.wire import Call, Completion, MemRead, Message, Notice, Reply, Status
 from tests.unit.devices.kit import RC_DRAM, config, dram, logged, sent

@@ -81,6 +81,15 @@ def test_a_failed_or_short_read_gives_all_ones(status: Status, data: bytes) -> N
     assert bench.results == [b"\xff" * 4]
 
 
+def test_a_read_may_go_to_another_service() -> None:
+    bench = Bench()
+    bench.run(ask(Read(0x1000, 4, "edma")))
+    bench.run(ask(Read(0x2000, 4)))
+
+    asked = [(effect.dst, effect.message) for effect in bench.outbox.effects if isinstance(effect, Send)]
+    assert asked == [("edma", MemRead(0x1000, 4, 1)), ("rc-host", MemRead(0x2000, 4, 2))]
+
+
 def test_config_requests() -> None:
     bench = Bench()
     bench.run(ask(CfgRead(0x10, 4)))

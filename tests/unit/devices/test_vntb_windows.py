@@ -10,7 +10,7 @@ from ntbnet.devices.inbound import Submap
 from ntbnet.devices.vntb_windows import PADDING_BASE
 from ntbnet.errors import KernelError
 from ntbnet.regs.ntb_ctrl import RFC1, Command
-from tests.unit.devices.kit import EP_DRAM, logged
+from tests.unit.devices.kit import EP_DRAM
 from tests.unit.devices.test_vntb import Function
 
 MEMORY = EP_DRAM + 0x500000
@@ -103,13 +103,11 @@ def test_reset_clears_doorbells_in_the_config_bar_and_publishes_them_again() -> 
     assert function.get("db_offset", 2) == 1360
 
 
-def test_interrupt_window_is_pointed_at_its_registers_when_the_host_asks_for_the_link() -> None:
+def test_interrupt_window_is_left_to_the_endpoints_client() -> None:
     function = Function("")
-    assert calls(function, "map_inbound") == []
-    function.command(Command.LINK_UP)
     function.command(Command.LINK_UP)
 
-    assert calls(function, "map_inbound") == [(2, 0x100000, 0xF0000, 0xE65D_5000, 0x8000)] * 2
+    assert function.controller.calls == []
     assert function.get("link_status") == 1
 
 
@@ -130,7 +128,8 @@ def test_interrupt_window_is_pointed_at_its_registers_when_the_host_asks_for_the
 )
 def test_interrupt_window_by_whole_bar_and_by_submap(profile: str, call: tuple[Any, ...]) -> None:
     function = Function("", profile=profile)
-    function.command(Command.LINK_UP)
+    window, page = function.config.windows[1], 0x0802_0000 if profile == "generic" else 0xE65D_5000
+    function.vntb.mw_set_trans(1, page, window.size, window.offset)
 
     assert call in function.controller.calls
 
@@ -142,15 +141,6 @@ def test_wired_window_needs_nothing_and_cannot_be_moved() -> None:
     assert [call for call in function.bound if call[0] == "set_bar" and call[1] == 4] == []
     assert function.controller.calls == []
     assert refused(lambda: function.vntb.mw_set_trans(1, 0xA_4038_0000, 0x1000, 0)) == errno.EINVAL
-
-
-def test_interrupt_window_that_cannot_be_programmed_is_logged_and_the_link_comes_up() -> None:
-    function = Function("")
-    function.controller.refuse = "map_inbound"
-    effects = function.command(Command.LINK_UP)
-
-    assert logged(effects, "mw.failed") == [{"widx": 1, "reason": "EINVAL: refused"}]
-    assert function.get("link_status") == 1
 
 
 def test_window_moved_inside_its_part_of_the_bar_gives_the_old_place_back() -> None:
@@ -283,6 +273,7 @@ def test_attach_tells_where_windows_begin_and_what_may_be_lent() -> None:
 
     assert attach["mw_sizes"] == [0xF0000, 0x8000]
     assert attach["mw_offsets"] == [0, 0xF0000]
+    assert attach["mw_bars"] == [2, 2]
     assert attach["mw_align"] == 0x1000
     assert Function("", profile="rk3588").vntb.attach_client(1)["mw_align"] == 0x100000
     assert attach["resources"] == []

@@ -112,3 +112,23 @@ def test_absent_channel_has_no_registers() -> None:
     assert file.read(0x600, 4) == b"\xff" * 4
     with pytest.raises(ValueError, match=r"allowed 1\.\.8"):
         edma_block(9, 1)
+
+
+def test_error_status_has_a_bit_for_each_channel_and_cause() -> None:
+    block = edma_block(8, 8)
+    fields = {
+        name: {field.name: (field.lsb, field.width) for field in block.register(name).fields}
+        for name in ("WR_ERR_STATUS", "RD_ERR_STATUS_LOW", "RD_ERR_STATUS_HIGH")
+    }
+
+    assert fields == {
+        "WR_ERR_STATUS": {"LOCAL_READ": (0, 8), "LIST_FETCH": (16, 8)},
+        "RD_ERR_STATUS_LOW": {"LOCAL_WRITE": (0, 8), "LIST_FETCH": (16, 8)},
+        "RD_ERR_STATUS_HIGH": {
+            "UNSUPPORTED": (0, 8),
+            "COMPLETER_ABORT": (8, 8),
+            "TIMEOUT": (16, 8),
+            "POISONED": (24, 8),
+        },
+    }
+    assert block.offset("RD_ERR_STATUS_HIGH") == 0xB8

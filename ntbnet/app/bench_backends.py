@@ -1,0 +1,131 @@
+"""The interrupt backends of a profile: how to get exactly one, and whether it is what was used."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ntbnet.config import Config, load_text, to_toml
+from ntbnet.edge.startup import read_profile
+from ntbnet.errors import ConfigError, SetupError
+
+SETTLE_TIMEOUT_S = 2.0
+LOOK_INTERVAL_S = 0.02
+"""Between two looks at counters; longer than a period of the doorbell poll."""
+EXTRA_FRAMES = 64
+"""Most frames beside the messages of a run: sockperf's uncounted first ones, and IPv6's own."""
+
+POLLED, EDMA = "doorbell", "dw-edma-testirq"
+TRIGGERS = {
+    POLLED: "doorbell_polls_hit",
+    EDMA: "test_interrupts",
+    "msi": "local_msis",
+}
+"""By backend RC->EP, the counter that moves with each ring of it."""
+
+
+def backend_configs(config: Config) -> dict[str, Config]:
+    """The backends that ``config`` and its profile allow RC->EP, each with a configuration that gives it.
+
+    What decides is where the window for interrupts leads; a layout without one has doorbells only.
+    """
+    found = {POLLED: _changed(config, config.ntb.mw2_target, use_intr="false")}
+    allowed = {EDMA: "edma"}
+    if config.profile.endpoint.ep_msi_page:
+        allowed["msi"] = "msi"
+    for backend, target in allowed.items():
+        if config.ntb.mw2_target != "none":
+            with contextlib.suppress(ConfigError):  # a layout that cannot be has no such backend
+                found[backend] = _changed(config, target, use_intr="true")
+    return found
+
+
+def _changed(config: Config, target: str, *, use_intr: str) -> Config:
+    ntb = replace(config.ntb, mw2_target=target)
+    transport = replace(config.transport, use_intr=use_intr, use_msi="auto", dw_edma=True)
+    text = to_toml(replace(config, ntb=ntb, transport=transport))
+    return load_text(text, "bench", read_profile)
+
+
+def write_config(config: Config, folder: Path) -> str:
+    """Path of a file in ``folder`` with the whole of ``config``; another call replaces it."""
+    path = folder / f"{config.transport.use_intr}-{config.ntb.mw2_target}.toml"
+    path.write_text(to_toml(config), encoding="utf-8")
+    return str(path)
+
+
+def backend_counts(status: Mapping[str, Any]) -> dict[str, int]:
+    """Frames each way and every trigger's counter, from a bridge's status.
+
+    Raises:
+        SetupError: a service did not answer.
+    """
+    counters = {service["name"]: service["counters"] for service in status["services"]}
+    silent = [service["name"] for service in status["services"] if service["state"] != "up"]
+    if silent:
+        raise SetupError(f"{', '.join(silent)} did not answer while being measured")
+    queues = status["link"]["queues"]
+    return {
+        "frames_rc_to_ep": sum(queue["rc"].get("tx_pkts", 0) for queue in queues),
+        "arrived_at_ep": sum(queue["ep"].get("rx_pkts", 0) for queue in queues),
+        "frames_ep_to_rc": sum(queue["ep"].get("tx_pkts", 0) for queue in queues),
+        "arrived_at_rc": sum(queue["rc"].get("rx_pkts", 0) for queue in queues),
+        "doorbell_polls_hit": counters["epc"].get("doorbell_polls_hit", 0),
+        "test_interrupts": counters["edma"].get("test_interrupts", 0),
+        "local_msis": counters["epc"].get("local_msis", 0),
+        "msis": counters["rc-host"].get("msis", 0),
+    }
+
+
+def settled_counts(
+    status: Callable[[], Mapping[str, Any]], wait: Callable[[float], None] = time.sleep
+) -> dict[str, int]:
+    """Counters once nothing moves any more: services answer one after the other, not in one instant.
+
+    Args:
+        status: asks the bridge.
+        wait: seconds, between questions to other processes.
+    """
+    deadline = time.monotonic() + SETTLE_TIMEOUT_S
+    counts = backend_counts(status())
+    while True:
+        wait(LOOK_INTERVAL_S)
+        before, counts = counts, backend_counts(status())
+        if counts == before or time.monotonic() > deadline:
+            return counts
+
+
+def difference(before: Mapping[str, int], after: Mapping[str, int]) -> dict[str, int]:
+    """What each counter moved by."""
+    return {name: after[name] - before[name] for name in after}
+
+
+def complaints(backend: str, counts: Mapping[str, int], messages: int) -> list[str]:
+    """Why counters do not bear out that ``messages`` crossed RC->EP by ``backend``; [] when they do.
+
+    Each frame is one ring. A poll may find several rings at once, but never those of two messages of
+    a ping-pong.
+
+    Args:
+        backend: one of TRIGGERS.
+        counts: what ``backend_counts`` moved by during the run.
+        messages: sent by the measuring program.
+    """
+    frames, used = counts["frames_rc_to_ep"], TRIGGERS[backend]
+    rings = counts[used]
+    found = []
+    if not messages <= frames <= messages + EXTRA_FRAMES:
+        found.append(f"{messages} messages, but {frames} frames from RC to EP")
+    if counts["arrived_at_ep"] != frames:
+        found.append(f"{frames} frames from RC to EP, {counts['arrived_at_ep']} arrived")
+    if backend == POLLED and not messages <= rings <= frames:
+        found.append(f"{messages} messages, but {rings} polls that found the doorbell ({used})")
+    if backend != POLLED and rings != frames:
+        found.append(f"{frames} frames from RC to EP, but {rings} rings ({used})")
+    others = {name: counts[name] for name in TRIGGERS.values() if name != used}
+    found += [f"another trigger was used: {name} {count}" for name, count in others.items() if count]
+    return [f"{backend}: {text}" for text in found]

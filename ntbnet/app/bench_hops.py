@@ -1,0 +1,176 @@
+"""Where the time of a round trip goes: each process's points, put together into hops.
+
+One message is in flight at a time, so what a process passed last before the next process's point
+is what led to it. A route is walked from its end, where the application got its reply, to its start:
+each point is the latest of its kind that is not later than the point after it. A trip of which a
+point is missing is left out.
+"""
+
+from __future__ import annotations
+
+import statistics
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from ntbnet import topology
+from ntbnet.app.ask import ask
+from ntbnet.app.bench_lab import Direction
+from ntbnet.app.pingpong import Trips, ping_pong
+from ntbnet.edge.rundir import RunDir
+from ntbnet.edge.stopwatch import MOST_POINTS, TUN_IN, TUN_OUT, points_from
+from ntbnet.errors import SetupError, WireError
+
+TOLERANCE = 0.15
+"""How far the hops' sum may be from the round trip measured without a stopwatch."""
+ANSWER_TIMEOUT_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """A part of a round trip; it ends when ``service`` passes ``point``."""
+
+    name: str
+    service: str
+    point: str
+
+
+_THERE = (
+    Hop("rc: application, IP stack", "peer-rc", TUN_IN),
+    Hop("peer-rc: TUN read, ring write, trigger", "peer-rc", "out rc-host"),
+    Hop("message to rc-host", "rc-host", "in peer-rc"),
+    Hop("rc-host: root complex", "rc-host", "out epc"),
+    Hop("PCIe link to epc", "epc", "in rc-host"),
+)
+_TO_INTERRUPT = {
+    "doorbell": (
+        Hop("epc: store, until the poll finds the doorbell", "epc", "out peer-ep"),
+        Hop("interrupt to peer-ep", "peer-ep", "in epc"),
+    ),
+    "dw-edma-testirq": (
+        Hop("epc: BAR, inbound window", "epc", "out edma"),
+        Hop("message to edma", "edma", "in epc"),
+        Hop("edma: test interrupt", "edma", "out peer-ep"),
+        Hop("interrupt to peer-ep", "peer-ep", "in edma"),
+    ),
+    "msi": (
+        Hop("epc: BAR, inbound window, MSI page", "epc", "out peer-ep"),
+        Hop("interrupt to peer-ep", "peer-ep", "in epc"),
+    ),
+}
+_BACK = (
+    Hop("peer-ep: handler, ring read, TUN write", "peer-ep", TUN_OUT),
+    Hop("ep: IP stack, application", "peer-ep", TUN_IN),
+    Hop("peer-ep: TUN read, ring write, trigger", "peer-ep", "out epc"),
+    Hop("message to epc", "epc", "in peer-ep"),
+    Hop("epc: outbound window, MSI", "epc", "out rc-host"),
+    Hop("PCIe link to rc-host", "rc-host", "in epc"),
+    Hop("rc-host: MSI target", "rc-host", "out peer-rc"),
+    Hop("interrupt to peer-rc", "peer-rc", "in rc-host"),
+    Hop("peer-rc: handler, ring read, TUN write", "peer-rc", TUN_OUT),
+)
+LAST_HOP = "rc: IP stack, application"
+
+
+def route(backend: str) -> tuple[Hop, ...]:
+    """Every hop of a round trip from the RC but the last one, by the backend that triggers the EP."""
+    return (*_THERE, *_TO_INTERRUPT[backend], *_BACK)
+
+
+Points = Mapping[str, Sequence[tuple[str, int]]]
+"""By service, its points and their times, oldest first."""
+
+
+def hop_times(points: Points, spans: Sequence[tuple[int, int]], hops: Sequence[Hop]) -> list[tuple[int, ...]]:
+    """Nanoseconds of each hop, and of the last one, for each trip that is complete.
+
+    Args:
+        points: of every service.
+        spans: (sent, received) of each trip as the application saw it, monotonic ns.
+        hops: a route.
+    """
+    times: dict[tuple[str, str], list[int]] = {}
+    for service, passed in points.items():
+        for point, time_ns in passed:
+            times.setdefault((service, point), []).append(time_ns)
+    found = []
+    for sent_ns, received_ns in spans:
+        ends = [received_ns]
+        for hop in reversed(hops):
+            candidates = times.get((hop.service, hop.point), [])
+            number = bisect_right(candidates, ends[-1])
+            if not number or candidates[number - 1] < sent_ns:
+                break
+            ends.append(candidates[number - 1])
+        else:
+            ends.append(sent_ns)
+            ends.reverse()
+            found.append(tuple(after - before for before, after in pairwise(ends)))
+    return found
+
+
+def breakdown(
+    found: Sequence[tuple[int, ...]], incomplete: int, backend: str, round_trip_us: float
+) -> dict[str, Any]:
+    """Medians of the hops, in order, and whether their sum is the round trip of the measured run.
+
+    Args:
+        found: what ``hop_times`` found on the route of ``backend``.
+        incomplete: trips that it left out.
+        backend: that triggers the EP.
+        round_trip_us: median round trip measured without a stopwatch, microseconds.
+
+    Raises:
+        SetupError: no trip is complete.
+    """
+    if not found:
+        raise SetupError(f"no round trip of {incomplete} passed every hop of {backend}")
+    names = [*(hop.name for hop in route(backend)), LAST_HOP]
+    medians_us = [statistics.median(one[number] for one in found) / 1000 for number in range(len(names))]
+    sum_us = sum(medians_us)
+    return {
+        "hops": [
+            {"hop": name, "p50_us": round(median_us, 3)}
+            for name, median_us in zip(names, medians_us, strict=True)
+        ],
+        "trips": len(found),
+        "incomplete_trips": incomplete,
+        "sum_us": round(sum_us, 3),
+        "round_trip_us": round(round_trip_us, 3),
+        "agrees": abs(sum_us - round_trip_us) <= TOLERANCE * round_trip_us,
+    }
+
+
+def timed_ping_pong(run: RunDir, way: Direction, most: int, seconds: float) -> tuple[Trips, Points]:
+    """A ping-pong of its own while every service runs a stopwatch.
+
+    Args:
+        run: run folder of the bridge.
+        way: RC to EP.
+        most: trips to take.
+        seconds: after which it ends in any case.
+
+    Raises:
+        SetupError: a service does not answer, or nothing comes back.
+    """
+    _ask_everyone(run, b"stopwatch %d" % MOST_POINTS)
+    try:
+        namespaces = (way.sender, way.receiver)
+        trips = ping_pong(namespaces, way.address, seconds=seconds, warm_up_s=0.05, most=most)
+    finally:
+        answers = _ask_everyone(run, b"stopwatch 0")
+    try:
+        return trips, {service: points_from(answer) for service, answer in answers.items()}
+    except WireError as problem:
+        raise SetupError(str(problem)) from None
+
+
+def _ask_everyone(run: RunDir, question: bytes) -> dict[str, dict[str, Any]]:
+    sockets = {service: run.socket_path(f"ask.{service}") for service in topology.SERVICES}
+    answers = ask(sockets, ANSWER_TIMEOUT_S, question)
+    silent = [service for service in sockets if "error" in answers.get(service, {"error": ""})]
+    if silent:
+        raise SetupError(f"{', '.join(silent)}: no stopwatch")
+    return answers

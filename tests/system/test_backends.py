@@ -1,0 +1,124 @@
+"""Interrupt backends on real processes: what each profile uses, what counts say, what a kill does."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+from functools import partial
+from typing import Any
+
+import pytest
+
+from ntbnet.profile import SHIPPED
+from tests.conftest import MakeBridge
+from tests.live.bridge import LiveBridge, child_environment, until
+
+pytestmark = [pytest.mark.system, pytest.mark.needs_tun, pytest.mark.slow]
+
+BACKENDS = {
+    "r-car-s4": "dw-edma-testirq",
+    "r-car-s4-db-in-bar0": "dw-edma-testirq",
+    "generic": "msi",
+    "rk3588": "dw-edma-testirq",
+}
+COUNTERS = {
+    "dw-edma-testirq": ("peer-ep", "edma_interrupts"),
+    "msi": ("peer-ep", "msi_interrupts"),
+    "doorbell": ("epc", "doorbell_polls_hit"),
+}
+"""Where each backend is counted on the endpoint."""
+
+
+def count(bridge: LiveBridge, backend: str) -> int:
+    service, name = COUNTERS[backend]
+    return int(bridge.service(service)["counters"].get(name, 0))
+
+
+def events(bridge: LiveBridge, service: str, name: str) -> list[dict[str, Any]]:
+    return [line for line in bridge.log_lines(service) if line["event"] == name]
+
+
+def ping(bridge: LiveBridge, number: int) -> None:
+    done = bridge.exec("rc", "ping", "-q", "-i", "0.05", "-c", str(number), bridge.address("ep"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{number} packets transmitted, {number} received" in done.stdout
+
+
+def assert_backend_rings(bridge: LiveBridge, backend: str) -> None:
+    """Ping crosses, each packet rung by ``backend`` and by no other one."""
+    before = {name: count(bridge, name) for name in COUNTERS}
+    ping(bridge, 10)
+    more = {name: count(bridge, name) - before[name] for name in COUNTERS}
+
+    assert more[backend] >= 10
+    assert [name for name, number in more.items() if number] == [backend]
+
+
+@pytest.mark.parametrize("profile", SHIPPED)
+def test_profile_uses_its_backend_and_says_why(make_bridge: MakeBridge, profile: str) -> None:
+    bridge = make_bridge(f'bridge.profile = "{profile}"\n', up=False)
+    done = bridge.up()
+    status, backend = bridge.status(), BACKENDS[profile]
+
+    assert (status["backend"], status["backend_ep_to_rc"]) == (backend, "doorbell")
+    assert "no MSI vector is left" in status["backend_ep_to_rc_reason"]
+    assert f"interrupts RC->EP: {backend} ({status['backend_reason']})" in done.stderr
+    assert backend in bridge.cli("status").stdout
+    (chosen,) = events(bridge, "peer-ep", "intr.chosen")
+    assert (chosen["backend"], chosen["reason"]) == (backend, status["backend_reason"])
+    assert_backend_rings(bridge, backend)
+    assert bridge.complaints() == []
+
+
+@pytest.mark.parametrize("profile", SHIPPED)
+def test_use_intr_false_is_doorbells_with_the_reason(make_bridge: MakeBridge, profile: str) -> None:
+    bridge = make_bridge(f'bridge.profile = "{profile}"\ntransport.use_intr = false\n')
+    status = bridge.status()
+
+    assert (status["backend"], status["backend_ep_to_rc"]) == ("doorbell", "doorbell")
+    assert status["backend_reason"] == "transport.use_intr = false"
+    assert_backend_rings(bridge, "doorbell")
+
+
+def test_dw_edma_false_is_doorbells_and_with_use_intr_true_a_warning(make_bridge: MakeBridge) -> None:
+    bridge = make_bridge("transport.dw_edma = false\ntransport.use_intr = true\n")
+    status = bridge.status()
+
+    assert status["backend"] == "doorbell"
+    assert "transport.dw_edma = false" in str(events(bridge, "peer-ep", "intr.chosen")[0]["reason"])
+    assert [line["level"] for line in events(bridge, "peer-ep", "intr.failed")] == ["warning"]
+    assert_backend_rings(bridge, "doorbell")
+
+
+@pytest.mark.parametrize("profile", ["r-car-s4", "generic"])
+def test_killed_engine_loses_at_most_what_was_under_way(make_bridge: MakeBridge, profile: str) -> None:
+    bridge = make_bridge(f'bridge.profile = "{profile}"\n')
+    epoch = bridge.status()["link"]["epoch"]
+    words = bridge.exec_words("rc", "ping", "-q", "-i", "0.01", "-c", "300", bridge.address("ep"))
+    pinging = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=child_environment())
+    try:
+        for kills in (1, 2, 3):
+            bridge.signal("edma", signal.SIGKILL)
+            until(partial(_has_restarted, bridge, kills), 15, "restart of edma")
+        output = pinging.communicate(timeout=40)[0]
+    finally:
+        pinging.kill()
+        pinging.communicate()
+
+    received = re.search(r"300 packets transmitted, (\d+) received", output)
+    assert received, output
+    assert int(received[1]) == 300
+    status = until(lambda: _with_backend(bridge, BACKENDS[profile]), 10, "the backend")
+    assert status["link"]["epoch"] == epoch
+    assert_backend_rings(bridge, BACKENDS[profile])
+
+
+def _has_restarted(bridge: LiveBridge, times: int) -> bool:
+    service = bridge.service("edma")
+    return (service["restarts"], service["state"]) == (times, "up")
+
+
+def _with_backend(bridge: LiveBridge, backend: str) -> dict[str, Any] | None:
+    status = bridge.status()
+    return status if status["backend"] == backend else None

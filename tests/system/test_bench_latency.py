@@ -1,0 +1,125 @@
+"""``bench latency`` and the end of ``demo`` on real bridges, with very short runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ntbnet.app.bench_backends import TRIGGERS, backend_configs
+from ntbnet.app.bench_latencies import PUBLISHED, QUANTILES
+from ntbnet.edge.startup import load_config
+from tests.live.bridge import cli, leftovers, new_name
+
+pytestmark = [pytest.mark.system, pytest.mark.needs_tun, pytest.mark.slow, pytest.mark.timeout(240)]
+
+FIGURES = {"avg_us", "stddev_us", "min_us", *QUANTILES, "max_us", "samples"}
+LOSSES = {"dropped", "duplicated", "out_of_order"}
+
+
+@pytest.fixture
+def name() -> Iterator[str]:
+    name = new_name()
+    yield name
+    assert leftovers(name) == []
+
+
+def measure(name: str, *words: str, path: str | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "ntbnet.app.cli", "bench", "latency", "--quick", "--name", name, *words],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+        env={**os.environ, **({} if path is None else {"PATH": path})},
+    )
+
+
+def check(result: dict[str, Any], profile: str) -> None:
+    """Every promised key, and counters that match."""
+    backends = list(backend_configs(load_config(None, profile)))
+    assert [row["backend"] for row in result["results"]] == backends
+    assert result["profile"] == profile
+    assert result["fabric"] == "message"
+    assert result["published"] == [dict(row) for row in PUBLISHED]
+    assert result["invalid"] == []
+    assert {"cpu", "cores", "kernel", "python", "loadavg", "loadavg_after"} <= result["machine"].keys()
+    for row in (*result["results"], result["veth"]):
+        assert row.keys() >= {*FIGURES, *LOSSES, "ping"}
+        assert [row[key] for key in LOSSES] == [0, 0, 0]
+        assert row["samples"] > 10
+        assert row["ping"]["received"] == row["ping"]["sent"] > 0
+    for row in result["results"]:
+        moved, hops = row["backend_counts"], row["hops"]
+        assert row["samples"] <= row["messages"] <= moved["frames_rc_to_ep"] == moved["arrived_at_ep"]
+        assert {name for name in TRIGGERS.values() if moved[name]} == {TRIGGERS[row["backend"]]}
+        assert hops["trips"] > 0
+        assert hops["sum_us"] == pytest.approx(sum(hop["p50_us"] for hop in hops["hops"]), abs=0.1)
+    averages = {row["backend"]: row["avg_us"] for row in result["results"]}
+    # half of a 12 ms period, however slow the machine
+    assert averages["doorbell"] > 5000
+    assert result["veth"]["avg_us"] < min(averages.values())
+    if "dw-edma-testirq" in averages:
+        ratio = averages["doorbell"] / averages["dw-edma-testirq"]
+        assert result["ratio_polled_to_edma"] == pytest.approx(ratio, rel=0.01)
+
+
+@pytest.mark.parametrize("profile", ["r-car-s4", "generic"])
+def test_every_backend_of_a_profile_is_measured_and_counted(
+    programs: None, name: str, tmp_path: Path, profile: str
+) -> None:
+    picture = tmp_path / "latency.png"
+
+    done = measure(name, "--json", "--profile", profile, "--plot", str(picture))
+
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["tool"] == "sockperf"
+    check(result, profile)
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_without_sockperf_the_built_in_ping_pong_takes_its_place(
+    programs: None, name: str, tmp_path: Path
+) -> None:
+    for program in ("ip", "ping"):
+        found = shutil.which(program)
+        assert found is not None
+        tmp_path.joinpath(program).symlink_to(found)
+
+    done = measure(name, "--json", path=str(tmp_path))
+
+    assert done.returncode == 0, done.stderr
+    assert "sockperf is not installed" in done.stderr
+    result = json.loads(done.stdout)
+    assert result["tool"] == "built-in"
+    check(result, "r-car-s4")
+
+
+def test_table_shows_the_published_figures_and_the_hops(programs: None, name: str) -> None:
+    done = measure(name, "--profile", "r-car-s4-db-in-bar0")
+
+    assert done.returncode == 0, done.stderr
+    for text in ("5995.680", "p99.999", "polled / eDMA", "rc: application, IP stack", "the sum "):
+        assert text in done.stdout
+    assert "INVALID" not in done.stdout
+
+
+def test_demo_ends_with_polled_latency_beside_the_published_pair(programs: None) -> None:
+    done = cli("demo", "--json", "--count", "2")
+
+    assert done.returncode == 0, done.stderr
+    latency = json.loads(done.stdout)["latency"]
+    assert latency["tool"] == "built-in"
+    assert latency["results"][0]["backend"] == "doorbell"
+    assert latency["results"][0]["avg_us"] > 5000
+    assert [row["avg_us"] for row in latency["published"]] == [5995.68, 127.677]
+    for row in latency["results"]:
+        assert row.keys() >= {*FIGURES, *LOSSES}

@@ -1,0 +1,382 @@
+"""Percentiles, validity, hops and picture of ``bench latency``."""
+
+from __future__ import annotations
+
+from io import StringIO
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from ntbnet import topology
+from ntbnet.app import bench_latency_report, bench_plot
+from ntbnet.app.bench_backends import (
+    TRIGGERS,
+    backend_configs,
+    backend_counts,
+    complaints,
+    difference,
+    settled_counts,
+    write_config,
+)
+from ntbnet.app.bench_hops import LAST_HOP, breakdown, hop_times, route
+from ntbnet.app.bench_latencies import PUBLISHED, QUANTILES, Latencies
+from ntbnet.app.bench_latency import Tally, summary
+from ntbnet.app.bench_sockperf import sockperf_result
+from ntbnet.config import load_text
+from ntbnet.edge.startup import load_config
+from ntbnet.errors import SetupError
+
+SOCKPERF = """\
+sockperf: [Total Run] RunTime=1.000 sec; Warm up time=400 msec; SentMessages=46; ReceivedMessages=46
+sockperf: [Valid Duration] RunTime=0.511 sec; SentMessages=24; ReceivedMessages=24
+sockperf: \x1b[2;35m====> avg-latency=61.597 (std-dev=20.962)\x1b[0m
+sockperf: # dropped messages = 0; # duplicated messages = 0; # out-of-order messages = 0
+sockperf: ---> <MAX> observation =  106.237
+sockperf: ---> percentile 99.999 =  106.237
+sockperf: ---> percentile 99.990 =  106.237
+sockperf: ---> percentile 99.900 =  106.237
+sockperf: ---> percentile 99.000 =  106.237
+sockperf: ---> percentile 90.000 =   96.958
+sockperf: ---> percentile 75.000 =   82.542
+sockperf: ---> percentile 50.000 =   51.085
+sockperf: ---> percentile 25.000 =   47.515
+sockperf: ---> <MIN> observation =   40.675
+"""
+"""A real report (version 3.7, loopback); the latencies below are from the full log of the same run."""
+FULL_LOG_US = (
+    *(51.085, 42.959, 48.051, 51.417, 52.163, 44.180, 45.151, 50.034, 40.675, 48.547, 50.324, 50.064),
+    *(54.555, 53.319, 47.515, 46.524, 54.906, 96.958, 99.697, 85.576, 106.237, 85.376, 82.542, 90.494),
+)
+
+
+# percentiles
+
+
+def test_our_figures_are_those_of_sockperfs_own_report() -> None:
+    log = "\n".join(f"{number}, 2.4, 2.5, {value}" for number, value in enumerate(FULL_LOG_US))
+    report = sockperf_result(SOCKPERF, log)
+
+    figures = Latencies(report["samples_us"]).figures()
+
+    assert figures["samples"] == report["n"] == 24
+    assert figures["avg_us"] == pytest.approx(report["average_us"], abs=0.0011)
+    assert figures["stddev_us"] == pytest.approx(report["std_dev_us"], abs=0.0011)
+    assert (figures["min_us"], figures["max_us"]) == (report["min_us"], report["max_us"])
+    printed = {float(name): value for name, value in report["percentiles_us"].items()}
+    assert printed == {round(100 * share, 3): figures[key] for key, share in QUANTILES.items()}
+
+
+@pytest.mark.parametrize("output", [SOCKPERF.replace("SentMessages", ""), SOCKPERF.replace("# dropped", "")])
+def test_a_report_without_its_counts_is_refused(output: str) -> None:
+    with pytest.raises(SetupError, match="measured nothing"):
+        sockperf_result(output, "0, 1.0, 2.0, 3.0\n")
+
+
+@given(st.lists(st.floats(0.1, 1e6), min_size=1, max_size=200))
+def test_figures_rise_from_least_to_greatest_and_are_measured_ones(values: list[float]) -> None:
+    latencies = Latencies(values)
+
+    rising = [latencies.percentile(share) for share in sorted(QUANTILES.values())]
+
+    assert rising == sorted(rising)
+    assert set(rising) <= set(values)
+    assert latencies.percentile(1.0) == max(values)
+    assert min(values) <= latencies.average_us * (1 + 1e-9)
+    assert latencies.average_us <= max(values) * (1 + 1e-9)
+
+
+def test_one_latency_has_no_deviation_and_none_is_refused() -> None:
+    assert Latencies([5.0]).figures()["stddev_us"] == 0
+    with pytest.raises(ValueError, match="no latency"):
+        Latencies([])
+
+
+def test_published_rows_are_those_of_the_cover_letter() -> None:
+    polled, edma = PUBLISHED
+
+    assert polled.keys() == edma.keys() == {"backend", *Latencies([1.0]).figures(), *counts_of_losses()}
+    assert (polled["avg_us"], edma["avg_us"]) == (5995.68, 127.677)
+    assert (polled["max_us"], edma["max_us"]) == (6121.137, 446.691)
+    assert polled["avg_us"] / edma["avg_us"] == pytest.approx(46.96, abs=0.01)
+
+
+def counts_of_losses() -> set[str]:
+    return {"dropped", "duplicated", "out_of_order"}
+
+
+# validity
+
+
+def counts(**changed: int) -> dict[str, int]:
+    frames = {"frames_rc_to_ep": 103, "arrived_at_ep": 103, "frames_ep_to_rc": 103, "arrived_at_rc": 103}
+    return {**frames, **dict.fromkeys(TRIGGERS.values(), 0), "msis": 103, **changed}
+
+
+@pytest.mark.parametrize("backend", TRIGGERS)
+def test_a_run_with_a_ring_for_each_frame_counts(backend: str) -> None:
+    assert complaints(backend, counts(**{TRIGGERS[backend]: 103}), 100) == []
+
+
+def test_polls_may_find_two_frames_at_once_but_no_two_messages() -> None:
+    assert complaints("doorbell", counts(doorbell_polls_hit=100), 100) == []
+    (complaint,) = complaints("doorbell", counts(doorbell_polls_hit=99), 100)
+    assert complaint == "doorbell: 100 messages, but 99 polls that found the doorbell (doorbell_polls_hit)"
+
+
+@pytest.mark.parametrize(
+    ("backend", "changed", "reason"),
+    [
+        ("dw-edma-testirq", {"test_interrupts": 102}, "103 frames from RC to EP, but 102 rings"),
+        ("dw-edma-testirq", {"test_interrupts": 104}, "103 frames from RC to EP, but 104 rings"),
+        ("msi", {"local_msis": 0}, "103 frames from RC to EP, but 0 rings"),
+        ("msi", {"local_msis": 103, "test_interrupts": 1}, "another trigger was used: test_interrupts 1"),
+        (
+            "msi",
+            {"local_msis": 103, "doorbell_polls_hit": 2},
+            "another trigger was used: doorbell_polls_hit 2",
+        ),
+        ("doorbell", {"doorbell_polls_hit": 104}, "100 messages, but 104 polls"),
+        (
+            "doorbell",
+            {"doorbell_polls_hit": 103, "arrived_at_ep": 102},
+            "103 frames from RC to EP, 102 arrived",
+        ),
+    ],
+)
+def test_a_run_whose_counters_contradict_it_is_refused(
+    backend: str, changed: dict[str, int], reason: str
+) -> None:
+    (complaint,) = complaints(backend, counts(**changed), 100)
+
+    assert complaint.startswith(f"{backend}: {reason}")
+
+
+@pytest.mark.parametrize("messages", [104, 38])
+def test_a_run_with_too_few_or_too_many_frames_is_refused(messages: int) -> None:
+    found = complaints("msi", counts(local_msis=103), messages)
+
+    assert found == [f"msi: {messages} messages, but 103 frames from RC to EP"]
+
+
+def status(frames: int, **changed: str) -> dict[str, Any]:
+    services: list[dict[str, Any]] = [
+        {"name": name, "state": changed.get(name.replace("-", "_"), "up"), "counters": {}}
+        for name in ("rc-host", "epc", "edma", "peer-rc", "peer-ep")
+    ]
+    services[1]["counters"] = {"doorbell_polls_hit": frames}
+    queue = {"rc": {"tx_pkts": frames, "rx_pkts": 1}, "ep": {"tx_pkts": 2, "rx_pkts": frames}}
+    return {"services": services, "link": {"queues": [queue, {"rc": {}, "ep": {}}]}}
+
+
+def test_counters_are_taken_once_they_do_not_move_any_more() -> None:
+    answers = [status(frames) for frames in (3, 5, 6, 6, 9)]
+
+    taken = settled_counts(lambda: answers.pop(0), lambda _: None)
+
+    assert (taken["frames_rc_to_ep"], taken["doorbell_polls_hit"]) == (6, 6)
+    assert difference(backend_counts(status(2)), taken)["arrived_at_ep"] == 4
+
+
+def test_a_service_that_does_not_answer_is_named() -> None:
+    with pytest.raises(SetupError, match="edma did not answer"):
+        backend_counts(status(1, edma="silent"))
+
+
+@pytest.mark.parametrize(
+    ("profile", "expected"),
+    [
+        ("r-car-s4", ["doorbell", "dw-edma-testirq"]),
+        ("r-car-s4-db-in-bar0", ["doorbell", "dw-edma-testirq"]),
+        ("rk3588", ["doorbell", "dw-edma-testirq"]),
+        ("generic", ["doorbell", "dw-edma-testirq", "msi"]),
+    ],
+)
+def test_each_profile_gives_its_backends(profile: str, expected: list[str], tmp_path: Path) -> None:
+    found = backend_configs(load_config(None, profile))
+
+    assert list(found) == expected
+    for config in found.values():
+        assert load_config(write_config(config, tmp_path)) == config
+    assert found["doorbell"].transport.interrupts == "false"
+
+
+def test_a_layout_without_a_window_for_interrupts_has_doorbells_only() -> None:
+    plain = load_text(
+        "[ntb]\nnum_mws = 1\nmw2 = 0\nmw2_bar = -1\nmw2_offset = 0\nmw2_target = 'none'", "test"
+    )
+
+    assert list(backend_configs(plain)) == ["doorbell"]
+
+
+# hops
+
+
+def journey(backend: str, start_ns: int, step_ns: int) -> tuple[dict[str, list[tuple[str, int]]], int]:
+    """Points of one trip whose every hop takes ``step_ns``; and when it ended."""
+    points: dict[str, list[tuple[str, int]]] = {}
+    for number, hop in enumerate(route(backend), 1):
+        points.setdefault(hop.service, []).append((hop.point, start_ns + number * step_ns))
+    return points, start_ns + (len(route(backend)) + 1) * step_ns
+
+
+@pytest.mark.parametrize("backend", TRIGGERS)
+def test_hops_add_up_to_the_round_trip(backend: str) -> None:
+    points, end_ns = journey(backend, 1000, 70)
+
+    (hops,) = hop_times(points, [(1000, end_ns)], route(backend))
+
+    assert hops == (70,) * (len(route(backend)) + 1)
+    assert sum(hops) == end_ns - 1000
+
+
+@pytest.mark.parametrize("backend", TRIGGERS)
+def test_each_point_is_followed_by_one_of_the_same_process_or_of_a_neighbour(backend: str) -> None:
+    hops = route(backend)
+    for before, after in pairwise(hops):
+        assert after.service == before.service or after.service in topology.neighbours(before.service)
+
+
+def test_the_last_message_before_the_next_point_is_what_led_to_it() -> None:
+    points, end_ns = journey("msi", 1000, 70)
+    # payload and header were sent before the trigger; a write back follows it, and a later trip
+    points["peer-rc"] = sorted(
+        [*points["peer-rc"], ("out rc-host", 1100), ("out rc-host", end_ns + 5), ("tun in", end_ns + 1)],
+        key=lambda point: point[1],
+    )
+
+    (hops,) = hop_times(points, [(1000, end_ns)], route("msi"))
+
+    assert hops == (70,) * (len(route("msi")) + 1)
+
+
+def test_a_trip_of_which_a_point_is_missing_is_left_out() -> None:
+    first, first_end_ns = journey("msi", 1000, 70)
+    second, second_end_ns = journey("msi", 50_000, 70)
+    points = {service: [*first[service], *second[service]] for service in first}
+    points["epc"] = first["epc"]
+
+    found = hop_times(points, [(1000, first_end_ns), (50_000, second_end_ns)], route("msi"))
+
+    assert len(found) == 1
+
+
+def test_breakdown_says_whether_its_sum_is_the_measured_round_trip() -> None:
+    points, end_ns = journey("doorbell", 0, 1000)
+    found = hop_times(points, [(0, end_ns)], route("doorbell"))
+
+    close = breakdown(found, 2, "doorbell", end_ns / 1000 * 1.1)
+    far = breakdown(found, 2, "doorbell", end_ns / 1000 * 1.5)
+
+    assert close["sum_us"] == end_ns / 1000
+    assert [row["p50_us"] for row in close["hops"]] == [1.0] * (len(route("doorbell")) + 1)
+    assert close["hops"][-1]["hop"] == LAST_HOP
+    assert (close["agrees"], far["agrees"]) == (True, False)
+    assert (close["trips"], close["incomplete_trips"]) == (1, 2)
+
+
+def test_no_complete_trip_is_an_error() -> None:
+    with pytest.raises(SetupError, match="no round trip of 1 passed every hop of msi"):
+        breakdown([], 1, "msi", 10.0)
+
+
+# the result
+
+
+def measured(*latencies_us: float, backend: str = "doorbell") -> Tally:
+    hops = [(1000,) * (len(route(backend)) + 1)]
+    return Tally(samples_us=list(latencies_us), pings_sent=2, pings_ms=[1.0, 2.0], messages=3, hops=hops)
+
+
+@pytest.fixture
+def result() -> dict[str, Any]:
+    tallies = {
+        "doorbell": measured(6000.0, 5000.0),
+        "dw-edma-testirq": measured(120.0, 100.0, backend="dw-edma-testirq"),
+        "veth": measured(*(float(n) for n in range(5, 9000))),
+    }
+    about = {"cores": 2, "cpu": "test", "kernel": "6.1", "python": "3.11", "loadavg": [0.1, 0.2, 0.3]}
+    return {
+        **summary(tallies),
+        "profile": "r-car-s4",
+        "fabric": "message",
+        "tool": "sockperf",
+        "rounds": 1,
+        "seconds": 1,
+        "version": "0",
+        "machine": about,
+        "published": list(PUBLISHED),
+    }
+
+
+def test_ratio_is_that_of_the_averages(result: dict[str, Any]) -> None:
+    assert result["ratio_polled_to_edma"] == 50.0
+    assert [row["backend"] for row in result["results"]] == ["doorbell", "dw-edma-testirq"]
+    assert result["results"][0]["ping"] == {
+        "sent": 2,
+        "received": 2,
+        "min_ms": 1.0,
+        "avg_ms": 1.5,
+        "max_ms": 2.0,
+    }
+
+
+def test_without_the_edma_there_is_no_ratio_and_a_complaint_is_kept() -> None:
+    polled = measured(6000.0)
+    polled.invalid.append("doorbell: 1 messages, but 0 frames from RC to EP")
+
+    found = summary({"doorbell": polled, "veth": measured(7.0)})
+
+    assert found["ratio_polled_to_edma"] is None
+    assert found["invalid"] == polled.invalid
+    assert found["results"][0]["valid"] is False
+
+
+def test_a_run_that_does_not_count_gives_no_ratio() -> None:
+    refused = measured(120.0, backend="dw-edma-testirq")
+    refused.invalid.append("dw-edma-testirq: 103 frames from RC to EP, but 0 rings (test_interrupts)")
+
+    found = summary({"doorbell": measured(6000.0), "dw-edma-testirq": refused, "veth": measured(7.0)})
+
+    assert found["ratio_polled_to_edma"] is None
+    assert [row["valid"] for row in found["results"]] == [True, False]
+
+
+def test_table_has_every_published_figure_beside_ours(result: dict[str, Any]) -> None:
+    shown_on = StringIO()
+
+    bench_latency_report.show(result, Console(file=shown_on, width=200))
+
+    shown = shown_on.getvalue()
+    for row in PUBLISHED:
+        assert all(f"{row[key]:.3f}" in shown for key in bench_latency_report.FIGURES)
+    assert "5500.000" in shown
+    assert "polled / eDMA, averages: 50.0 (published: 47.0)" in shown
+
+
+def test_picture_is_a_png_of_some_size(result: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "latency.png"
+    samples = {
+        "doorbell": [6000.0, 5000.0],
+        "dw-edma-testirq": [120.0],
+        "veth": [float(n) for n in range(5, 9000)],
+    }
+
+    bench_plot.require_matplotlib(path)
+    bench_plot.draw(result, samples, path)
+
+    image = path.read_bytes()
+    assert image.startswith(b"\x89PNG\r\n")
+    assert int.from_bytes(image[16:20], "big") > 1000
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"), [("x.pdf", r"must end in \.png"), ("none/x.png", "there is no folder")]
+)
+def test_a_picture_that_cannot_be_written_is_refused_at_once(tmp_path: Path, name: str, reason: str) -> None:
+    with pytest.raises(SetupError, match=reason):
+        bench_plot.require_matplotlib(tmp_path / name)
