@@ -28,7 +28,7 @@ NONSENSE = {
     "text": b"GET / HTTP/1.1\r\n\r\n",
     "header of zeros": bytes(HEADER_BYTES),
     "header of ones": b"\xff" * HEADER_BYTES,
-    "long": random.Random(1).randbytes(1 << 20),
+    "long": random.Random(1).randbytes(1 << 19),
 }
 
 
