@@ -11,6 +11,7 @@ from ntbnet.profile import SHIPPED
 from tests.conftest import MakeBridge
 from tests.live.bridge import cli, leftovers, until
 from tests.live.traffic import TcpTransfer, udp_round_trip
+from tests.sim.test_windows import FOUR_WINDOWS
 
 pytestmark = [pytest.mark.system, pytest.mark.needs_tun, pytest.mark.slow]
 
@@ -92,28 +93,6 @@ def test_bar_that_the_host_moves_under_traffic_loses_nothing(make_bridge: MakeBr
     assert not any(one["stale"] for one in windows)
     assert "is being moved" in moved.stdout
     assert cli("layout", "move-bar", "5", "--name", bridge.name).returncode == 1
-
-
-FOUR_WINDOWS = """
-[ntb]
-num_mws = 4
-mw2_target = "none"
-mw1 = 0x40000
-mw2 = 0x40000
-mw2_offset = 0x40000
-mw3 = 0x40000
-mw3_offset = 0x80000
-mw3_bar = 2
-mw4 = 0x40000
-mw4_offset = 0xC0000
-mw4_bar = 2
-[transport]
-max_num_clients = 4
-transport_mtu = 0x4000
-[netdev]
-mtu = 9000
-queues = 4
-"""
 
 
 def test_four_windows_in_one_bar_carry_four_queues(make_bridge: MakeBridge) -> None:
