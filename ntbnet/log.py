@@ -54,6 +54,7 @@ EVENTS: dict[str, Event] = {
         "info", ("up", "link_epoch", "reason"), "PCIe link between the two hosts, as this side sees it"
     ),
     "link.status_changed": Event("info", ("up", "reason"), "link bit of the NTB control block"),
+    "grants.refused": Event("warning", ("reason",), "impossible grants of direct stores: they are messages"),
     "link.restarted": Event("warning", ("reason",), "this side asked for a new link epoch"),
     "pci.enumerated": Event(
         "info", ("vendor", "device", "bars"), "host found the function and placed its BARs"

@@ -37,8 +37,9 @@ class Bridge:
     profile: Annotated[str, Text(_LINE, "a profile's name, or the path of a .toml file")] = "r-car-s4"
     """Platform: the name of a shipped profile, or a path (it has a '/' or ends in .toml)."""
 
-    fabric: Annotated[str, Choice(("message",), {"local": "not available in this version"})] = "message"
-    """How a store reaches its target; message: every one is a message between processes."""
+    fabric: Annotated[str, Choice(("local", "message"))] = "local"
+    """How a store reaches its target; local: in place, in shared memory of this machine; message: as a
+    message between processes, every one."""
 
     transport: Annotated[str, Choice(("ipc", "tcp"))] = "ipc"
     """What carries the messages: ipc (sockets in the run folder) or tcp (127.0.0.1 only)."""

@@ -17,9 +17,6 @@ SERVICES = ("rc-host", "epc", "edma", "peer-rc", "peer-ep")
 
 NODE_OF = {"rc-host": "rc", "peer-rc": "rc", "epc": "ep", "edma": "ep", "peer-ep": "ep"}
 
-DRAM_USERS = ("rc-host", "epc", "edma", "peer-rc", "peer-ep")
-"""Services that map the DRAM of their node."""
-
 MODULES = {
     "rc-host": ("services.rc_host",),
     "epc": ("services.endpoint",),
@@ -46,6 +43,12 @@ def neighbours(service: str) -> dict[str, bool]:
     found = {other: True for initiator, other in PATHS if initiator == service}
     found.update({initiator: False for initiator, other in PATHS if other == service})
     return found
+
+
+def memory_users(node: str, fabric: str) -> set[str]:
+    """Services that map the DRAM of ``node``: all of it; in fabric ``local`` the other one's peer, too."""
+    users = {service for service in SERVICES if NODE_OF[service] == node}
+    return users | {"peer-rc", "peer-ep"} if fabric == "local" else users
 
 
 def session_counter(a: str, b: str) -> str:

@@ -12,7 +12,7 @@ from ntbnet.edge import startup
 
 def build(parts: startup.Parts) -> EndpointController:
     """The controller with its function bound and its poll running."""
-    controller = EndpointController(parts.config, parts.memory)
+    controller = EndpointController(parts.config, parts.memory, parts.memory_id)
     controller.start(parts.now_ns)
     return controller
 

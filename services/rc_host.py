@@ -12,7 +12,7 @@ from ntbnet.edge import startup
 RECIPE = startup.Recipe(
     service="rc-host",
     about=__doc__,
-    build=lambda parts: RootComplex(parts.config, parts.memory),
+    build=lambda parts: RootComplex(parts.config, parts.memory, parts.memory_id),
 )
 
 

@@ -249,9 +249,8 @@ class Supervisor:
         if made:
             self._emit("supervisor.repaired", side=node, what=made)
         if MEMORY in made:
-            for name in topology.DRAM_USERS:
-                if topology.NODE_OF[name] == node and name != child.name:
-                    self._children[name].kill()
+            for name in topology.memory_users(node, self._config.bridge.fabric) - {child.name}:
+                self._children[name].kill()
 
     async def _back_off(self, failures: int) -> None:
         """Nothing for the first two, then doubling from restart_backoff_ms."""

@@ -33,6 +33,16 @@ class DmaFilter:
         self._mapped: list[Span] = []
         self._refusals = Once()
 
+    @property
+    def base(self) -> int:
+        """Address of the first byte of DRAM."""
+        return self._dram.span.base
+
+    @property
+    def mapped(self) -> tuple[Span, ...]:
+        """The ranges, oldest first."""
+        return tuple(self._mapped)
+
     def clear(self) -> None:
         """Forget every range."""
         self._mapped.clear()

@@ -151,7 +151,7 @@ class DwEdma:
                 self._counters[f"edma_line_{line}"] += 1
         self.run_callbacks()
         for addr in self._clear:
-            self._outbox.send(ENGINE, MemWrite(addr, ACKNOWLEDGE))
+            self._outbox.signal(ENGINE, MemWrite(addr, ACKNOWLEDGE))
 
     def run_callbacks(self) -> None:
         """A ring may have come or been lost: every callback looks."""

@@ -29,6 +29,9 @@ from ntbnet.regs.edma import Direction, edma_block
 from ntbnet.regs.file import RegisterFile, WriteHook
 from ntbnet.wire import MAX_READ_BYTES, Completion, MemRead, MemWrite, Message, Notice, Status
 
+HOST_CPU = "peer-rc"
+"""Its stores come past the controller in fabric ``local``; those of an epoch that is over are dropped."""
+
 
 class Edma:
     """Sans-IO model of the ``edma`` process.
@@ -47,7 +50,7 @@ class Edma:
     def __init__(self, config: Config, dram: Window, read_bytes: int = MAX_READ_BYTES) -> None:
         endpoint = config.profile.endpoint
         self._span = Span(endpoint.edma_base, endpoint.edma_bytes)
-        self._outbox = Outbox()
+        self._outbox = Outbox(wakes=config.bridge.fabric == "local")
         self.counters: Counter[str] = Counter()
         self._refusals = Once()
         self.registers = RegisterFile(edma_block(endpoint.edma_write_channels, endpoint.edma_read_channels))
@@ -63,7 +66,9 @@ class Edma:
         """Register access of the CPU or the host; the controller's answers and news."""
         self.engine.now_ns = now_ns
         if isinstance(message, MemWrite):
-            if self._span.contains(message.addr, len(message.data)):
+            if src == HOST_CPU and message.epoch < self.engine.epoch:
+                self.counters["stale_epoch"] += 1
+            elif self._span.contains(message.addr, len(message.data)):
                 self.registers.write(message.addr - self._span.base, message.data)
             else:
                 self._ignore("outside the register block", message.addr)

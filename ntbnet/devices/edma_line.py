@@ -193,7 +193,7 @@ class InterruptLines:
         if not self._cpu_up:
             return
         self._counters["irqs"] += 1
-        self._outbox.send(CPU, Irq(IrqSource.EDMA_LINE, lines or self.level))
+        self._outbox.signal(CPU, Irq(IrqSource.EDMA_LINE, lines or self.level))
         self._told.update(self._pending)
         self._rung_since = False
         self._repeat_ns = None

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from ntbnet.wire import Message
+from ntbnet.wire import Irq, MemWrite, Message
 
 
 @dataclass(slots=True)
@@ -58,20 +58,41 @@ class Restart:
     reason: str
 
 
-Effect: TypeAlias = Send | Log | Deliver | SetCarrier | StopQueue | Restart
+@dataclass(slots=True)
+class Wake:
+    """Tell service ``dst`` of an Irq, or of a 32-bit MemWrite to its registers, past every path.
+
+    Fabric ``local`` only. Equal ones of one step may collapse; direct stores made before are seen first.
+    """
+
+    dst: str
+    message: Irq | MemWrite
+
+
+Effect: TypeAlias = Send | Wake | Log | Deliver | SetCarrier | StopQueue | Restart
 
 
 class Outbox:
     """Collects the effects of one step in order; shared by the parts of one composed device."""
 
-    __slots__ = ("effects",)
+    __slots__ = ("effects", "wakes")
 
-    def __init__(self) -> None:
+    def __init__(self, *, wakes: bool = False) -> None:
+        """Start empty; ``wakes``: ``signal`` goes past the paths (fabric ``local``)."""
         self.effects: list[Effect] = []
+        self.wakes = wakes
 
     def send(self, dst: str, message: Message) -> None:
         """Queue ``message`` for ``dst`` behind everything queued before it."""
         self.effects.append(Send(dst, message))
+
+    def signal(self, dst: str, message: Irq | MemWrite) -> None:
+        """Queue an interrupt, or a 32-bit store to registers, that need not stay behind earlier messages."""
+        self.effects.append(Wake(dst, message) if self.wakes else Send(dst, message))
+
+    def wake(self, dst: str, message: Irq | MemWrite) -> None:
+        """Queue a wake of ``dst``."""
+        self.effects.append(Wake(dst, message))
 
     def log(self, event: str, **keys: Any) -> None:
         """Queue one structured event."""

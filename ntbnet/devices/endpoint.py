@@ -14,18 +14,21 @@ import dataclasses
 import errno
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from ntbnet.address import Span
 from ntbnet.config import Config
 from ntbnet.devices.effects import Effect, Outbox, Restart
 from ntbnet.devices.epc import Epc
+from ntbnet.devices.epc_grants import EpcGrants
 from ntbnet.devices.memory import AddressMap, Window
 from ntbnet.devices.refusals import Refusals
 from ntbnet.devices.tick import Tick
 from ntbnet.devices.tlp import split_posted
 from ntbnet.devices.vntb import Vntb
-from ntbnet.errors import KernelError
+from ntbnet.errors import KernelError, PeerError
+from ntbnet.regs.ntb_ctrl import FIRST_DB_SLOT
 from ntbnet.wire import (
     Call,
     CfgRead,
@@ -41,7 +44,7 @@ from ntbnet.wire import (
     Status,
 )
 
-HOST, CLIENT, EDMA = "rc-host", "peer-ep", "edma"
+ENDPOINT, HOST, CLIENT, EDMA = "epc", "rc-host", "peer-ep", "edma"
 NOBODY = ""
 """Requester of a read whose answer is thrown away."""
 APERTURE, MSI_PAGE = "aperture", "msi-page"
@@ -60,11 +63,12 @@ class EndpointController:
     Args:
         config: checked configuration.
         dram: all of EP DRAM.
+        memory_id: which memory that is, for those who map it too.
     """
 
-    def __init__(self, config: Config, dram: Window) -> None:
+    def __init__(self, config: Config, dram: Window, memory_id: int = 0) -> None:
         endpoint = config.profile.endpoint
-        self._outbox = Outbox()
+        self._outbox = Outbox(wakes=config.bridge.fabric == "local")
         self._dram = dram
         self._aperture = endpoint.aperture
         self._edma_base = endpoint.edma_base
@@ -94,6 +98,7 @@ class EndpointController:
         self._forwarded: dict[int, tuple[str, str, int]] = {}
         """By tag: who answers, who asked, and the tag it asked with."""
         self.epc = Epc(endpoint, self._local, self._outbox, self, passthrough=config.ntb.passthrough)
+        self._grants: EpcGrants | None = None
         self.epc.iatu.on_change = self._on_window_change
         found = self.epc.detected
         self._outbox.log(
@@ -105,6 +110,15 @@ class EndpointController:
         )
         region = dram.sub(0, FUNCTION_REGION_BYTES, "function")
         self.vntb = Vntb(config, region, self.epc, self._outbox, Tick(config.profile.kernel.hz))
+        if config.bridge.fabric == "local":
+            client = Span(region.span.end, dram.span.end - region.span.end)
+            registers = [(endpoint.edma, EDMA)]
+            if endpoint.msi_page is not None:
+                registers.append((endpoint.msi_page, ENDPOINT))
+            memory = [client, self.vntb.doorbells.span]
+            self._grants = EpcGrants(
+                self.epc, dram, memory_id, memory, registers, config.ntb.db_count - FIRST_DB_SLOT
+            )
         self._calls: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
             "ntb_attach": self._call_attach,
             "mw_set_trans": self._call_mw_set_trans,
@@ -122,9 +136,11 @@ class EndpointController:
             self._from_host(message)
         elif src == CLIENT:
             self._from_client(message)
-        else:
+        elif src == EDMA:
             self._from_engine(message)
-        return self._outbox.take()
+        else:
+            self._from_host_cpu(message)
+        return self._finish()
 
     def on_path(self, peer: str, up: bool, session: int, reason: str, now_ns: int) -> Sequence[Effect]:
         """The session of the path to the host is the link epoch."""
@@ -147,7 +163,23 @@ class EndpointController:
         elif peer == EDMA:
             self._told_engine = self._fence = None
             self._forwarded = {tag: entry for tag, entry in self._forwarded.items() if EDMA not in entry[:2]}
+        if self._grants is not None and peer == HOST:
+            self._grants.reset()
+        elif self._grants is not None and peer == CLIENT:
+            self._grants.forget_client()
+        return self._finish()
+
+    def _finish(self) -> Sequence[Effect]:
+        """The effects of this step; grants that changed in it go out last."""
+        if self._grants is not None and self._grants.is_stale and self.epoch:
+            self._grants.publish(
+                partial(self._tell_grants, HOST) if self._paths.get(HOST) else None,
+                partial(self._tell_grants, CLIENT) if self._paths.get(CLIENT) else None,
+            )
         return self._outbox.take()
+
+    def _tell_grants(self, dst: str, args: dict[str, Any]) -> None:
+        self._outbox.send(dst, Notice("grants", args, self.epoch))
 
     def next_deadline(self) -> int | None:
         """The poll work's."""
@@ -158,7 +190,7 @@ class EndpointController:
         due = self.vntb.next_deadline()
         if due is not None and due <= now_ns:
             self.vntb.poll(now_ns)
-        return self._outbox.take()
+        return self._finish()
 
     def start(self, now_ns: int) -> None:
         """Arm the poll work; once, before the first message."""
@@ -237,12 +269,36 @@ class EndpointController:
             self._outbox.send(HOST, Completion(message.tag, Status.OK, data, self.epoch))
         elif isinstance(message, CfgWrite):
             self.epc.config_write(message.offset, message.data)
+            self._grants_are_stale()
             self._tell_engine()
             self._outbox.send(HOST, Completion(message.tag, Status.OK, b"", self.epoch))
         elif isinstance(message, Completion):
             self._complete(HOST, message)
+        elif isinstance(message, Notice) and message.name == "grants" and self._grants is not None:
+            try:
+                self._grants.on_host(message.args)
+            except PeerError as problem:
+                self.counters["grants_refused"] += 1
+                self._outbox.log("grants.refused", reason=str(problem))
         else:
             self.counters["unexpected"] += 1
+
+    def _from_host_cpu(self, message: Message) -> None:
+        """A store of the host's CPU that came past the link: it knows the local address already."""
+        if not isinstance(message, MemWrite) or self._grants is None:
+            self.counters["unexpected"] += 1
+        elif message.epoch != self.epoch or not self.epoch:
+            self.counters["stale_epoch"] += 1
+        else:
+            found = self._local.find(message.addr, len(message.data))
+            if found is not None and found[0] == MSI_PAGE:
+                self._raise_local_msi(found[1], message.data)
+            else:
+                self._refusals.drop_write("nothing_local", message.addr, len(message.data))
+
+    def _grants_are_stale(self) -> None:
+        if self._grants is not None:
+            self._grants.is_stale = True
 
     def _inbound_write(self, addr: int, data: bytes | memoryview) -> None:
         local = self.epc.find_inbound(addr, len(data))
@@ -276,7 +332,7 @@ class EndpointController:
             self._refusals.drop_write("no_msi", offset, len(data))
         else:
             self.counters["local_msis"] += 1
-            self._outbox.send(CLIENT, Irq(IrqSource.MSI_VECTOR, number, self.epoch))
+            self._outbox.signal(CLIENT, Irq(IrqSource.MSI_VECTOR, number, self.epoch))
 
     def _read(self, requester: str, local: int | None, message: MemRead) -> None:
         found = None if local is None else self._local.find(local, message.size)
@@ -318,6 +374,7 @@ class EndpointController:
 
     def _on_window_change(self) -> None:
         """Hardware gives no warning: what a change does to an access on its way is undefined (EDMA 31)."""
+        self._grants_are_stale()
         in_flight = sum(requester not in {NOBODY, EDMA} for _, requester, _ in self._forwarded.values())
         if in_flight:
             self.counters["windows_changed_in_flight"] += 1

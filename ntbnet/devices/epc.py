@@ -135,6 +135,30 @@ class Epc:
                     return region.target + offset - region.span.base
         return self.iatu.find_inbound(bar, offset, bus_addr, length)
 
+    def inbound_ranges(self) -> list[tuple[int, int, int]]:
+        """Where bus accesses lead now: bus address, bytes and local address of each translated range."""
+        found = []
+        for region in self._wired:
+            bar = self.bars.span(region.bar)
+            if bar is not None:
+                found.append((bar.base + region.span.base, region.span.size, region.target))
+        for window in self.iatu.inbound:
+            if window is None:
+                continue
+            base, size = window.base, window.limit - window.base + 1
+            if window.bar is not None:
+                bar = self.bars.span(window.bar)
+                if bar is None or window.bar in self._wired_bars:
+                    continue
+                base, size = bar.base + base, min(size, bar.size - base)
+            found.append((base, size, window.target))
+        # a BAR that moved away, or is not decoded, leaves its ranges behind
+        return [
+            (base, size, local)
+            for base, size, local in found
+            if self.find_inbound(base, size) == local and self.find_inbound(base + size - 1, 1) is not None
+        ]
+
     def hot_reset(self) -> None:
         """What the host wrote is gone: BAR addresses, enables, MSI; BAR sizes and iATU windows stay."""
         self.bars.hot_reset()

@@ -11,7 +11,7 @@ are refused at import.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from ntbnet.address import Span
@@ -153,12 +153,27 @@ class Allocator:
 
     Next-fit: the search goes on behind the last piece, so the receive buffers of consecutive
     link epochs are different pages while there is room for both.
+
+    Args:
+        window: what is handed out.
+        first_offset: where the search begins.
+        is_over: whether nobody stores in a link epoch any more; memory freed in an epoch is not
+            handed out before that (see ``lease``). None: nobody else stores.
+
+    Attributes:
+        epoch: link epoch that memory in use may be stored to in; 0 for none.
     """
 
-    def __init__(self, window: Window, first_offset: int = 0) -> None:
+    def __init__(
+        self, window: Window, first_offset: int = 0, is_over: Callable[[int], bool] | None = None
+    ) -> None:
         self._window = window
         self._next = first_offset % window.size
         self._used: dict[int, int] = {}
+        self._is_over = is_over or (lambda _: True)
+        self._kept: dict[int, int] = {}
+        """Offset -> epoch of freed pieces that somebody may still store to; they stay in ``_used``."""
+        self.epoch = 0
 
     def allocate(self, size: int, alignment: int, name: str) -> Window | None:
         """``size`` zeroed bytes at a multiple of ``alignment`` (a power of two, of the CPU address).
@@ -166,6 +181,7 @@ class Allocator:
         Returns:
             The piece, or None when no gap is large enough (the kernel's -ENOMEM).
         """
+        self._let_go()
         for start in (self._next, 0):
             offset = self._fit(start, size, alignment)
             if offset is not None:
@@ -178,8 +194,16 @@ class Allocator:
 
     def free(self, piece: Window) -> None:
         """Give a piece back; every access through it raises WindowLost from now on."""
-        self._used.pop(piece.span.base - self._window.span.base, None)
+        offset = piece.span.base - self._window.span.base
+        if self._is_over(self.epoch):
+            self._used.pop(offset, None)
+        elif offset in self._used:
+            self._kept[offset] = self.epoch
         piece.revoke()
+
+    def _let_go(self) -> None:
+        for offset in [offset for offset, epoch in self._kept.items() if self._is_over(epoch)]:
+            del self._kept[offset], self._used[offset]
 
     def _fit(self, start: int, size: int, alignment: int) -> int | None:
         base = self._window.span.base

@@ -20,6 +20,7 @@ from typing import Any
 
 from ntbnet.address import Span, hex_address
 from ntbnet.devices.complaints import Once
+from ntbnet.devices.direct import CpuBus
 from ntbnet.devices.effects import Outbox
 from ntbnet.devices.memory import Allocator, Buffer, Window
 from ntbnet.devices.msi_domain import MsiDomain
@@ -40,7 +41,6 @@ from ntbnet.regs.ntb_ctrl import (
     CommandStatus,
     slot_of_db_bit,
 )
-from ntbnet.wire import MemWrite
 
 HOST = "rc-host"
 LEAST_VECTORS, MOST_VECTORS = 4, 32
@@ -89,6 +89,7 @@ class NtbEpf(NtbDevice):
     Args:
         notice: arguments of ``device_added``.
         layout: ``rfc1`` or ``classic``.
+        cpu: how its stores leave.
         bar_map: takes the place of the device table (the configuration may place BARs elsewhere).
 
     Raises:
@@ -101,6 +102,7 @@ class NtbEpf(NtbDevice):
         *,
         outbox: Outbox,
         tasks: Tasks,
+        cpu: CpuBus,
         allocator: Allocator,
         layout: str,
         bar_map: BarMap | None = None,
@@ -109,6 +111,7 @@ class NtbEpf(NtbDevice):
         super().__init__("ntb_hw_epf")
         self._outbox = outbox
         self._tasks = tasks
+        self._cpu = cpu
         self._allocator = allocator
         self._block = LAYOUTS[layout]
         self._layout = layout
@@ -243,11 +246,10 @@ class NtbEpf(NtbDevice):
         return value
 
     def _store_u32(self, offset: int, value: int) -> None:
-        self._outbox.send(HOST, MemWrite(self._ctrl + offset, _U32.pack(value), self._tasks.epoch))
+        self._cpu.write(self._ctrl + offset, _U32.pack(value))
 
     def _store_status(self, value: int) -> None:
-        at = self._ctrl + self._block.offset("command_status")
-        self._outbox.send(HOST, MemWrite(at, _U16.pack(value), self._tasks.epoch))
+        self._cpu.write(self._ctrl + self._block.offset("command_status"), _U16.pack(value))
 
     def _command(
         self, command: Command, argument: int, parameters: tuple[int, int] | None = None
@@ -352,7 +354,7 @@ class NtbEpf(NtbDevice):
         span = self._mws[widx]
         if offset < 0 or offset + len(data) > span.size:
             raise ValueError(f"store [{offset:#x}, +{len(data):#x}) leaves window {widx} of {span.size:#x}")
-        self._outbox.send(HOST, MemWrite(span.base + offset, bytes(data), self._tasks.epoch))
+        self._cpu.write(span.base + offset, data)
 
     def peer_mw_is_open(self, widx: int) -> Task[bool]:
         """A part of a BAR always is: what lies behind it is the endpoint's business."""
@@ -437,7 +439,7 @@ class NtbEpf(NtbDevice):
                 if self._refusals.is_first("unheard"):
                     self._outbox.log("doorbell.unheard", bits=1 << bit)
                 continue
-            self._outbox.send(HOST, MemWrite(addr, value, self._tasks.epoch))
+            self._cpu.write(addr, value)
 
     def spad_count(self) -> int:
         """Scratchpads of one bank, as read at probe."""
@@ -483,4 +485,4 @@ class NtbEpf(NtbDevice):
         if not 0 <= sidx < self._spads:
             raise KernelError(errno.EINVAL, f"scratchpad {sidx}: there are {self._spads}")
         addr = yield from self._spad_address(bank, sidx)
-        self._outbox.send(HOST, MemWrite(addr, _U32.pack(value), self._tasks.epoch))
+        self._cpu.write(addr, _U32.pack(value))

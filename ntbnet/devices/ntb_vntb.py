@@ -14,14 +14,14 @@ from collections import Counter
 from typing import Any
 
 from ntbnet.address import ADDRESS_END, Span
+from ntbnet.devices.direct import CpuBus
 from ntbnet.devices.effects import Outbox
 from ntbnet.devices.memory import Allocator, Buffer, Window
 from ntbnet.devices.msi_domain import MsiDomain
 from ntbnet.devices.ntb import EpcResource, MwAlign, NtbDevice
-from ntbnet.devices.task import Call, Task, Tasks
+from ntbnet.devices.task import Call, Task
 from ntbnet.errors import KernelError, PeerError
 from ntbnet.regs.ntb_ctrl import FIRST_DB_SLOT, LAYOUTS, LINK_UP, MAX_DOORBELLS, MAX_MWS
-from ntbnet.wire import Irq, IrqSource, MemWrite
 
 CONTROLLER = "epc"
 ADDR_ALIGN, SIZE_ALIGN = 4096, 1
@@ -38,6 +38,7 @@ class NtbVntb(NtbDevice):
 
     Args:
         attach: that answer.
+        cpu: how its stores leave.
         dram: all of EP DRAM; the control block and the scratchpads lie in it.
         msi: messages of this host that the peer's window may reach; None when it reaches none.
 
@@ -50,7 +51,7 @@ class NtbVntb(NtbDevice):
         attach: dict[str, Any],
         *,
         outbox: Outbox,
-        tasks: Tasks,
+        cpu: CpuBus,
         allocator: Allocator,
         dram: Window,
         msi: MsiDomain | None = None,
@@ -58,7 +59,7 @@ class NtbVntb(NtbDevice):
         super().__init__("pci-vntb")
         self._msi = msi
         self._outbox = outbox
-        self._tasks = tasks
+        self._cpu = cpu
         self._allocator = allocator
         self.counters: Counter[str] = Counter()
         self._db = 0
@@ -147,7 +148,7 @@ class NtbVntb(NtbDevice):
         span = self._mws[widx]
         if offset < 0 or offset + len(data) > span.size:
             raise ValueError(f"store [{offset:#x}, +{len(data):#x}) leaves window {widx} of {span.size:#x}")
-        self._outbox.send(CONTROLLER, MemWrite(span.base + offset, bytes(data), self._tasks.epoch))
+        self._cpu.write(span.base + offset, data)
 
     def get_pci_epc(self) -> tuple[EpcResource, ...]:
         """What the controller may lend."""
@@ -225,7 +226,7 @@ class NtbVntb(NtbDevice):
         """Have the controller raise an MSI for each bit."""
         if bits <= 0 or bits >> (MAX_DOORBELLS - FIRST_DB_SLOT):
             raise KernelError(errno.EINVAL, f"doorbell bits {bits:#x}")
-        self._outbox.send(CONTROLLER, Irq(IrqSource.PEER_DOORBELL, bits, self._tasks.epoch))
+        self._cpu.doorbell(bits)
 
     def spad_count(self) -> int:
         """Scratchpads of one bank."""

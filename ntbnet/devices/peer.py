@@ -21,6 +21,7 @@ from typing import Any
 
 from ntbnet.config import Config, deprecated_keys
 from ntbnet.devices.complaints import Once
+from ntbnet.devices.direct import CpuBus, Far
 from ntbnet.devices.dw_edma import DwEdmas
 from ntbnet.devices.effects import Effect, Outbox, StopQueue
 from ntbnet.devices.intr_select import choose
@@ -31,7 +32,7 @@ from ntbnet.devices.task import Call, Sleep, Task, Tasks
 from ntbnet.devices.tick import Tick
 from ntbnet.devices.transport import Transport
 from ntbnet.devices.tx_dma import TxDmaEngine
-from ntbnet.errors import KernelError
+from ntbnet.errors import KernelError, PeerError
 from ntbnet.wire import Completion, Irq, IrqSource, Message, Notice, Reply
 
 MIN_EPOCH_NS = 1_000_000_000
@@ -55,20 +56,31 @@ class Peer:
         upstream: the service that hands out the device.
         dram_offset: first byte of DRAM this process may allocate from.
         seed: start number of the process; rotates where allocation starts.
+        far: the other node's memory, in fabric ``local``.
     """
 
     def __init__(
-        self, config: Config, dram: Window, *, node: str, upstream: str, dram_offset: int, seed: int
+        self,
+        config: Config,
+        dram: Window,
+        *,
+        node: str,
+        upstream: str,
+        dram_offset: int,
+        seed: int,
+        far: Far | None,
     ) -> None:
         self._config = config
         self._dram = dram
         self._node = node
         self._upstream = upstream
         self._tick = Tick(config.profile.kernel.hz)
-        self._outbox = Outbox()
+        self._outbox = Outbox(wakes=far is not None)
         self._tasks = Tasks(self._outbox, upstream, config.timing.completion_timeout_ms * 1_000_000)
         heap = dram.sub(dram_offset, dram.size - dram_offset, "heap")
-        self._allocator = Allocator(heap, first_offset=seed * (heap.size // 3) % heap.size)
+        first_offset = seed * (heap.size // 3) % heap.size
+        self._allocator = Allocator(heap, first_offset, None if far is None else far.lease.is_over)
+        self._cpu = CpuBus(self._outbox, self._tasks, upstream, far, "peer-rc" if node == "ep" else "")
         self._upstream_up = False
         self._epoch_since_ns = 0
         self._packet_buffer = memoryview(bytearray(MAX_PACKET_BYTES))
@@ -91,7 +103,10 @@ class Peer:
         elif isinstance(message, (Completion, Reply)):
             self._tasks.complete(message)
         elif isinstance(message, Notice) and src == self._upstream:
-            self._on_notice(message)
+            if message.name == "grants":
+                self._on_grants(message)
+            else:
+                self._on_notice(message)
         else:
             self.counters["unexpected"] += 1
         return self._outbox.take()
@@ -175,6 +190,7 @@ class Peer:
             "interrupts": None if transport is None else transport.interrupts_snapshot(),
             "dma": [] if self._dma is None else self._dma.snapshot(),
             "netdev": None if netdev is None else netdev.snapshot(),
+            "stores": self._cpu.snapshot(),
             "driver": None if self._device is None else self._device.name,
             "counters": {
                 **self.counters,
@@ -196,6 +212,19 @@ class Peer:
     def _set_epoch(self, epoch: int) -> None:
         self._tasks.epoch = epoch
         self._epoch_since_ns = self._tasks.now_ns
+        self._cpu.enter(epoch)
+        self._allocator.epoch = epoch or self._allocator.epoch
+
+    def _on_grants(self, message: Notice) -> None:
+        if message.epoch != self._tasks.epoch or not message.epoch:
+            self.counters["stale_epoch"] += 1
+            return
+        try:
+            self._cpu.grant(message.args)
+        except PeerError as problem:
+            self.counters["grants_refused"] += 1
+            if self._refusals.is_first("grants", str(problem)):
+                self._outbox.log("grants.refused", reason=str(problem))
 
     def _bring_up(self, device: NtbDevice) -> Task[None]:
         """Transport and network device on top of ``device``."""

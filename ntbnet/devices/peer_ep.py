@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ntbnet.config import Config
+from ntbnet.devices.direct import Far
 from ntbnet.devices.dw_edma import ENGINE, DwEdma, DwEdmas
 from ntbnet.devices.edma_channel import EdmaDriver
 from ntbnet.devices.effects import Effect
@@ -27,9 +28,15 @@ from ntbnet.wire import Irq, IrqSource, Notice
 class EpPeer(Peer):
     """``peer-ep``: the NTB device of the endpoint function on its virtual bus."""
 
-    def __init__(self, config: Config, dram: Window, seed: int) -> None:
+    def __init__(self, config: Config, dram: Window, seed: int, far: Far | None = None) -> None:
         super().__init__(
-            config, dram, node="ep", upstream="epc", dram_offset=FUNCTION_REGION_BYTES, seed=seed
+            config,
+            dram,
+            node="ep",
+            upstream="epc",
+            dram_offset=FUNCTION_REGION_BYTES,
+            seed=seed,
+            far=far,
         )
         endpoint = config.profile.endpoint
         self._msi = None
@@ -83,7 +90,7 @@ class EpPeer(Peer):
         device = NtbVntb(
             reply,
             outbox=self._outbox,
-            tasks=self._tasks,
+            cpu=self._cpu,
             allocator=self._allocator,
             dram=self._dram,
             msi=self._msi,

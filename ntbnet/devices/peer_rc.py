@@ -10,6 +10,7 @@ import errno
 from typing import Any
 
 from ntbnet.config import Config
+from ntbnet.devices.direct import Far
 from ntbnet.devices.memory import Window
 from ntbnet.devices.ntb_epf import BarMap, NtbEpf, bar_map_override
 from ntbnet.devices.peer import MIN_EPOCH_NS, Peer
@@ -24,8 +25,8 @@ MAX_PROBE_WAIT_NS = 30_000_000_000
 class RcPeer(Peer):
     """``peer-rc``: ntb_hw_epf on the function the host enumerated."""
 
-    def __init__(self, config: Config, dram: Window, seed: int) -> None:
-        super().__init__(config, dram, node="rc", upstream="rc-host", dram_offset=0, seed=seed)
+    def __init__(self, config: Config, dram: Window, seed: int, far: Far | None = None) -> None:
+        super().__init__(config, dram, node="rc", upstream="rc-host", dram_offset=0, seed=seed, far=far)
         self._failed_reason = ""
         self._probe_wait_ns = MIN_EPOCH_NS
         if config.transport.use_dma:
@@ -54,6 +55,7 @@ class RcPeer(Peer):
                 notice,
                 outbox=self._outbox,
                 tasks=self._tasks,
+                cpu=self._cpu,
                 allocator=self._allocator,
                 layout=config.ntb.ctrl_layout,
                 bar_map=bar_map_override(config.ntb.vendor_id, config.ntb.device_id, placed),

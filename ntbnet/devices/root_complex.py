@@ -21,6 +21,7 @@ from typing import Any
 from ntbnet.address import BusAddr, Span, hex_address, round_up
 from ntbnet.config import Config
 from ntbnet.devices.complaints import Once
+from ntbnet.devices.direct import MEMORY, Grant, from_body, to_body
 from ntbnet.devices.dma import DmaFilter
 from ntbnet.devices.effects import Effect, Outbox, Restart
 from ntbnet.devices.enumeration import (
@@ -63,9 +64,10 @@ class RootComplex:
     Args:
         config: checked configuration.
         dram: all of RC DRAM.
+        memory_id: which memory that is, for those who map it too.
     """
 
-    def __init__(self, config: Config, dram: Window) -> None:
+    def __init__(self, config: Config, dram: Window, memory_id: int = 0) -> None:
         rc = config.profile.rc
         self._aperture = Span(rc.mmio_base, rc.mmio_bytes)
         self._outbox = Outbox()
@@ -82,6 +84,10 @@ class RootComplex:
         self.counters: Counter[str] = Counter()
         self._dma = DmaFilter(dram, self._outbox, self.counters)
         self._refusals, self._failures = Once(), Once()
+        self._is_local = config.bridge.fabric == "local"
+        self._memory_id = memory_id
+        self._grants: dict[str, Any] | None = None
+        """What the endpoint granted last in this epoch."""
 
     # the driver's side (of the process)
 
@@ -132,6 +138,7 @@ class RootComplex:
         self._forwarded.clear()
         self._dma.clear()
         self._msi.reset()
+        self._grants = None
         if self._function is not None:
             self._function = None
             self._notify("device_removed", {"reason": reason})
@@ -198,10 +205,39 @@ class RootComplex:
             "epoch": self.epoch,
         }
         self._notify("device_added", args)
+        self._forward_grants()
 
     def _notify(self, name: str, args: dict[str, Any]) -> None:
         if self._driver_up:
             self._outbox.send(DRIVER, Notice(name, args, self.epoch))
+
+    # direct stores (fabric ``local``)
+
+    def _forward_grants(self) -> None:
+        """Tell the driver where the endpoint lets it store, as far as that lies in the function's BARs."""
+        function = self._function
+        if self._grants is None or function is None:
+            return
+        try:
+            # the size of its memory is the driver's to check, which maps it
+            grants = from_body(self._grants.get("ranges"), 1 << 64)
+            if not all(self._in_a_bar(grant.base, grant.size) for grant in grants):
+                raise PeerError("a grant leaves the function's BARs")
+        except PeerError as problem:
+            self.counters["grants_refused"] += 1
+            if self._refusals.is_first(str(problem)):
+                self._outbox.log("grants.refused", reason=str(problem))
+        else:
+            self._notify("grants", {"memory": self._grants.get("memory"), "ranges": to_body(grants)})
+
+    def _tell_grants(self) -> None:
+        """Tell the endpoint where its CPU may store, and what interrupts this host."""
+        if self._is_local and self.epoch:
+            base = self._dma.base
+            ranges = [Grant(span.base, span.size, MEMORY, span.base - base) for span in self._dma.mapped]
+            msi = [self._msi.address, self._msi.first_data, self._msi.granted]
+            args = {"memory": self._memory_id, "ranges": to_body(ranges), "msi": msi}
+            self._outbox.send(ENDPOINT, Notice("grants", args, self.epoch))
 
     # from the link
 
@@ -222,6 +258,9 @@ class RootComplex:
             data = self._dma.load(message.addr, message.size)
             status = Status.UR if data is None else Status.OK
             self._outbox.send(ENDPOINT, Completion(message.tag, status, data or b"", self.epoch))
+        elif isinstance(message, Notice) and message.name == "grants" and self._is_local:
+            self._grants = message.args
+            self._forward_grants()
         else:
             self.counters["unexpected"] += 1
 
@@ -305,9 +344,11 @@ class RootComplex:
                 body = {}
             elif message.op == "dma_map":
                 self._dma.map(message.args.get("addr"), message.args.get("size"))
+                self._tell_grants()
                 body = {}
             elif message.op == "dma_unmap":
                 self._dma.unmap(message.args.get("addr"))
+                self._tell_grants()
                 body = {}
             else:
                 raise KernelError(errno.EOPNOTSUPP, f"no operation {message.op[:32]!r}")
@@ -347,6 +388,7 @@ class RootComplex:
             self._reply_failure(message, KernelError(errno.EIO, str(problem)))
             return
         if granted:
+            self._tell_grants()
             self._outbox.log("msi.granted", vectors=granted, address=hex_address(self._msi.address))
             body = {"vectors": granted, "kind": kind}
             self._outbox.send(DRIVER, Reply(message.tag, 0, body, message.epoch))
@@ -358,5 +400,6 @@ class RootComplex:
 
     def _free_vectors(self) -> None:
         self._msi.reset()
+        self._tell_grants()
         if self._function is not None:
             self._tasks.spawn("disable_vectors", disable_vectors(self._function))

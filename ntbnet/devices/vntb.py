@@ -226,7 +226,7 @@ class Vntb:
         if slots:
             self.counters["doorbell_polls_hit"] += 1
             if self._client_attached:
-                self._outbox.send(CLIENT, Irq(IrqSource.DOORBELL_SLOTS, slots, self._client_epoch))
+                self._outbox.signal(CLIENT, Irq(IrqSource.DOORBELL_SLOTS, slots, self._client_epoch))
             else:
                 self.counters["doorbells_dropped"] += 1
 

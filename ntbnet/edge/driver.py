@@ -9,19 +9,21 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
+from pathlib import Path as FilePath
 from typing import Any, Protocol, runtime_checkable
 
 import msgpack
 
-from ntbnet.devices.effects import Deliver, Effect, Log, Restart, Send, SetCarrier, StopQueue
+from ntbnet.devices.effects import Deliver, Effect, Log, Restart, Send, SetCarrier, StopQueue, Wake
 from ntbnet.devices.path import Path
 from ntbnet.edge.bus import ZmqBus
 from ntbnet.edge.clock import Timer, monotonic_ns
 from ntbnet.edge.stopwatch import Stopwatch
 from ntbnet.edge.tun import Tun
+from ntbnet.edge.wake import Wakes
 from ntbnet.errors import KernelError
 from ntbnet.log import Logger
-from ntbnet.wire import Message
+from ntbnet.wire import Irq, MemWrite, Message
 
 TUN_BATCH = 64
 """Packets taken from the TUN before sockets get their turn."""
@@ -84,6 +86,8 @@ class Driver:
         neighbours: socket endpoints by label, as ``ZmqBus`` takes them.
         log: where ``Log`` effects and path changes go.
         tun: the node's interface, for a PacketDevice.
+        service: label of the service; needed for wakes.
+        wake_path: service label -> its FIFO, in fabric ``local``; without it nobody is woken.
     """
 
     def __init__(
@@ -94,6 +98,9 @@ class Driver:
         log: Logger,
         tun: Tun | None = None,
         clock: Callable[[], int] = monotonic_ns,
+        *,
+        service: str = "",
+        wake_path: Callable[[str], FilePath] | None = None,
     ) -> None:
         self._device = device
         self._paths = paths
@@ -108,6 +115,7 @@ class Driver:
         self._logged_refusals: set[tuple[str, str]] = set()
         self.tun_write_drops = 0
         self.failure: BaseException | None = None
+        self._wakes = None if wake_path is None else Wakes(service, wake_path, self._on_wake, self._on_wakes)
         self._bus = ZmqBus(neighbours, self._on_message, self._on_batch)
         self._stopwatch: Stopwatch | None = None
         self._call_directly()
@@ -134,6 +142,8 @@ class Driver:
         """Begin: greet the neighbours, answer questions at ``question_endpoint``."""
         self._loop = loop
         self._bus.start(loop)
+        if self._wakes is not None:
+            self._wakes.start(loop)
         self._bus.serve(question_endpoint, lambda question: self._answer(question, status))
         loop.add_reader(self._timer.fd, self._on_timer)
         if self._tun is not None:
@@ -159,6 +169,9 @@ class Driver:
             self._loop.remove_reader(self._timer.fd)
             if self._tun is not None:
                 self._loop.remove_reader(self._tun.fileno())
+        self._flush()
+        if self._wakes is not None:
+            self._wakes.close()
         self._bus.close(last_words=self._take_leave())
         self._timer.close()
 
@@ -193,7 +206,22 @@ class Driver:
         path = self._paths[label]
         if path.refused:
             self._log_refusals(path)
+        self._flush()
         self._arm()
+
+    def _on_wake(self, src: str, message: Irq | MemWrite) -> None:
+        now_ns = self._clock()
+        self._perform(self._handle(src, message, now_ns), now_ns)
+
+    def _on_wakes(self) -> None:
+        self._flush()
+        self._arm()
+
+    def _flush(self) -> None:
+        """Hand over what was sent: wakes last, behind the messages and stores of the same occasion."""
+        self._bus.flush()
+        if self._wakes is not None:
+            self._wakes.flush()
 
     def _log_refusals(self, path: Path) -> None:
         for cause, count in path.refused.items():
@@ -228,7 +256,7 @@ class Driver:
     def perform(self, effects: Sequence[Effect]) -> None:
         """Perform effects that nobody's message or deadline asked for."""
         self._perform(effects, self._clock())
-        self._bus.flush()
+        self._flush()
         self._arm()
 
     def _perform(self, effects: Sequence[Effect], now_ns: int) -> None:
@@ -246,6 +274,9 @@ class Driver:
                 if frames is not None and not self._send(effect.dst, *frames):
                     path.surprise_down("neighbour takes no more messages", now_ns)
                     self._unsettled.append(path)
+            elif isinstance(effect, Wake):
+                assert self._wakes is not None, "a device of fabric message wakes nobody"
+                self._wakes.send(effect.dst, effect.message)
             elif isinstance(effect, Deliver):
                 if self._tun is not None and not self._write_tun(effect.packet):
                     self.tun_write_drops += 1
@@ -284,6 +315,7 @@ class Driver:
                 break
             self._perform(device.transmit(length, now_ns), now_ns)
             self._bus.flush()
+        self._flush()
         self._arm()
 
     # time
@@ -300,7 +332,7 @@ class Driver:
         due = self._device.next_deadline()
         if due is not None and due <= now_ns:
             self._perform(self._device.on_deadline(now_ns), now_ns)
-        self._bus.flush()
+        self._flush()
         self._arm()
 
     def _arm(self) -> None:
@@ -352,4 +384,5 @@ class Driver:
             **self._device.snapshot(),
             "paths": [path.snapshot() for path in self._paths.values()],
             "tun_write_drops": self.tun_write_drops,
+            "wakes": {} if self._wakes is None else dict(self._wakes.counters),
         }

@@ -166,6 +166,15 @@ class RunDir:
             raise ConfigError(f"socket path {path} has {length} bytes, {allowed}")
         return path
 
+    def wake_path(self, service: str) -> Path:
+        """Where the FIFO is that wakes that service (fabric ``local``)."""
+        return self._entry("sockets", f"wake.{service}")
+
+    @property
+    def lease_path(self) -> Path:
+        """Where the peers say which link epoch they store in (fabric ``local``)."""
+        return self.path / "lease"
+
     @property
     def config_path(self) -> Path:
         """Where the configuration is that the bridge runs with."""

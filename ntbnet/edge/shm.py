@@ -16,6 +16,7 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
+from ntbnet.devices.lease import LEASE_BYTES
 from ntbnet.edge.rundir import RunDir, check_name
 from ntbnet.errors import SetupError
 
@@ -39,6 +40,7 @@ class Dram:
     Attributes:
         path: the file.
         size_bytes: length of the memory.
+        ident: inode of the file; tells it from another one of the same name.
         view: all of it, writable, shared with every other mapper.  Slices of it stay good after
             ``close``; the pages go back when the last one is dropped.
     """
@@ -47,6 +49,7 @@ class Dram:
         """Take over ``fd``, an open file of at least ``size_bytes``."""
         self.path = path
         self.size_bytes = size_bytes
+        self.ident = os.fstat(fd).st_ino
         self._fd = fd
         self._map = mmap.mmap(fd, size_bytes)
         self.view = memoryview(self._map)
@@ -150,6 +153,30 @@ class Dram:
             self._map.close()
         except BufferError:
             return  # slices are still out there: the mapping ends with the last of them
+
+
+def open_lease(path: Path) -> memoryview:
+    """The words of ``devices/lease.py``, shared by all who open ``path``; made when absent, mode 0600.
+
+    The mapping ends with the process.
+
+    Raises:
+        SetupError: it cannot be made, or is not a plain file of this user's closed to others.
+    """
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+    except OSError as error:
+        raise SetupError(f"cannot open {path}: {error.strerror}") from None
+    try:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+            raise SetupError(f"{path} is not a plain file of this user's with mode 0600; remove it")
+        os.posix_fallocate(fd, 0, LEASE_BYTES)
+        return memoryview(mmap.mmap(fd, LEASE_BYTES))
+    except OSError as error:
+        raise SetupError(f"cannot map {path}: {error.strerror}") from None
+    finally:
+        os.close(fd)
 
 
 def make(run: RunDir, node: str, size_bytes: int) -> bool:

@@ -34,6 +34,12 @@ def make_side(config: Config, run: RunDir, node: str) -> list[str]:
     return made
 
 
+def make_memories(config: Config, run: RunDir) -> None:
+    """Make the memory of both nodes where it is missing: fabric ``local`` maps both. SetupError as above."""
+    for node in (config.node.rc, config.node.ep):
+        shm.make(run, "rc" if node is config.node.rc else "ep", node.dram_bytes)
+
+
 def remove_side(config: Config, run: RunDir, node: str) -> list[str]:
     """Remove a side, and end what runs in its node; never touches what is not ours.  Idempotent.
 

@@ -67,9 +67,11 @@ def _join(run: RunDir, config: Config, service: str) -> None:
         )
     run.record_process(service)
     try:
-        from ntbnet.edge.side import make_side
+        from ntbnet.edge.side import make_memories, make_side
 
         make_side(config, run, topology.NODE_OF[service])
+        if config.bridge.fabric == "local":
+            make_memories(config, run)
     except BaseException:
         _leave(run, config, service)
         raise

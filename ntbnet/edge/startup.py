@@ -28,13 +28,15 @@ import zmq
 
 from ntbnet import topology
 from ntbnet.config import Config, load_text, shared_identity
+from ntbnet.devices.direct import Far
+from ntbnet.devices.lease import Lease
 from ntbnet.devices.memory import Window
 from ntbnet.devices.path import Path as MessagePath
 from ntbnet.edge import standalone
 from ntbnet.edge.clock import monotonic_ns
 from ntbnet.edge.driver import Device, Driver
 from ntbnet.edge.rundir import RunDir
-from ntbnet.edge.shm import Dram
+from ntbnet.edge.shm import Dram, open_lease
 from ntbnet.edge.stop_signals import StopSignals
 from ntbnet.edge.tun import Tun
 from ntbnet.errors import ConfigError, NtbnetError, SetupError
@@ -55,16 +57,14 @@ class Parts:
     """What a service builds its device from."""
 
     config: Config
-    dram: Window | None
-    """All DRAM of the service's node; None when it needs none."""
+    memory: Window
+    """All DRAM of the service's node."""
     incarnation: int
     now_ns: int
-
-    @property
-    def memory(self) -> Window:
-        """The DRAM, for a service that has it."""
-        assert self.dram is not None
-        return self.dram
+    memory_id: int = 0
+    """Tells the DRAM from another one of the same name."""
+    far: Far | None = None
+    """What a peer stores to directly; None in fabric ``message``, and for every other service."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +74,9 @@ class Recipe:
     service: str
     about: str
     build: Callable[[Parts], Device]
-    needs_dram: bool = True
     needs_tun: bool = False
+    stores_far: bool = False
+    """Fabric ``local``: it stores to the other node's DRAM."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -152,21 +153,22 @@ def _run(
         config.log.level,
         {"run_id": run_id, "node": node, "service": service, "epoch": incarnation},
     )
-    dram = tun = None
+    is_local = config.bridge.fabric == "local"
+    dram = far_dram = tun = far = None
     try:
-        window = None
-        if recipe.needs_dram:
-            side = config.node.rc if node == "rc" else config.node.ep
-            base = config.profile.rc.dram_base if node == "rc" else config.profile.endpoint.dram_base
-            dram = Dram.attach(run.name, node, side.dram_bytes)
-            window = Window(dram.view, base, f"{node}-dram")
+        dram, window = _attach(run, config, node)
         if recipe.needs_tun:
             tun = Tun(f"{run.name}-{node}", config.netdev.tun)
-        device = recipe.build(Parts(config, window, incarnation, monotonic_ns()))
+        if recipe.stores_far and is_local:
+            far_dram, far_window = _attach(run, config, "ep" if node == "rc" else "rc")
+            words = Window(open_lease(run.lease_path), 0, "lease")
+            far = Far(far_window, far_dram.ident, Lease(words, node))
+        device = recipe.build(Parts(config, window, incarnation, monotonic_ns(), dram.ident, far))
         paths = {
             peer: _path(service, peer, config, run, incarnation) for peer in topology.neighbours(service)
         }
-        driver = _driver(device, paths, service, config, run, log, tun)
+        wake_path = run.wake_path if is_local else None
+        driver = _driver(device, paths, service, config, run, log, tun, wake_path)
         about = {"service": service, "node": node, "pid": os.getpid(), "epoch": incarnation, "run_id": run_id}
         about |= {"fabric": config.bridge.fabric, "profile": config.bridge.profile}
         question_endpoint = f"ipc://{run.socket_path(f'ask.{service}')}"
@@ -176,8 +178,16 @@ def _run(
     finally:
         if tun is not None:
             tun.close()
-        if dram is not None:
-            dram.close()
+        for memory in (dram, far_dram):
+            if memory is not None:
+                memory.close()
+
+
+def _attach(run: RunDir, config: Config, node: str) -> tuple[Dram, Window]:
+    side = config.node.rc if node == "rc" else config.node.ep
+    base = config.profile.rc.dram_base if node == "rc" else config.profile.endpoint.dram_base
+    dram = Dram.attach(run.name, node, side.dram_bytes)
+    return dram, Window(dram.view, base, f"{node}-dram")
 
 
 def _path(service: str, peer: str, config: Config, run: RunDir, incarnation: int) -> MessagePath:
@@ -204,6 +214,7 @@ def _driver(
     run: RunDir,
     log: Logger,
     tun: Tun | None,
+    wake_path: Callable[[str], Path] | None,
 ) -> Driver:
     bridge = config.bridge
 
@@ -212,7 +223,7 @@ def _driver(
 
     neighbours = {peer: (where(peer, service), where(service, peer)) for peer in paths}
     try:
-        return Driver(device, paths, neighbours, log, tun)
+        return Driver(device, paths, neighbours, log, tun, service=service, wake_path=wake_path)
     except zmq.ZMQError as problem:
         how = (
             "another bridge uses them; change bridge.tcp_base_port"

@@ -104,6 +104,7 @@ def nth_message(kind: str, skip: int = 5) -> Fault:
     return fault
 
 
+@pytest.mark.fabric("message")
 @pytest.mark.parametrize("kind", ["drop", "damage", "swap"])
 @pytest.mark.parametrize("link", DATA_LINKS, ids="-".join)
 def test_lost_damaged_or_reordered_message_is_a_new_link_epoch(link: tuple[str, str], kind: str) -> None:
@@ -119,6 +120,7 @@ def test_lost_damaged_or_reordered_message_is_a_new_link_epoch(link: tuple[str, 
     assert world.epoch == 2
 
 
+@pytest.mark.fabric("message")
 @pytest.mark.parametrize("link", DATA_LINKS, ids="-".join)
 def test_repeated_message_is_discarded_and_nothing_else_happens(link: tuple[str, str]) -> None:
     world = World(seed=4, text=SMALL + POLLED).bring_up()
@@ -148,6 +150,7 @@ def test_packets_in_flight_on_a_dead_path_are_lost_never_delivered_later() -> No
     world.exchange(5)
 
 
+@pytest.mark.fabric("message")
 @pytest.mark.covers("EDMA 165")
 def test_stale_writes_are_counted() -> None:
     """A peer that has not heard of the link's loss yet writes into the void."""

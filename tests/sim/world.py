@@ -17,18 +17,23 @@ from functools import partial
 from typing import Any, Protocol
 
 from ntbnet.config import Config, load_text
+from ntbnet.devices.direct import Far
 from ntbnet.devices.edma import Edma
-from ntbnet.devices.effects import Deliver, Effect, Log, Restart, Send, SetCarrier, StopQueue
+from ntbnet.devices.effects import Deliver, Effect, Log, Restart, Send, SetCarrier, StopQueue, Wake
 from ntbnet.devices.endpoint import EndpointController
+from ntbnet.devices.lease import LEASE_BYTES, Lease
 from ntbnet.devices.memory import Window
 from ntbnet.devices.path import Path
 from ntbnet.devices.peer import Peer
 from ntbnet.devices.peer_ep import EpPeer
 from ntbnet.devices.peer_rc import RcPeer
 from ntbnet.devices.root_complex import RootComplex
+from ntbnet.edge.wake import decode as decode_wake
+from ntbnet.edge.wake import encode as encode_wake
 from ntbnet.log import EVENTS
 from ntbnet.topology import NODE_OF, SERVICES, neighbours, session_counter
-from ntbnet.wire import Message
+from ntbnet.wire import SERVICE_BY_LABEL, Irq, MemWrite, Message
+from tests.fabric import FABRIC, in_fabric
 
 US, MS, SECOND = 1_000, 1_000_000, 1_000_000_000
 
@@ -42,6 +47,9 @@ dram_bytes = 16777216
 
 POLLED = "[transport]\nuse_intr = false\n"
 """Doorbells both ways, as before the series."""
+
+MEMORY_IDS = {"rc": 11, "ep": 12}
+WAKE = "wake"
 
 MAX_STEPS = 400_000
 """Bound of every run: a world that does more than this without getting there is a livelock."""
@@ -104,6 +112,14 @@ class Process:
         self.settle(path)
         self.arm()
 
+    def receive_wake(self, record: bytes) -> None:
+        if self.is_paused:
+            self.inbox.append((WAKE, (record, b"")))
+            return
+        src, message = decode_wake(record)
+        self.perform(self.device.handle(src, message, self.world.now_ns))
+        self.arm()
+
     def settle(self, path: Path) -> None:
         outgoing, path.outgoing = path.outgoing, []
         changes, path.changes = path.changes, []
@@ -122,6 +138,8 @@ class Process:
                 frames = self.paths[effect.dst].send(effect.message, now)
                 if frames is not None:
                     self.world.carry(self.name, effect.dst, (frames[0], bytes(frames[1])))
+            elif isinstance(effect, Wake):
+                self.world.wake(self.name, effect.dst, effect.message)
             elif isinstance(effect, Deliver):
                 self.world.delivered[NODE_OF[self.name]].append(bytes(effect.packet))
             elif isinstance(effect, Log):
@@ -183,7 +201,10 @@ class Process:
         self.is_paused = False
         inbox, self.inbox = self.inbox, []
         for peer, frame in inbox:
-            self.receive(peer, frame)
+            if peer == WAKE:
+                self.receive_wake(frame[0])
+            else:
+                self.receive(peer, frame)
         self.armed_ns = None
         self.on_timer()
 
@@ -196,6 +217,7 @@ class World:
         text: configuration.
         latency_us: least and most time a frame takes, microseconds.
         config: one that was not checked, instead of ``text``.
+        fabric: how stores reach their target, whatever the configuration says; None: as FABRIC says.
     """
 
     def __init__(
@@ -204,13 +226,15 @@ class World:
         text: str = SMALL,
         latency_us: tuple[int, int] = (20, 60),
         config: Config | None = None,
+        fabric: str | None = None,
     ) -> None:
-        self.config: Config = load_text(text, "sim") if config is None else config
+        self.config = in_fabric(load_text(text, "sim") if config is None else config, fabric or FABRIC)
         self.random = random.Random(seed)
         self.now_ns = 1_000 * SECOND
         self.steps = 0
         self.latency_us = latency_us
         nodes = self.config.node
+        self.lease = bytearray(LEASE_BYTES)
         self.dram = {"rc": bytearray(nodes.rc.dram_bytes), "ep": bytearray(nodes.ep.dram_bytes)}
         self.processes: dict[str, Process] = {}
         self.incarnations: Counter[str] = Counter()
@@ -224,7 +248,8 @@ class World:
         self._numbers: Counter[str] = Counter()
         self._events: list[tuple[int, int, Callable[[], None]]] = []
         self._serial = 0
-        self._last_arrival: dict[tuple[str, str], int] = {}
+        self._last_arrival: dict[tuple[str, ...], int] = {}
+        self.wakes = 0
         self._digest = hashlib.blake2b(digest_size=16)
 
     # services
@@ -245,13 +270,18 @@ class World:
         if name == "edma":
             return Edma(config, dram)
         if name == "rc-host":
-            return RootComplex(config, dram)
+            return RootComplex(config, dram, MEMORY_IDS[node])
         if name == "epc":
-            controller = EndpointController(config, dram)
+            controller = EndpointController(config, dram, MEMORY_IDS[node])
             controller.start(self.now_ns)
             return controller
         maker = RcPeer if name == "peer-rc" else EpPeer
-        return maker(config, dram, self.incarnations[name])
+        far = None
+        if config.bridge.fabric == "local":
+            other = "ep" if node == "rc" else "rc"
+            memory = Window(memoryview(self.dram[other]), 0, f"{other}-dram")
+            far = Far(memory, MEMORY_IDS[other], Lease(Window(memoryview(self.lease), 0, "lease"), node))
+        return maker(config, dram, self.incarnations[name], far)
 
     def kill(self, name: str) -> None:
         """End a service at once; what it sent is still under way, what comes for it is lost."""
@@ -295,6 +325,21 @@ class World:
         process = self.processes.get(dst)
         if process is not None:
             process.receive(src, frame)
+
+    def wake(self, src: str, dst: str, message: Irq | MemWrite) -> None:
+        """Wake a process past the paths: sooner or later than what travels on them."""
+        record = encode_wake(SERVICE_BY_LABEL[src], message)
+        self.wakes += 1
+        self._digest.update(record)
+        arrival = self.now_ns + self.random.randint(*self.latency_us) * US
+        arrival = max(arrival, self._last_arrival.get((src, dst, "wake"), 0) + 1)
+        self._last_arrival[src, dst, "wake"] = arrival
+        self.at(arrival, partial(self._wake, dst, record))
+
+    def _wake(self, dst: str, record: bytes) -> None:
+        process = self.processes.get(dst)
+        if process is not None:
+            process.receive_wake(record)
 
     # time
 

@@ -19,7 +19,6 @@ from ntbnet.config import load_text
 from ntbnet.edge.process import ProcessRecord, alive, send_signal
 from ntbnet.edge.rundir import RunDir
 from ntbnet.edge.shm import dram_path
-from services import edma, endpoint, peer, rc_host
 from tests.conftest import MakeBridge
 from tests.live.bridge import LiveBridge, cli, is_gone, leftovers, new_name, run_command, until
 
@@ -255,9 +254,3 @@ def test_failed_start_leaves_neither_process_nor_descriptor(tmp_path: Path) -> N
     asyncio.run(start())
 
     assert len(list(Path("/proc/self/fd").iterdir())) == before
-
-
-def test_memory_users_are_the_services_that_need_memory() -> None:
-    recipes = [edma.RECIPE, endpoint.RECIPE, rc_host.RECIPE, *peer.RECIPES.values()]
-
-    assert {recipe.service for recipe in recipes if recipe.needs_dram} == set(topology.DRAM_USERS)

@@ -9,6 +9,7 @@ from ntbnet.config import Config, load_text
 from ntbnet.devices.effects import Effect, Log, Send
 from ntbnet.devices.memory import Window
 from ntbnet.wire import Message
+from tests.fabric import in_fabric
 
 M = TypeVar("M")
 
@@ -16,10 +17,10 @@ EP_DRAM, RC_DRAM = 0x4800_0000, 0x8000_0000
 DRAM_BYTES = 8 << 20
 
 
-def config(text: str = "", profile: str = "r-car-s4") -> Config:
+def config(text: str = "", profile: str = "r-car-s4", fabric: str = "message") -> Config:
     """The default configuration with little DRAM; ``text`` is TOML that comes before it."""
     nodes = f"[node.rc]\ndram_bytes = {DRAM_BYTES}\n[node.ep]\ndram_bytes = {DRAM_BYTES}\n"
-    return load_text(f"{text}\n{nodes}", "test", profile=profile)
+    return in_fabric(load_text(f"{text}\n{nodes}", "test", profile=profile), fabric)
 
 
 def dram(base: int, size: int = DRAM_BYTES) -> Window:

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from ntbnet.devices.direct import CpuBus
 from ntbnet.devices.effects import Effect, Outbox, Send
 from ntbnet.devices.memory import Allocator
 from ntbnet.devices.ntb import MwAlign
@@ -79,6 +80,7 @@ class Board:
             NOTICE if notice is None else notice,
             outbox=self.outbox,
             tasks=self.tasks,
+            cpu=CpuBus(self.outbox, self.tasks, "rc-host"),
             allocator=Allocator(dram(RC_DRAM)),
             layout=layout,
             bar_map=bar_map,

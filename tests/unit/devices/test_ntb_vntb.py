@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from ntbnet.devices.direct import CpuBus
 from ntbnet.devices.effects import Outbox
 from ntbnet.devices.memory import Allocator
 from ntbnet.devices.ntb import MwAlign
@@ -60,7 +61,11 @@ class Device:
         self.tasks.epoch = EPOCH
         heap = self.dram.sub(4 << 20, 4 << 20, "heap")
         self.ntb = NtbVntb(
-            ATTACH | changes, outbox=self.outbox, tasks=self.tasks, allocator=Allocator(heap), dram=self.dram
+            ATTACH | changes,
+            outbox=self.outbox,
+            cpu=CpuBus(self.outbox, self.tasks, "epc"),
+            allocator=Allocator(heap),
+            dram=self.dram,
         )
         self.client = Client()
         self.ntb.set_ctx(self.client)

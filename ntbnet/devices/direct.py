@@ -1,0 +1,295 @@
+"""Fabric ``local``: what a host may store to without a message, and the way there.
+
+The services that translate a store publish where it would land, as *grants*: the endpoint controller for
+the host's stores into BARs, the host (through the controller) for the endpoint's stores into its outbound
+aperture. A grant covers a stretch of addresses as the storing CPU sees them, and names either memory of
+the other node, or registers of a service. Stores to memory are done at once, in place; one 32-bit store to
+a register becomes a wake of the service that owns it. Everything else stays a message.
+
+Grants hold for one link epoch and are replaced as a whole whenever BARs, windows or DMA mappings change.
+Control block and scratchpads are never granted: they live on across epochs, and a host that was
+stopped between its check and its store would write to what the next epoch uses. Receive memory and doorbell
+words are granted; see ``lease`` for how memory is kept from being reused too early.
+
+A direct store must not overtake an earlier message: after one, stores wait here until a read behind it was
+answered.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ntbnet.address import ADDRESS_END
+from ntbnet.devices.effects import Outbox
+from ntbnet.devices.lease import Lease
+from ntbnet.devices.memory import Buffer, Window
+from ntbnet.devices.task import Read, Sleep, Task, Tasks
+from ntbnet.errors import PeerError
+from ntbnet.wire import SERVICE_BY_LABEL, Irq, IrqSource, MemWrite
+
+MEMORY = ""
+"""Owner of a grant of memory."""
+MAX_GRANTS = 64
+WORD_BYTES = 4
+RETRY_NS = 10_000_000
+"""Wait before an unanswered flush is tried again."""
+_ABSENT = b"\xff" * WORD_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class Far:
+    """What a peer may come to store to directly.
+
+    Attributes:
+        memory: all DRAM of the other node.
+        ident: which memory that is; grants of another one are refused.
+        lease: where this host says in which link epoch it stores.
+    """
+
+    memory: Window
+    ident: int
+    lease: Lease
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """``size`` bytes from address ``base`` that may be stored to directly.
+
+    Attributes:
+        base: as the storing CPU sees it.
+        owner: service whose registers they are; empty for memory.
+        at: offset in the other node's DRAM, or local address of the registers at their owner.
+    """
+
+    base: int
+    size: int
+    owner: str
+    at: int
+
+    @property
+    def end(self) -> int:
+        """First address behind it (exclusive)."""
+        return self.base + self.size
+
+    def part(self, base: int, size: int) -> Grant | None:
+        """What it has in common with ``size`` bytes from ``base``; None for nothing."""
+        first, end = max(self.base, base), min(self.end, base + size)
+        return Grant(first, end - first, self.owner, self.at + first - self.base) if first < end else None
+
+
+def to_body(grants: Iterable[Grant]) -> list[list[int | str]]:
+    """Grants as a message carries them."""
+    return [[grant.base, grant.size, grant.owner, grant.at] for grant in grants]
+
+
+def from_body(body: object, memory_bytes: int) -> tuple[Grant, ...]:
+    """Grants of a message.
+
+    Args:
+        body: what ``to_body`` made, as far as the sender can be trusted.
+        memory_bytes: size of the DRAM that grants of memory lie in.
+
+    Raises:
+        PeerError: anything else, or a grant of memory that is not there.
+    """
+    if not isinstance(body, list) or len(body) > MAX_GRANTS:
+        raise PeerError(f"grants: {body!r:.40}, allowed: a list of at most {MAX_GRANTS}")
+    grants = []
+    for entry in body:
+        if not isinstance(entry, list) or [type(part) for part in entry] != [int, int, str, int]:
+            raise PeerError(f"grant {entry!r:.60}: allowed [address, size, owner, place]")
+        base, size, owner, at = entry
+        limit = ADDRESS_END if owner else memory_bytes
+        if owner not in {MEMORY, *SERVICE_BY_LABEL} or size < 1 or base < 0 or at < 0:
+            raise PeerError(f"grant {entry!r:.60}: impossible")
+        if base + size > ADDRESS_END or at + size > limit:
+            raise PeerError(f"grant {entry!r:.60}: leaves [0, {limit:#x})")
+        grants.append(Grant(base, size, owner, at))
+    return tuple(grants)
+
+
+class CpuBus:
+    """How the posted stores of one host's CPU leave it.
+
+    Args:
+        outbox: takes messages and wakes.
+        tasks: runs flushes; its epoch is that of the stores.
+        upstream: the service that gets messages.
+        far: the other node's memory; None in fabric ``message``, where everything is a message.
+        doorbell_dst: service whose interrupts a granted doorbell bit raises.
+    """
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        tasks: Tasks,
+        upstream: str,
+        far: Far | None = None,
+        doorbell_dst: str = "",
+    ) -> None:
+        self._outbox = outbox
+        self._tasks = tasks
+        self._upstream = upstream
+        self._far = far
+        self._doorbell_dst = doorbell_dst
+        self._grants: tuple[Grant, ...] = ()
+        self._vectors: dict[int, int] = {}
+        self._settled = False
+        """No message is under way that a direct store could overtake."""
+        self._posted = 0
+        self._is_flushing = False
+        self._era = 0
+        """Ends the flushes of earlier epochs."""
+        self._held: list[tuple[int, bytes] | int] = []
+        """Stores (address, data) and doorbell bits that wait for a flush, oldest first."""
+        self.counters: Counter[str] = Counter()
+
+    # stores
+
+    def write(self, addr: int, data: Buffer) -> None:
+        """Posted store of ``data`` at ``addr``; the buffer may be reused once the call returned."""
+        grant = self._find(addr, len(data)) if self._grants else None
+        if grant is None:
+            self._post(addr, data)
+        elif self._settled:
+            self._land(grant, addr, data)
+        else:
+            self._held.append((addr, bytes(data)))
+
+    def doorbell(self, bits: int) -> None:
+        """Ring ``bits`` on the other host, behind all earlier stores (the endpoint's side only)."""
+        if self._held:
+            self._held.append(bits)
+            return
+        left = bits
+        while self._settled and left:
+            vector = self._vectors.get((left & -left).bit_length() - 1)
+            if vector is None:
+                break
+            self.counters["direct_doorbells"] += 1
+            self._outbox.wake(self._doorbell_dst, Irq(IrqSource.MSI_VECTOR, vector, self._tasks.epoch))
+            left &= left - 1
+        if left:
+            self._outbox.send(self._upstream, Irq(IrqSource.PEER_DOORBELL, left, self._tasks.epoch))
+
+    def _find(self, addr: int, length: int) -> Grant | None:
+        for grant in self._grants:
+            if grant.base <= addr and addr + length <= grant.base + grant.size:
+                return grant if not grant.owner or (length == WORD_BYTES and not addr & 3) else None
+        return None
+
+    def _land(self, grant: Grant, addr: int, data: Buffer) -> None:
+        at = grant.at + addr - grant.base
+        if grant.owner:
+            self.counters["direct_rings"] += 1
+            self._outbox.wake(grant.owner, MemWrite(at, bytes(data), self._tasks.epoch))
+        else:
+            assert self._far is not None, "grants of memory are taken only where there is memory"
+            self._far.memory.store("direct", at, data)
+
+    def _post(self, addr: int, data: Buffer) -> None:
+        held, self._held = self._held, []
+        for one in held:
+            if isinstance(one, int):
+                self._outbox.send(self._upstream, Irq(IrqSource.PEER_DOORBELL, one, self._tasks.epoch))
+            else:
+                self._outbox.send(self._upstream, MemWrite(*one, self._tasks.epoch))
+        self._outbox.send(self._upstream, MemWrite(addr, bytes(data), self._tasks.epoch))
+        self._posted += 1
+        self._settled = False
+        self._flush()
+
+    # grants
+
+    def grant(self, args: dict[str, Any]) -> None:
+        """Take what the upstream service grants in place of what was granted before.
+
+        Raises:
+            PeerError: it cannot be; nothing is granted then.
+        """
+        self._grants, self._vectors, self._settled = (), {}, False
+        if self._far is None:
+            raise PeerError("grants: this host's stores are messages")
+        if args.get("memory") != self._far.ident:
+            raise PeerError("grants: of other memory than this process has mapped")
+        self._vectors = _vectors(args.get("doorbells", []))
+        self._grants = from_body(args.get("ranges"), self._far.memory.size)
+        self._posted += 1
+        self.counters["grants"] += 1
+        self._flush()
+
+    def enter(self, epoch: int) -> None:
+        """A new link epoch, 0 for none: nothing is granted, and what waited is lost with the old one."""
+        self._grants, self._vectors, self._settled = (), {}, False
+        self._held.clear()
+        self._is_flushing = False
+        self._era += 1
+        if self._far is not None:
+            self._far.lease.enter(epoch)
+
+    def _flush(self) -> None:
+        """Settle, once what was posted so far has arrived."""
+        if self._grants and not self._is_flushing:
+            self._is_flushing = True
+            self._tasks.spawn("flush", self._run_flush())
+
+    def _run_flush(self) -> Task[None]:
+        era, posted = self._era, -1
+        while posted != self._posted:
+            posted = self._posted
+            memory = [grant for grant in self._grants if not grant.owner]
+            if not memory:
+                self._is_flushing = False
+                return
+            # the last word of a window: where a ring has its rx_info, which is never all ones
+            answer = yield Read(memory[0].end - WORD_BYTES, WORD_BYTES)
+            if self._era != era:
+                return
+            if answer == _ABSENT:
+                self.counters["flushes_failed"] += 1
+                posted = -1
+                yield Sleep(RETRY_NS)
+                if self._era != era:
+                    return
+        self._is_flushing = False
+        self._settled = True
+        held, self._held = self._held, []
+        for one in held:
+            if isinstance(one, int):
+                self.doorbell(one)
+            else:
+                self.write(*one)
+
+    def snapshot(self) -> dict[str, Any]:
+        """What ``status`` shows."""
+        return {"direct": self._settled, "grants": len(self._grants), **self.counters}
+
+
+def _vectors(body: object) -> dict[int, int]:
+    """Doorbell bit -> interrupt vector of the other host."""
+    if not isinstance(body, list) or len(body) > MAX_GRANTS:
+        raise PeerError(f"doorbells: {body!r:.40}")
+    for entry in body:
+        if not isinstance(entry, list) or [type(part) for part in entry] != [int, int]:
+            raise PeerError(f"doorbell {entry!r:.40}: allowed [bit, vector]")
+        if not (0 <= entry[0] < 64 and 0 <= entry[1] < 2048):
+            raise PeerError(f"doorbell {entry!r:.40}: impossible")
+    return dict(body)
+
+
+def within(grants: Sequence[Grant], spans: Iterable[tuple[int, int, int]]) -> list[Grant]:
+    """Grants seen through windows.
+
+    Args:
+        grants: in the address space behind the windows.
+        spans: of each window: base in front of it, size, base behind it.
+    """
+    return [
+        Grant(base + part.base - behind, part.size, part.owner, part.at)
+        for base, size, behind in spans
+        for grant in grants
+        if (part := grant.part(behind, size)) is not None
+    ]
