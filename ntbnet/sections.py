@@ -90,6 +90,10 @@ class Netdev:
     tx_stop: Annotated[int, Integer(1, 64, "ring entries")] = 5
     """Free ring entries below which sending stops, 1..64; 5 is the kernel's, 1 fills the ring."""
 
+    poll: Annotated[str, Choice(("adaptive", "never", "always"))] = "adaptive"
+    """How a full ring is watched for room; never: on kernel ticks, as ntb_netdev does; adaptive: every 50 us
+    while there is progress, then ever more seldom, down to kernel ticks; always: every 50 us."""
+
     queues: Annotated[int, Integer(1, 32, "queues")] = 1
     """Transport queues that the device uses, 1..32; a flow of packets stays on one of them."""
 

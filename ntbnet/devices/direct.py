@@ -3,8 +3,8 @@
 The services that translate a store publish where it would land, as *grants*: the endpoint controller for
 the host's stores into BARs, the host (through the controller) for the endpoint's stores into its outbound
 aperture. A grant covers a stretch of addresses as the storing CPU sees them, and names either memory of
-the other node, or registers of a service. Stores to memory are done at once, in place; one 32-bit store to
-a register becomes a wake of the service that owns it. Everything else stays a message.
+the other node, or registers of a service. Stores to memory are done in place, in order with the other
+effects of a step; one 32-bit store to a register becomes a wake of the service that owns it. Everything else stays a message.
 
 Grants hold for one link epoch and are replaced as a whole whenever BARs, windows or DMA mappings change.
 Control block and scratchpads are never granted: they live on across epochs, and a host that was
@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ntbnet.address import ADDRESS_END
-from ntbnet.devices.effects import Outbox
+from ntbnet.devices.effects import Outbox, Store
 from ntbnet.devices.lease import Lease
 from ntbnet.devices.memory import Buffer, Window
 from ntbnet.devices.task import Read, Sleep, Task, Tasks
@@ -188,7 +188,11 @@ class CpuBus:
             self._outbox.wake(grant.owner, MemWrite(at, bytes(data), self._tasks.epoch))
         else:
             assert self._far is not None, "grants of memory are taken only where there is memory"
-            self._far.memory.store("direct", at, data)
+            if self._outbox.effects:
+                # what says that a frame was taken must not be seen before the frame was
+                self._outbox.add(Store(self._far.memory, at, bytes(data)))
+            else:
+                self._far.memory.store("direct", at, data)
 
     def _post(self, addr: int, data: Buffer) -> None:
         held, self._held = self._held, []

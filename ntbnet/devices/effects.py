@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from ntbnet.devices.memory import Window
 from ntbnet.wire import Irq, MemWrite, Message
 
 
@@ -69,7 +70,16 @@ class Wake:
     message: Irq | MemWrite
 
 
-Effect: TypeAlias = Send | Wake | Log | Deliver | SetCarrier | StopQueue | Restart
+@dataclass(slots=True)
+class Store:
+    """Store ``data`` at ``offset`` of ``memory``: a direct store that stays behind earlier effects."""
+
+    memory: Window
+    offset: int
+    data: bytes
+
+
+Effect: TypeAlias = Send | Wake | Store | Log | Deliver | SetCarrier | StopQueue | Restart
 
 
 class Outbox:

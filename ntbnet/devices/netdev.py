@@ -36,7 +36,9 @@ TX_STOP = 5
 TX_START = 10
 """Free frames from which a completed transmission takes them again."""
 TX_TIME_NS = 1_000
-"""Delay of the transmit timer: in effect the next timer tick."""
+"""Delay of the kernel's transmit timer: in effect the next timer tick."""
+POLL_NS = 50_000
+"""Delay of ours, at first: about the time that a frame of the largest size takes."""
 
 COUNTERS = (
     "rx_packets",
@@ -92,6 +94,7 @@ class Netdev:
         local_mac: 6 bytes; frames for other addresses are dropped.
         peer_mac: 6 bytes; destination of every frame sent.
         tx_stop: free ring entries below which sending stops, 1 or more.
+        poll: how a full ring is watched for room: ``adaptive``, ``never`` (on kernel ticks) or ``always``.
         queues: queues to use, 1 or more; as many as the transport has free when those are fewer.
 
     Attributes:
@@ -118,6 +121,7 @@ class Netdev:
         local_mac: bytes,
         peer_mac: bytes,
         tx_stop: int = TX_STOP,
+        poll: str = "never",
         queues: int = 1,
     ) -> None:
         if len(local_mac) != MAC_BYTES or len(peer_mac) != MAC_BYTES:
@@ -128,6 +132,9 @@ class Netdev:
         self.queue = self.queues[0]
         self._up: tuple[Queue, ...] = ()
         self._tx_stop = tx_stop
+        self._poll = poll
+        self._poll_ns = POLL_NS
+        self._room = 0
         self._transport = transport
         self._outbox = outbox
         self._tasks = tasks
@@ -269,13 +276,19 @@ class Netdev:
     def _stop(self, stopped: bool) -> None:
         if stopped != self.stopped:
             self.stopped = stopped
+            self._poll_ns = POLL_NS
             self._outbox.add(StopQueue(stopped))
 
     def _arm_timer(self) -> None:
-        self._timer.schedule(self._tick.delay(self._tasks.now_ns, TX_TIME_NS))
+        delay_ns = self._tick.delay(self._tasks.now_ns, TX_TIME_NS)
+        self._timer.schedule(delay_ns if self._poll == "never" else min(delay_ns, self._poll_ns))
 
     def _on_timer(self) -> Task[None]:
-        if any(queue.tx_free_entry() < self._tx_stop for queue in self._up):
+        room = [queue.tx_free_entry() for queue in self._up]
+        if any(free < self._tx_stop for free in room):
+            if self._poll == "adaptive":
+                progressed, self._room = sum(room) != self._room, sum(room)
+                self._poll_ns = POLL_NS if progressed else 2 * self._poll_ns
             self._arm_timer()
         else:
             self._stop(False)

@@ -265,6 +265,7 @@ class Peer:
             local_mac=mac_of(self._node),
             peer_mac=mac_of("ep" if self._node == "rc" else "rc"),
             tx_stop=config.netdev.tx_stop,
+            poll=config.netdev.poll,
             queues=config.netdev.queues,
         )
         self._packet_buffer = memoryview(self._netdev.tx_buffer)[ETH_HEADER_BYTES:]

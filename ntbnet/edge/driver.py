@@ -14,7 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import msgpack
 
-from ntbnet.devices.effects import Deliver, Effect, Log, Restart, Send, SetCarrier, StopQueue, Wake
+from ntbnet.devices.effects import Deliver, Effect, Log, Restart, Send, SetCarrier, StopQueue, Store, Wake
 from ntbnet.devices.path import Path
 from ntbnet.edge.bus import ZmqBus
 from ntbnet.edge.clock import Timer, monotonic_ns
@@ -274,6 +274,8 @@ class Driver:
                 if frames is not None and not self._send(effect.dst, *frames):
                     path.surprise_down("neighbour takes no more messages", now_ns)
                     self._unsettled.append(path)
+            elif isinstance(effect, Store):
+                effect.memory.store("direct", effect.offset, effect.data)
             elif isinstance(effect, Wake):
                 assert self._wakes is not None, "a device of fabric message wakes nobody"
                 self._wakes.send(effect.dst, effect.message)

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from ntbnet.config import Config, load_text
 from ntbnet.devices.direct import Far
 from ntbnet.devices.edma import Edma
-from ntbnet.devices.effects import Deliver, Effect, Log, Restart, Send, SetCarrier, StopQueue, Wake
+from ntbnet.devices.effects import Deliver, Effect, Log, Restart, Send, SetCarrier, StopQueue, Store, Wake
 from ntbnet.devices.endpoint import EndpointController
 from ntbnet.devices.lease import LEASE_BYTES, Lease
 from ntbnet.devices.memory import Window
@@ -138,6 +138,8 @@ class Process:
                 frames = self.paths[effect.dst].send(effect.message, now)
                 if frames is not None:
                     self.world.carry(self.name, effect.dst, (frames[0], bytes(frames[1])))
+            elif isinstance(effect, Store):
+                effect.memory.store("direct", effect.offset, effect.data)
             elif isinstance(effect, Wake):
                 self.world.wake(self.name, effect.dst, effect.message)
             elif isinstance(effect, Deliver):
