@@ -32,8 +32,13 @@ PATHS = (
     ("epc", "peer-ep"),
     ("epc", "edma"),
     ("edma", "peer-ep"),
+    ("epc", "peer-rc"),
 )
-"""(initiator, other end) of each path; the first one is the PCIe link."""
+"""(initiator, other end) of each path.
+
+The first one is the PCIe link; the last one carries memory requests between the endpoint and the host's
+driver, which spares them a stop at the host.
+"""
 
 LINK_PATH = PATHS[0]
 
@@ -63,7 +68,7 @@ def endpoint(src: str, dst: str, transport: str, tcp_base_port: int, ipc_path: C
         src: service that sends.
         dst: service that receives.
         transport: ``ipc`` or ``tcp`` (loopback).
-        tcp_base_port: first of ten ports.
+        tcp_base_port: first of twelve ports.
         ipc_path: socket name -> path in the run folder.
     """
     if transport == "ipc":

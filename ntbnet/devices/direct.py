@@ -4,7 +4,8 @@ The services that translate a store publish where it would land, as *grants*: th
 the host's stores into BARs, the host (through the controller) for the endpoint's stores into its outbound
 aperture. A grant covers a stretch of addresses as the storing CPU sees them, and names either memory of
 the other node, or registers of a service. Stores to memory are done in place, in order with the other
-effects of a step; one 32-bit store to a register becomes a wake of the service that owns it. Everything else stays a message.
+effects of a step; one 32-bit store to a register becomes a wake of the service that owns it. Everything else
+stays a message.
 
 Grants hold for one link epoch and are replaced as a whole whenever BARs, windows or DMA mappings change.
 Control block and scratchpads are never granted: they live on across epochs, and a host that was
@@ -117,7 +118,7 @@ class CpuBus:
     Args:
         outbox: takes messages and wakes.
         tasks: runs flushes; its epoch is that of the stores.
-        upstream: the service that gets messages.
+        upstream: the service that gets messages, unless ``route`` names another one.
         far: the other node's memory; None in fabric ``message``, where everything is a message.
         doorbell_dst: service whose interrupts a granted doorbell bit raises.
     """
@@ -132,7 +133,7 @@ class CpuBus:
     ) -> None:
         self._outbox = outbox
         self._tasks = tasks
-        self._upstream = upstream
+        self._upstream = self._via = upstream
         self._far = far
         self._doorbell_dst = doorbell_dst
         self._grants: tuple[Grant, ...] = ()
@@ -200,13 +201,17 @@ class CpuBus:
             if isinstance(one, int):
                 self._outbox.send(self._upstream, Irq(IrqSource.PEER_DOORBELL, one, self._tasks.epoch))
             else:
-                self._outbox.send(self._upstream, MemWrite(*one, self._tasks.epoch))
-        self._outbox.send(self._upstream, MemWrite(addr, bytes(data), self._tasks.epoch))
+                self._outbox.send(self._via, MemWrite(*one, self._tasks.epoch))
+        self._outbox.send(self._via, MemWrite(addr, bytes(data), self._tasks.epoch))
         self._posted += 1
         self._settled = False
         self._flush()
 
-    # grants
+    # the way
+
+    def route(self, dst: str) -> None:
+        """Memory requests of this epoch, reads too, go to ``dst``; before the first one of the epoch only."""
+        self._via = self._tasks.read_dst = dst
 
     def grant(self, args: dict[str, Any]) -> None:
         """Take what the upstream service grants in place of what was granted before.
@@ -231,6 +236,7 @@ class CpuBus:
         self._held.clear()
         self._is_flushing = False
         self._era += 1
+        self.route(self._upstream)
         if self._far is not None:
             self._far.lease.enter(epoch)
 

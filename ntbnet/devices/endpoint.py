@@ -44,7 +44,7 @@ from ntbnet.wire import (
     Status,
 )
 
-ENDPOINT, HOST, CLIENT, EDMA = "epc", "rc-host", "peer-ep", "edma"
+ENDPOINT, HOST, DRIVER, CLIENT, EDMA = "epc", "rc-host", "peer-rc", "peer-ep", "edma"
 NOBODY = ""
 """Requester of a read whose answer is thrown away."""
 APERTURE, MSI_PAGE = "aperture", "msi-page"
@@ -98,7 +98,9 @@ class EndpointController:
         self._forwarded: dict[int, tuple[str, str, int]] = {}
         """By tag: who answers, who asked, and the tag it asked with."""
         self.epc = Epc(endpoint, self._local, self._outbox, self, passthrough=config.ntb.passthrough)
-        self._grants: EpcGrants | None = None
+        self._window_changed = False
+        self._takes_from_driver = False
+        """The host's driver was told that it may send memory requests of this epoch here."""
         self.epc.iatu.on_change = self._on_window_change
         found = self.epc.detected
         self._outbox.log(
@@ -110,15 +112,15 @@ class EndpointController:
         )
         region = dram.sub(0, FUNCTION_REGION_BYTES, "function")
         self.vntb = Vntb(config, region, self.epc, self._outbox, Tick(config.profile.kernel.hz))
-        if config.bridge.fabric == "local":
-            client = Span(region.span.end, dram.span.end - region.span.end)
-            registers = [(endpoint.edma, EDMA)]
-            if endpoint.msi_page is not None:
-                registers.append((endpoint.msi_page, ENDPOINT))
-            memory = [client, self.vntb.doorbells.span]
-            self._grants = EpcGrants(
-                self.epc, dram, memory_id, memory, registers, config.ntb.db_count - FIRST_DB_SLOT
-            )
+        self._is_local = config.bridge.fabric == "local"
+        client = Span(region.span.end, dram.span.end - region.span.end)
+        registers = [(endpoint.edma, EDMA)]
+        if endpoint.msi_page is not None:
+            registers.append((endpoint.msi_page, ENDPOINT))
+        memory = [client, self.vntb.doorbells.span]
+        self._grants = EpcGrants(
+            self.epc, dram, memory_id, memory, registers, config.ntb.db_count - FIRST_DB_SLOT
+        )
         self._calls: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
             "ntb_attach": self._call_attach,
             "mw_set_trans": self._call_mw_set_trans,
@@ -139,7 +141,7 @@ class EndpointController:
         elif src == EDMA:
             self._from_engine(message)
         else:
-            self._from_host_cpu(message)
+            self._from_driver(message)
         return self._finish()
 
     def on_path(self, peer: str, up: bool, session: int, reason: str, now_ns: int) -> Sequence[Effect]:
@@ -163,15 +165,23 @@ class EndpointController:
         elif peer == EDMA:
             self._told_engine = self._fence = None
             self._forwarded = {tag: entry for tag, entry in self._forwarded.items() if EDMA not in entry[:2]}
-        if self._grants is not None and peer == HOST:
+        elif peer == DRIVER and up:
+            self._offer_path()
+        elif peer == DRIVER and self._takes_from_driver:
+            self._takes_from_driver = False
+            if self._paths.get(HOST):
+                # what was on its way is lost, and something behind it must not arrive by another one
+                self._outbox.add(Restart(HOST, f"peer-rc: {reason}"))
+        if peer == HOST:
             self._grants.reset()
-        elif self._grants is not None and peer == CLIENT:
+        elif peer == CLIENT:
             self._grants.forget_client()
         return self._finish()
 
     def _finish(self) -> Sequence[Effect]:
         """The effects of this step; grants that changed in it go out last."""
-        if self._grants is not None and self._grants.is_stale and self.epoch:
+        if self._is_local and self.epoch and (self._grants.is_stale or self._window_changed):
+            self._window_changed = False
             self._grants.publish(
                 partial(self._tell_grants, HOST) if self._paths.get(HOST) else None,
                 partial(self._tell_grants, CLIENT) if self._paths.get(CLIENT) else None,
@@ -221,9 +231,11 @@ class EndpointController:
             self._forwarded.clear()
             self._outbox.log("link.changed", up=False, link_epoch=self.epoch, reason=reason)
             self.epoch = 0
+            self._takes_from_driver = False
         else:
             self.epoch = session
             self._outbox.log("link.changed", up=True, link_epoch=session, reason=reason)
+            self._offer_path()
         self._tell_client()
         self._tell_engine()
 
@@ -269,12 +281,12 @@ class EndpointController:
             self._outbox.send(HOST, Completion(message.tag, Status.OK, data, self.epoch))
         elif isinstance(message, CfgWrite):
             self.epc.config_write(message.offset, message.data)
-            self._grants_are_stale()
+            self._window_changed = True
             self._tell_engine()
             self._outbox.send(HOST, Completion(message.tag, Status.OK, b"", self.epoch))
         elif isinstance(message, Completion):
             self._complete(HOST, message)
-        elif isinstance(message, Notice) and message.name == "grants" and self._grants is not None:
+        elif isinstance(message, Notice) and message.name == "grants":
             try:
                 self._grants.on_host(message.args)
             except PeerError as problem:
@@ -283,22 +295,30 @@ class EndpointController:
         else:
             self.counters["unexpected"] += 1
 
-    def _from_host_cpu(self, message: Message) -> None:
-        """A store of the host's CPU that came past the link: it knows the local address already."""
-        if not isinstance(message, MemWrite) or self._grants is None:
+    def _from_driver(self, message: Message) -> None:
+        """Memory requests of the host's driver, by bus address, and answers to those of this side."""
+        if isinstance(message, Completion):
+            self._complete(DRIVER, message)
+        elif not isinstance(message, (MemWrite, MemRead)):
             self.counters["unexpected"] += 1
         elif message.epoch != self.epoch or not self.epoch:
             self.counters["stale_epoch"] += 1
+            if isinstance(message, MemRead):
+                self._outbox.send(DRIVER, Completion(message.tag, Status.UR, b"", message.epoch))
+        elif isinstance(message, MemWrite):
+            self._inbound_write(message.addr, message.data)
         else:
-            found = self._local.find(message.addr, len(message.data))
-            if found is not None and found[0] == MSI_PAGE:
-                self._raise_local_msi(found[1], message.data)
-            else:
-                self._refusals.drop_write("nothing_local", message.addr, len(message.data))
+            self._read(DRIVER, self.epc.inbound_address(message.addr, message.size), message)
 
-    def _grants_are_stale(self) -> None:
-        if self._grants is not None:
-            self._grants.is_stale = True
+    def _offer_path(self) -> None:
+        """Tell the host's driver that its memory requests of this epoch may come straight here."""
+        if self.epoch and self._paths.get(DRIVER):
+            self._takes_from_driver = True
+            self._outbox.send(DRIVER, Notice("takes_requests", {}, self.epoch))
+
+    def _host_side(self, bus: int, length: int) -> str:
+        """Who gets a memory request of this side: the host's driver, whose memory it is, or the host."""
+        return DRIVER if self._takes_from_driver and self._grants.covers(bus, length) else HOST
 
     def _inbound_write(self, addr: int, data: bytes | memoryview) -> None:
         local = self.epc.find_inbound(addr, len(data))
@@ -345,13 +365,13 @@ class EndpointController:
         elif found[0] == EDMA:
             self._forward_read(EDMA, requester, local, message)
         else:
-            may_go_out = requester != HOST and self.epoch and message.epoch == self.epoch
+            may_go_out = requester not in {HOST, DRIVER} and self.epoch and message.epoch == self.epoch
             bus = self.epc.iatu.translate_outbound(local, message.size) if may_go_out else None
             if bus is None:
                 self._refusals.refuse_read("no_window", message.addr, message.size)
                 self._outbox.send(requester, Completion(message.tag, Status.UR, b"", message.epoch))
             else:
-                self._forward_read(HOST, requester, bus, message)
+                self._forward_read(self._host_side(bus, message.size), requester, bus, message)
 
     def _forward_read(self, dst: str, requester: str, addr: int, message: MemRead) -> None:
         self._tag = (self._tag + 1) & 0xFFFFFFFF
@@ -374,7 +394,7 @@ class EndpointController:
 
     def _on_window_change(self) -> None:
         """Hardware gives no warning: what a change does to an access on its way is undefined (EDMA 31)."""
-        self._grants_are_stale()
+        self._window_changed = True
         in_flight = sum(requester not in {NOBODY, EDMA} for _, requester, _ in self._forwarded.values())
         if in_flight:
             self.counters["windows_changed_in_flight"] += 1
@@ -395,12 +415,13 @@ class EndpointController:
         may_go_out = self.epoch and is_believed and self._is_bus_master()
         if isinstance(message, MemWrite):
             if may_go_out:
-                self._outbox.send(HOST, message)
+                self._outbox.send(self._host_side(message.addr, len(message.data)), message)
             else:
                 self._refusals.drop_write("no_bus_master", message.addr, len(message.data))
         elif isinstance(message, MemRead):
             if may_go_out:
-                self._forward_read(HOST, EDMA, message.addr, message)
+                dst = self._host_side(message.addr, message.size)
+                self._forward_read(dst, EDMA, message.addr, message)
             else:
                 self._refusals.refuse_read("no_bus_master", message.addr, message.size)
                 self._outbox.send(EDMA, Completion(message.tag, Status.UR, b"", message.epoch))
@@ -434,14 +455,15 @@ class EndpointController:
     def _outbound_write(self, local: int, data: bytes | memoryview) -> None:
         bus = self.epc.iatu.find_outbound(local, len(data))
         if bus is not None:
-            self._outbox.send(HOST, MemWrite(bus, data, self.epoch))
+            self._outbox.send(self._host_side(bus, len(data)), MemWrite(bus, data, self.epoch))
             return
         for offset, size in split_posted(local, len(data)):
             bus = self.epc.iatu.translate_outbound(local + offset, size)
             if bus is None:
                 self._refusals.drop_write("no_outbound_window", local + offset, size)
             else:
-                self._outbox.send(HOST, MemWrite(bus, data[offset : offset + size], self.epoch))
+                part = MemWrite(bus, data[offset : offset + size], self.epoch)
+                self._outbox.send(self._host_side(bus, size), part)
 
     def _call(self, message: Call) -> None:
         try:
@@ -492,11 +514,12 @@ class EndpointController:
 
     def post(self, bus_addr: int, data: bytes) -> None:
         """Send a posted write to the host, behind all earlier ones."""
-        self._outbox.send(HOST, MemWrite(bus_addr, data, self.epoch))
+        self._outbox.send(self._host_side(bus_addr, len(data)), MemWrite(bus_addr, data, self.epoch))
 
     def flush(self, bus_addr: int, size: int) -> None:
         """Send a read to the host whose answer nobody needs."""
-        self._forward_read(HOST, NOBODY, bus_addr, MemRead(bus_addr, size, 0, self.epoch))
+        dst = self._host_side(bus_addr, size)
+        self._forward_read(dst, NOBODY, bus_addr, MemRead(bus_addr, size, 0, self.epoch))
 
 
 def _integer(args: dict[str, Any], name: str) -> int:

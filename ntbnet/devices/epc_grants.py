@@ -11,15 +11,18 @@ Who has nothing to do with a change hears nothing of it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from ntbnet.address import Span
 from ntbnet.devices.direct import MEMORY, Grant, from_body, to_body, within
 from ntbnet.devices.epc import Epc
 from ntbnet.devices.memory import Window
+from ntbnet.devices.msi import MSI_BYTES
 from ntbnet.errors import KernelError, PeerError
 from ntbnet.regs.ntb_ctrl import slot_of_db_bit
 
+CONTROLLER = "epc"
 Say = Callable[[dict[str, Any]], None]
 
 
@@ -76,11 +79,22 @@ class EpcGrants:
         self._of_host = from_body(args.get("ranges"), 1 << 64)
         self._host_ident, self._host_msi = ident, (msi[0], msi[1], msi[2])
 
+    def covers(self, bus: int, length: int) -> bool:
+        """True when a bus access is to memory that the host granted, or to its MSI target."""
+        address, _, granted = self._host_msi
+        if granted and bus == address and length == MSI_BYTES:
+            return True
+        return any(grant.base <= bus and bus + length <= grant.end for grant in self._of_host)
+
     def publish(self, to_host: Say | None, to_client: Say | None) -> None:
         """Tell whoever is there (not None) of grants that changed since it was told last."""
         self.is_stale = False
         if to_host is not None:
-            grants = within(self._behind, self._epc.inbound_ranges())
+            grants = [
+                # a store to the controller's own registers is a bus access like any other
+                replace(grant, at=grant.base) if grant.owner == CONTROLLER else grant
+                for grant in within(self._behind, self._epc.inbound_ranges())
+            ]
             self._tell("host", to_host, {"memory": self._ident, "ranges": to_body(grants)})
         if to_client is not None:
             spans = [(w.base, w.limit - w.base + 1, w.target) for w in self._epc.iatu.outbound if w]

@@ -21,8 +21,10 @@ from typing import Any
 from ntbnet.address import Span, hex_address
 from ntbnet.devices.complaints import Once
 from ntbnet.devices.direct import CpuBus
+from ntbnet.devices.dma import DmaFilter
 from ntbnet.devices.effects import Outbox
 from ntbnet.devices.memory import Allocator, Buffer, Window
+from ntbnet.devices.msi import MSI_BYTES
 from ntbnet.devices.msi_domain import MsiDomain
 from ntbnet.devices.ntb import MwAlign, NtbDevice
 from ntbnet.devices.task import Acquire, Call, Mutex, Read, Release, Sleep, Task, Tasks
@@ -90,6 +92,7 @@ class NtbEpf(NtbDevice):
         notice: arguments of ``device_added``.
         layout: ``rfc1`` or ``classic``.
         cpu: how its stores leave.
+        mapped: told of the memory that the endpoint may reach.
         bar_map: takes the place of the device table (the configuration may place BARs elsewhere).
 
     Raises:
@@ -103,6 +106,7 @@ class NtbEpf(NtbDevice):
         outbox: Outbox,
         tasks: Tasks,
         cpu: CpuBus,
+        mapped: DmaFilter,
         allocator: Allocator,
         layout: str,
         bar_map: BarMap | None = None,
@@ -112,6 +116,8 @@ class NtbEpf(NtbDevice):
         self._outbox = outbox
         self._tasks = tasks
         self._cpu = cpu
+        self._mapped = mapped
+        self._msi_target = (0, 0)
         self._allocator = allocator
         self._block = LAYOUTS[layout]
         self._layout = layout
@@ -185,6 +191,7 @@ class NtbEpf(NtbDevice):
             allowed = f"{LEAST_VECTORS}..{MOST_VECTORS}"
             raise PeerError(f"the host granted {vectors!r:.40} vectors: allowed {allowed}")
         self._vectors = vectors
+        self._msi_target = _target_of(reply)
         self._vectors_argument = vectors | (MSIX_FLAG if reply.get("kind") == "msix" else 0)
         yield from self._read_doorbells()
         yield from self._command(Command.CONFIGURE_DOORBELL, self._vectors_argument)
@@ -292,6 +299,17 @@ class NtbEpf(NtbDevice):
 
     # interrupts
 
+    def is_msi_target(self, addr: int, size: int) -> bool:
+        """True for the word that an MSI is written to."""
+        return bool(self._vectors) and (addr, size) == (self._msi_target[0], MSI_BYTES)
+
+    def vector_of(self, addr: int, data: Buffer) -> int | None:
+        """Vector that a write of the endpoint raises; None when it is none, or one that was not granted."""
+        if not self.is_msi_target(addr, len(data)):
+            return None
+        vector = int.from_bytes(data, "little") - self._msi_target[1]
+        return vector if 0 <= vector < self._vectors else None
+
     def on_vector(self, vector: int) -> None:
         """MSI vector came in: 0 is the link event, 1 is unused, v rings bit v - 2 (NTB 94)."""
         if vector == LINK_SLOT:
@@ -335,6 +353,7 @@ class NtbEpf(NtbDevice):
         if size > self._bars[self._map.mws[widx]].size:
             raise KernelError(errno.EINVAL, f"mw_set_trans: {size:#x} bytes, BAR is smaller")
         yield Call(HOST, "dma_map", {"addr": addr, "size": size})
+        self._mapped.map(addr, size)
         yield from self._command(Command.CONFIGURE_MW, widx, (addr, size))
         self._outbox.log("mw.configured", widx=widx, addr=hex_address(addr), size_bytes=size)
 
@@ -376,6 +395,7 @@ class NtbEpf(NtbDevice):
 
     def free_coherent(self, window: Window) -> None:
         """Give RC DRAM back and end its DMA mapping."""
+        self._mapped.unmap(window.span.base)
         if self._tasks.epoch:
             self._tasks.spawn("dma_unmap", self._dma_unmap(window.span.base))
         self._allocator.free(window)
@@ -486,3 +506,11 @@ class NtbEpf(NtbDevice):
             raise KernelError(errno.EINVAL, f"scratchpad {sidx}: there are {self._spads}")
         addr = yield from self._spad_address(bank, sidx)
         self._cpu.write(addr, _U32.pack(value))
+
+
+def _target_of(reply: dict[str, Any]) -> tuple[int, int]:
+    """Address and first datum of the vectors that the host granted."""
+    address, first = reply.get("address"), reply.get("first_data")
+    if type(address) is not int or type(first) is not int:
+        raise PeerError(f"the host granted vectors at {address!r:.40}, from {first!r:.40}")
+    return address, first

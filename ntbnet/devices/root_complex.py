@@ -231,8 +231,8 @@ class RootComplex:
             self._notify("grants", {"memory": self._grants.get("memory"), "ranges": to_body(grants)})
 
     def _tell_grants(self) -> None:
-        """Tell the endpoint where its CPU may store, and what interrupts this host."""
-        if self._is_local and self.epoch:
+        """Tell the endpoint which memory is mapped for it, and what interrupts this host."""
+        if self.epoch:
             base = self._dma.base
             ranges = [Grant(span.base, span.size, MEMORY, span.base - base) for span in self._dma.mapped]
             msi = [self._msi.address, self._msi.first_data, self._msi.granted]
@@ -391,6 +391,7 @@ class RootComplex:
             self._tell_grants()
             self._outbox.log("msi.granted", vectors=granted, address=hex_address(self._msi.address))
             body = {"vectors": granted, "kind": kind}
+            body |= {"address": self._msi.address, "first_data": self._msi.first_data}
             self._outbox.send(DRIVER, Reply(message.tag, 0, body, message.epoch))
         else:
             self._reply_failure(message, KernelError(errno.ENOSPC, f"fewer than {least} vectors"))

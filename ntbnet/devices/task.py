@@ -116,7 +116,7 @@ class Tasks:
 
     def __init__(self, outbox: Outbox, read_dst: str, timeout_ns: int, first_tag: int = 0) -> None:
         self._outbox = outbox
-        self._read_dst = read_dst
+        self.read_dst = read_dst
         self._timeout_ns = timeout_ns
         self._first_tag = self._tag = first_tag
         self._by_tag: dict[int, tuple[_Task, int]] = {}
@@ -260,13 +260,13 @@ class Tasks:
         self._by_tag[self._tag] = (task, self.now_ns + self._timeout_ns)
         if isinstance(request, Read):
             read = MemRead(request.addr, request.size, self._tag, self.epoch)
-            self._outbox.send(request.dst or self._read_dst, read)
+            self._outbox.send(request.dst or self.read_dst, read)
         elif isinstance(request, CfgRead):
             message = CfgReadMessage(request.offset, request.size, self._tag, self.epoch)
-            self._outbox.send(self._read_dst, message)
+            self._outbox.send(self.read_dst, message)
         elif isinstance(request, CfgWrite):
             write = CfgWriteMessage(request.offset, request.data, self._tag, self.epoch)
-            self._outbox.send(self._read_dst, write)
+            self._outbox.send(self.read_dst, write)
         else:
             call = CallMessage(request.op, dict(request.args), self._tag, self.epoch)
             self._outbox.send(request.dst, call)

@@ -88,7 +88,7 @@ def test_ep_to_rc_is_an_msi_and_waits_for_no_poll(fabric: str) -> None:
 
     assert took_ns < 500 * US
     if fabric == "message":
-        assert world.device("rc-host").counters["msis"] > 0
+        assert world.device("peer-rc").counters["msis"] > 0
     else:
         assert world.device("peer-ep").snapshot()["stores"]["direct_doorbells"] > 0
 

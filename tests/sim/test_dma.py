@@ -52,6 +52,7 @@ class DmaUser:
 
         def mapping() -> Task[None]:
             yield Call("rc-host", "dma_map", {"addr": self.rc.span.base, "size": AREA_BYTES})
+            self.world.device("peer-rc")._mapped.map(self.rc.span.base, AREA_BYTES)
 
         host._tasks.spawn("map", mapping())
         self.world.processes["peer-rc"].perform(host._outbox.take())
@@ -149,7 +150,7 @@ def test_engine_killed_in_mid_transfer_fails_what_was_queued_and_the_next_one_wo
 
 @pytest.mark.covers("EDMA 165")
 @pytest.mark.parametrize("direction", list(Direction))
-@pytest.mark.parametrize("loss", ["link", "rc-host", "epc"])
+@pytest.mark.parametrize("loss", ["link", "peer-rc", "epc"])
 def test_link_lost_in_mid_transfer_aborts_it_and_nothing_lands_later(direction: Direction, loss: str) -> None:
     world, user = dma(seed=33)
     user.submit(direction, 0, (1 << 20, 64))
@@ -174,6 +175,26 @@ def test_link_lost_in_mid_transfer_aborts_it_and_nothing_lands_later(direction: 
     user.wait(2 + len(SIZES))
     assert all(ok for _, ok in user.answers[2:])
     assert all(user.landed[2:])
+
+
+@pytest.mark.parametrize("direction", list(Direction))
+def test_host_lost_in_mid_transfer_leaves_nothing_for_the_next_epoch(direction: Direction) -> None:
+    """Memory requests do not go by the host: they go on until the link ends."""
+    world, user = dma(seed=36)
+    user.submit(direction, 0, (1 << 20, 64))
+    world.run_for(MS // 5)
+    world.restart("rc-host")
+    user.wait(2, 3 * SECOND)
+    _, destination = user.patterns[direction]
+    world.settle(lambda: world.epoch != 1, 3 * SECOND)
+    destination.zero("test")
+    world.until_epoch(2)
+
+    assert untouched(destination, 0)
+    user.map_for_dma()
+    user.submit(direction, 0, SIZES)
+    user.wait(2 + len(SIZES))
+    assert all(ok for _, ok in user.answers[2:])
 
 
 @pytest.mark.covers("EDMA 173")

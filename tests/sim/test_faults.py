@@ -10,10 +10,12 @@ from tests.sim.world import MS, POLLED, SECOND, SMALL, Fault, Frame, World, pack
 
 RECOVERY_NS = 2 * SECOND
 """Bound of every recovery, from the kill on; a peer may have to wait until its epoch is 1 s old."""
-DATA_LINKS = [
-    *(("peer-rc", "rc-host"), ("rc-host", "peer-rc"), ("rc-host", "epc")),
-    *(("epc", "rc-host"), ("epc", "peer-ep"), ("peer-ep", "epc")),
+DATA_LINKS = [("peer-rc", "epc"), ("epc", "peer-rc"), ("epc", "peer-ep"), ("peer-ep", "epc")]
+CONTROL_LINKS = [
+    *(("peer-rc", "rc-host"), ("rc-host", "peer-rc")),
+    *(("rc-host", "epc"), ("epc", "rc-host")),
 ]
+"""What only talks while the link comes up."""
 
 
 def recover(world: World, within_ns: int = RECOVERY_NS) -> int:
@@ -120,6 +122,20 @@ def test_lost_damaged_or_reordered_message_is_a_new_link_epoch(link: tuple[str, 
     assert world.epoch == 2
 
 
+@pytest.mark.parametrize("kind", ["drop", "damage", "swap"])
+@pytest.mark.parametrize("link", CONTROL_LINKS, ids="-".join)
+def test_bring_up_survives_a_lost_damaged_or_reordered_message(link: tuple[str, str], kind: str) -> None:
+    world = World(seed=3, text=SMALL + POLLED)
+    world.faults[link] = nth_message(kind, skip=1)
+    world.start()
+    world.settle(lambda: sum(world.processes[link[1]].paths[link[0]].refused.values()) > 0, 5 * SECOND)
+    world.settle(world.is_up, 10 * SECOND)
+
+    refused = world.processes[link[1]].paths[link[0]].refused
+    assert refused["gap"] + refused["damaged"] == 1
+    world.exchange(3)
+
+
 @pytest.mark.fabric("message")
 @pytest.mark.parametrize("link", DATA_LINKS, ids="-".join)
 def test_repeated_message_is_discarded_and_nothing_else_happens(link: tuple[str, str]) -> None:
@@ -155,14 +171,15 @@ def test_packets_in_flight_on_a_dead_path_are_lost_never_delivered_later() -> No
 def test_stale_writes_are_counted() -> None:
     """A peer that has not heard of the link's loss yet writes into the void."""
     world = World(seed=6).bring_up()
-    for name, other, node in (("rc-host", "epc", "rc"), ("epc", "rc-host", "ep")):
-        epoch, process = world.epoch, world.processes[name]
-        process.paths[other].surprise_down("test", world.now_ns)
-        process.settle(process.paths[other])
+    process = world.processes["epc"]
+    for node in ("rc", "ep"):
+        epoch, before = world.epoch, world.device("epc").counters["stale_epoch"]
+        process.paths["rc-host"].surprise_down("test", world.now_ns)
+        process.settle(process.paths["rc-host"])
         world.send(node, packet_of(world.random, 1, 64))
         world.until_epoch(epoch + 1)
 
-        assert world.device(name).counters["stale_epoch"] >= 4
+        assert world.device("epc").counters["stale_epoch"] >= before + 4
         assert world.delivered == {"rc": [], "ep": []}
     world.exchange(3)
 

@@ -101,8 +101,8 @@ def test_host_that_finds_msix_gets_msix() -> None:
 
     assert world.device("epc").epc.get_msix() == 16
     assert world.device("epc").epc.get_msi() == 0
-    assert world.device("rc-host").counters["msis"] > 0
-    assert world.device("rc-host").counters["dma_read_faults"] == 0
+    assert world.device("peer-rc").counters["msis"] > 0
+    assert world.device("peer-rc").counters["dma_read_faults"] == 0
 
 
 @pytest.mark.covers("EDMA 145")

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import errno
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import pytest
 
 from ntbnet.devices.direct import CpuBus
+from ntbnet.devices.dma import DmaFilter
 from ntbnet.devices.effects import Effect, Outbox, Send
 from ntbnet.devices.memory import Allocator
 from ntbnet.devices.ntb import MwAlign
@@ -40,6 +42,9 @@ class Client:
         self.vectors.append(vector)
 
 
+GRANTED = {"address": 0xFEE0_0000, "first_data": 0}
+
+
 class Board:
     """A driver, and behind it a function whose config BAR is plain memory.
 
@@ -70,17 +75,19 @@ class Board:
         self.writes: list[tuple[int, bytes]] = []
         self.commands: list[tuple[int, int]] = []
         self.calls: list[Call] = []
-        self.replies: dict[str, Any] = {"alloc_vectors": {"vectors": vectors}}
+        self.replies: dict[str, Any] = {"alloc_vectors": GRANTED | {"vectors": vectors}}
         self.gone = False
         self.effects: list[Effect] = []
         self.outbox = Outbox()
         self.tasks = Tasks(self.outbox, "rc-host", SECOND // 2)
         self.tasks.epoch = EPOCH
+        self.mapped = DmaFilter(dram(RC_DRAM), self.outbox, Counter())
         self.ntb = NtbEpf(
             NOTICE if notice is None else notice,
             outbox=self.outbox,
             tasks=self.tasks,
             cpu=CpuBus(self.outbox, self.tasks, "rc-host"),
+            mapped=self.mapped,
             allocator=Allocator(dram(RC_DRAM)),
             layout=layout,
             bar_map=bar_map,
@@ -692,7 +699,7 @@ class TestDoorbellPlaces:
 @pytest.mark.covers("NTB 39")
 def test_msix_is_told_to_the_function_with_the_number_of_vectors() -> None:
     board = Board()
-    board.replies["alloc_vectors"] = {"vectors": 16, "kind": "msix"}
+    board.replies["alloc_vectors"] = GRANTED | {"vectors": 16, "kind": "msix"}
     board.do(board.ntb.probe())
     board.do(board.ntb.remove())
 

@@ -85,7 +85,8 @@ def ready() -> Host:
     host = Host()
     host.up()
     assert host.call("dma_map", addr=BUFFER, size=0x1000).error == 0
-    assert host.call("alloc_vectors", least=4, most=32).body == {"vectors": 16, "kind": "msi"}
+    granted = host.call("alloc_vectors", least=4, most=32).body
+    assert granted == {"vectors": 16, "kind": "msi", "address": 0xF105_0040, "first_data": 0}
     return host
 
 
