@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -75,6 +76,7 @@ class Board:
         self.outbox = Outbox()
         self.tasks = Tasks(self.outbox, "rc-host", SECOND // 2)
         self.tasks.epoch = EPOCH
+        self.counters: Counter[str] = Counter()
         self.ntb = NtbEpf(
             NOTICE if notice is None else notice,
             outbox=self.outbox,
@@ -83,6 +85,7 @@ class Board:
             layout=layout,
             bar_map=bar_map,
             command_timeout_ns=SECOND,
+            counters=self.counters,
         )
         self.client = Client()
         self.ntb.set_ctx(self.client)
@@ -597,7 +600,7 @@ def test_vector_0_is_the_link_event_1_is_spurious_and_v_is_bit_v_minus_2() -> No
     assert board.client.link_events == 1
     assert board.client.vectors == [0, 13]
     assert board.ntb.db_read() == 1 | 1 << 13
-    assert board.ntb.counters["irqs_spurious"] == 3
+    assert board.counters["irqs_spurious"] == 3
 
 
 @pytest.mark.covers("NTB 96", "NTB 97", "NTB 100")
