@@ -104,6 +104,13 @@ def difference(before: Mapping[str, int], after: Mapping[str, int]) -> dict[str,
     return {name: after[name] - before[name] for name in after}
 
 
+def loss_complaints(name: str, dropped: int, duplicated: int, out_of_order: int) -> list[str]:
+    """Why a ping-pong over ``name`` does not count: a message was lost, came twice or late; else []."""
+    if not (dropped or duplicated or out_of_order):
+        return []
+    return [f"{name}: {dropped} messages dropped, {duplicated} duplicated, {out_of_order} out of order"]
+
+
 def complaints(backend: str, counts: Mapping[str, int], messages: int) -> list[str]:
     """Why counters do not bear out that ``messages`` crossed RC->EP by ``backend``; [] when they do.
 

@@ -12,6 +12,7 @@ import statistics
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -20,11 +21,11 @@ from ntbnet.app.ask import ask
 from ntbnet.app.bench_lab import Direction
 from ntbnet.app.pingpong import Trips, ping_pong
 from ntbnet.edge.rundir import RunDir
-from ntbnet.edge.stopwatch import MOST_POINTS, TUN_IN, TUN_OUT, points_from
+from ntbnet.edge.stopwatch import MOST_POINTS, SENT, TUN_IN, TUN_OUT, points_from
 from ntbnet.errors import SetupError, WireError
 
 TOLERANCE = 0.15
-"""How far the hops' sum may be from the round trip measured without a stopwatch."""
+"""How far the hops' sum may be from the round trip of the same program without a stopwatch."""
 ANSWER_TIMEOUT_S = 2.0
 
 
@@ -38,8 +39,9 @@ class Hop:
 
 
 _THERE = (
-    Hop("rc: application, IP stack", "peer-rc", TUN_IN),
-    Hop("peer-rc: TUN read, ring write, trigger", "peer-rc", "out rc-host"),
+    Hop("rc: application, IP stack, TUN read", "peer-rc", TUN_IN),
+    Hop("peer-rc: ring write", "peer-rc", "out rc-host"),
+    Hop("peer-rc: trigger", "peer-rc", SENT),
     Hop("message to rc-host", "rc-host", "in peer-rc"),
     Hop("rc-host: root complex", "rc-host", "out epc"),
     Hop("PCIe link to epc", "epc", "in rc-host"),
@@ -47,31 +49,36 @@ _THERE = (
 _TO_INTERRUPT = {
     "doorbell": (
         Hop("epc: store, until the poll finds the doorbell", "epc", "out peer-ep"),
-        Hop("interrupt to peer-ep", "peer-ep", "in epc"),
+        Hop("interrupt to peer-ep", "peer-ep", "arrived epc"),
+        Hop("peer-ep: until its handler", "peer-ep", "in epc"),
     ),
     "dw-edma-testirq": (
         Hop("epc: BAR, inbound window", "epc", "out edma"),
         Hop("message to edma", "edma", "in epc"),
         Hop("edma: test interrupt", "edma", "out peer-ep"),
-        Hop("interrupt to peer-ep", "peer-ep", "in edma"),
+        Hop("interrupt to peer-ep", "peer-ep", "arrived edma"),
+        Hop("peer-ep: until its handler", "peer-ep", "in edma"),
     ),
     "msi": (
         Hop("epc: BAR, inbound window, MSI page", "epc", "out peer-ep"),
-        Hop("interrupt to peer-ep", "peer-ep", "in epc"),
+        Hop("interrupt to peer-ep", "peer-ep", "arrived epc"),
+        Hop("peer-ep: until its handler", "peer-ep", "in epc"),
     ),
 }
 _BACK = (
-    Hop("peer-ep: handler, ring read, TUN write", "peer-ep", TUN_OUT),
-    Hop("ep: IP stack, application", "peer-ep", TUN_IN),
-    Hop("peer-ep: TUN read, ring write, trigger", "peer-ep", "out epc"),
+    Hop("peer-ep: handler, ring read", "peer-ep", TUN_OUT),
+    Hop("ep: TUN write, IP stack, application, TUN read", "peer-ep", TUN_IN),
+    Hop("peer-ep: ring write", "peer-ep", "out epc"),
+    Hop("peer-ep: trigger", "peer-ep", SENT),
     Hop("message to epc", "epc", "in peer-ep"),
     Hop("epc: outbound window, MSI", "epc", "out rc-host"),
     Hop("PCIe link to rc-host", "rc-host", "in epc"),
     Hop("rc-host: MSI target", "rc-host", "out peer-rc"),
-    Hop("interrupt to peer-rc", "peer-rc", "in rc-host"),
-    Hop("peer-rc: handler, ring read, TUN write", "peer-rc", TUN_OUT),
+    Hop("interrupt to peer-rc", "peer-rc", "arrived rc-host"),
+    Hop("peer-rc: until its handler", "peer-rc", "in rc-host"),
+    Hop("peer-rc: handler, ring read", "peer-rc", TUN_OUT),
 )
-LAST_HOP = "rc: IP stack, application"
+LAST_HOP = "rc: TUN write, IP stack, application"
 
 
 def route(backend: str) -> tuple[Hop, ...]:
@@ -114,13 +121,13 @@ def hop_times(points: Points, spans: Sequence[tuple[int, int]], hops: Sequence[H
 def breakdown(
     found: Sequence[tuple[int, ...]], incomplete: int, backend: str, round_trip_us: float
 ) -> dict[str, Any]:
-    """Medians of the hops, in order, and whether their sum is the round trip of the measured run.
+    """Medians of the hops, in order, and whether their sum is the round trip without a stopwatch.
 
     Args:
         found: what ``hop_times`` found on the route of ``backend``.
         incomplete: trips that it left out.
         backend: that triggers the EP.
-        round_trip_us: median round trip measured without a stopwatch, microseconds.
+        round_trip_us: median round trip of the built-in ping-pong without a stopwatch, microseconds.
 
     Raises:
         SetupError: no trip is complete.
@@ -143,26 +150,38 @@ def breakdown(
     }
 
 
-def timed_ping_pong(run: RunDir, way: Direction, most: int, seconds: float) -> tuple[Trips, Points]:
-    """A ping-pong of its own while every service runs a stopwatch.
+def timed_ping_pong(
+    run: RunDir, way: Direction, most: int, seconds: float
+) -> tuple[list[float], Trips, Points]:
+    """The built-in ping-pong, half of it without a stopwatch, then with one in every service, then without.
+
+    What goes without is what the hops' sum is compared with: another program's round trip would differ by
+    what that program does itself, another time's by what the machine does.
 
     Args:
         run: run folder of the bridge.
         way: RC to EP.
-        most: trips to take.
-        seconds: after which it ends in any case.
+        most: trips to take with a stopwatch, and as many without.
+        seconds: after which either ends in any case.
+
+    Returns:
+        Round trips without a stopwatch, microseconds; the trips with one, and their points.
 
     Raises:
         SetupError: a service does not answer, or nothing comes back.
     """
+    namespaces = (way.sender, way.receiver)
+    play = partial(ping_pong, namespaces, way.address, warm_up_s=0.05)
+    halves = [play(seconds=seconds / 2, most=most // 2)]
     _ask_everyone(run, b"stopwatch %d" % MOST_POINTS)
     try:
-        namespaces = (way.sender, way.receiver)
-        trips = ping_pong(namespaces, way.address, seconds=seconds, warm_up_s=0.05, most=most)
+        trips = play(seconds=seconds, most=most)
     finally:
         answers = _ask_everyone(run, b"stopwatch 0")
+    halves.append(play(seconds=seconds / 2, most=most // 2))
+    plain_us = [2 * latency_us for half in halves for latency_us in half.latencies_us()]
     try:
-        return trips, {service: points_from(answer) for service, answer in answers.items()}
+        return plain_us, trips, {service: points_from(answer) for service, answer in answers.items()}
     except WireError as problem:
         raise SetupError(str(problem)) from None
 

@@ -25,6 +25,7 @@ from ntbnet.app.bench_backends import (
     backend_configs,
     complaints,
     difference,
+    loss_complaints,
     settled_counts,
     write_config,
 )
@@ -76,12 +77,15 @@ class Tally:
     hops: list[tuple[int, ...]] = field(default_factory=list)
     incomplete: int = 0
     """Trips of which a hop is missing."""
+    plain_us: list[float] = field(default_factory=list)
+    """Round trips of the program that the hops are taken with, without a stopwatch."""
 
     def as_json(self) -> dict[str, Any]:
-        """Figures of sockperf's report, and of ping."""
+        """Figures of sockperf's report, whether they count, and those of ping."""
         times_ms = self.pings_ms
         return {
             **Latencies(self.samples_us).figures(),
+            "valid": not self.invalid,
             "dropped": self.dropped,
             "duplicated": self.duplicated,
             "out_of_order": self.out_of_order,
@@ -100,8 +104,15 @@ def choose_tool() -> str:
     return "sockperf" if shutil.which("sockperf") else "built-in"
 
 
-def play(tool: str, way: Direction, seconds: int, tally: Tally) -> int:
+def play(tool: str, name: str, way: Direction, seconds: int, tally: Tally) -> int:
     """One ping-pong; its figures go into ``tally``. Messages sent, counted or not.
+
+    Args:
+        tool: ``sockperf`` or ``built-in``.
+        name: what it is of, for complaints.
+        way: from whom to whom.
+        seconds: how long.
+        tally: of ``name``.
 
     Raises:
         SetupError: it fails.
@@ -119,6 +130,7 @@ def play(tool: str, way: Direction, seconds: int, tally: Tally) -> int:
     tally.dropped += dropped
     tally.duplicated += duplicated
     tally.out_of_order += out_of_order
+    tally.invalid += loss_complaints(name, dropped, duplicated, out_of_order)
     return sent
 
 
@@ -165,7 +177,8 @@ class Bench:
             for way in order:
                 self._say(f"round {number + 1} of {self._plan.rounds}: {self._tool} over {way}")
                 if way == VETH:
-                    self._measure(veth, self.tallies[VETH])
+                    ping(veth, self._plan.pings, self.tallies[VETH])
+                    play(self._tool, VETH, veth, self._plan.seconds, self.tallies[VETH])
                     continue
                 try:
                     self._measure_bridge(labs[way], way)
@@ -177,23 +190,20 @@ class Bench:
     def _lab(self, backend: str, folder: Path) -> Lab:
         return Lab(self._name, write_config(self._configs[backend], folder), self._say)
 
-    def _measure(self, way: Direction, tally: Tally) -> int:
-        ping(way, self._plan.pings, tally)
-        return play(self._tool, way, self._plan.seconds, tally)
-
     def _measure_bridge(self, lab: Lab, backend: str) -> None:
         lab.up()
         _await_backend(lab, backend)
         tally, way = self.tallies[backend], lab.direction("rc", "ep")
         ping(way, self._plan.pings, tally)
         before = settled_counts(lab.bridge.status)
-        messages = play(self._tool, way, self._plan.seconds, tally)
+        messages = play(self._tool, backend, way, self._plan.seconds, tally)
         moved = difference(before, settled_counts(lab.bridge.status))
         tally.invalid += complaints(backend, moved, messages)
         tally.messages += messages
         tally.counts = {name: tally.counts.get(name, 0) + count for name, count in moved.items()}
-        trips, points = timed_ping_pong(lab.bridge.run, way, self._plan.trips, HOP_TRIPS_TIME_S)
+        plain_us, trips, points = timed_ping_pong(lab.bridge.run, way, self._plan.trips, HOP_TRIPS_TIME_S)
         hops = hop_times(points, trips.spans, route(backend))
+        tally.plain_us += plain_us
         tally.hops += hops
         tally.incomplete += len(trips.spans) - len(hops)
 
@@ -256,9 +266,8 @@ def summary(tallies: Mapping[str, Tally]) -> dict[str, Any]:
     for backend, tally in tallies.items():
         if backend == VETH:
             continue
-        own: dict[str, Any] = {"valid": not tally.invalid, "messages": tally.messages}
-        round_trip_us = 2 * Latencies(tally.samples_us).percentile(0.5)
-        own["backend_counts"] = tally.counts
+        own: dict[str, Any] = {"messages": tally.messages, "backend_counts": tally.counts}
+        round_trip_us = Latencies(tally.plain_us).percentile(0.5)
         own["hops"] = breakdown(tally.hops, tally.incomplete, backend, round_trip_us)
         results.append({"backend": backend, **tally.as_json(), **own})
     averages = {result["backend"]: result["avg_us"] for result in results if result["valid"]}

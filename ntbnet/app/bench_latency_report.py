@@ -63,9 +63,9 @@ def _figures(result: Mapping[str, Any]) -> Table:
         if row["backend"] in published:
             table.add_column(f"{row['backend']}\npublished", justify="right", style="dim")
             columns.append(published[row["backend"]])
-        table.add_column(f"{row['backend']}\n{'measured' if row['valid'] else 'INVALID'}", justify="right")
+        table.add_column(f"{row['backend']}\n{_verdict(row)}", justify="right")
         columns.append(row)
-    table.add_column("veth\nmeasured", justify="right")
+    table.add_column(f"veth\n{_verdict(result['veth'])}", justify="right")
     columns.append(result["veth"])
     for key, name in FIGURES.items():
         table.add_row(name, *(f"{column[key]:.3f}" for column in columns))
@@ -75,6 +75,10 @@ def _figures(result: Mapping[str, Any]) -> Table:
         pings = [column.get("ping", {}).get(key) for column in columns]
         table.add_row(name, *("" if value is None else f"{value:.2f}" for value in pings))
     return table
+
+
+def _verdict(row: Mapping[str, Any]) -> str:
+    return "measured" if row["valid"] else "INVALID"
 
 
 def _show_ratio(result: Mapping[str, Any], console: Console) -> None:
@@ -94,7 +98,7 @@ def _show_hops(backend: str, hops: Mapping[str, Any], console: Console) -> None:
     console.print(table)
     verdict = "agrees with" if hops["agrees"] else f"is more than {100 * TOLERANCE:.0f} % off"
     console.print(
-        f"the sum {verdict} the round trip that was measured without a stopwatch, "
+        f"the sum {verdict} the round trip of the same program, the built-in one, without a stopwatch, "
         f"{hops['round_trip_us']:.1f} us",
         markup=False,
         soft_wrap=True,

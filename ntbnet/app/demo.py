@@ -1,7 +1,7 @@
 """``ntbnet demo``: a bridge of its own, pinged and loaded both ways, then removed.
 
 It ends with the latency of that bridge beside that of a second one whose doorbells are polled, and
-beside the published pair.
+beside the published pair; each ping-pong has to prove by the backend's counter that it used its backend.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import asyncio
 import re
 import signal
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -18,12 +18,19 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from ntbnet.app.bench_backends import POLLED, backend_configs
+from ntbnet.app.bench_backends import (
+    POLLED,
+    backend_configs,
+    complaints,
+    difference,
+    loss_complaints,
+    settled_counts,
+)
 from ntbnet.app.bench_latencies import PUBLISHED, Latencies
 from ntbnet.app.bridge import Bridge
 from ntbnet.app.bringup import running, unless_stopped
 from ntbnet.app.interrupts import interrupt_lines
-from ntbnet.app.pingpong import ping_pong
+from ntbnet.app.pingpong import Trips, ping_pong
 from ntbnet.app.supervisor import Supervisor
 from ntbnet.app.transfer import transfer
 from ntbnet.config import Config
@@ -70,13 +77,13 @@ async def run(config: Config, count: int, say: Callable[[str], None]) -> dict[st
             sending = transfer(source, namespaces, _address(config, source, "ipv4"))
             transfers.append(await unless_stopped(supervisor, sending))
         status = await asyncio.get_running_loop().run_in_executor(None, bridge.status)
-        latencies = [await _latency(config, status["backend"], supervisor, say)]
+        latencies = [await _latency(config, status["backend"], bridge, supervisor, say)]
         say("stopping")
     if status["backend"] != POLLED:
         say("starting again with polled doorbells")
         polled = backend_configs(config)[POLLED]
-        async with _bridge_with_traffic(polled, say) as (_, supervisor):
-            latencies.insert(0, await _latency(polled, POLLED, supervisor, say))
+        async with _bridge_with_traffic(polled, say) as (bridge, supervisor):
+            latencies.insert(0, await _latency(polled, POLLED, bridge, supervisor, say))
             say("stopping")
     return {
         "ok": all(ping["received"] == ping["sent"] for ping in pings)
@@ -90,14 +97,7 @@ async def run(config: Config, count: int, say: Callable[[str], None]) -> dict[st
         "startup_s": round(startup_s, 3),
         "ping": pings,
         "transfer": transfers,
-        "latency": {
-            "tool": "built-in",
-            "results": latencies,
-            "ratio_polled_to_interrupt": round(latencies[0]["avg_us"] / latencies[1]["avg_us"], 3)
-            if len(latencies) > 1
-            else None,
-            "published": list(PUBLISHED),
-        },
+        "latency": comparison(latencies),
         "windows": status["windows"],
     }
 
@@ -115,21 +115,48 @@ async def _bridge_with_traffic(
 
 
 async def _latency(
-    config: Config, backend: str, supervisor: Supervisor, say: Callable[[str], None]
+    config: Config, backend: str, bridge: Bridge, supervisor: Supervisor, say: Callable[[str], None]
 ) -> dict[str, Any]:
-    """A short UDP ping-pong RC to EP, half of a round trip in microseconds."""
+    """A short UDP ping-pong RC to EP, half of a round trip in microseconds; why it does not count, if so."""
     say(f"UDP ping-pong from rc, {backend}")
     namespaces = (spec_from(config, NAME, "rc").netns, spec_from(config, NAME, "ep").netns)
     play = partial(
         ping_pong, namespaces, _address(config, "rc", "ipv4"), seconds=LATENCY_S, warm_up_s=WARM_UP_S
     )
-    trips = await unless_stopped(supervisor, asyncio.get_running_loop().run_in_executor(None, play))
-    return {
-        "backend": backend,
-        **Latencies(trips.latencies_us()).figures(),
+
+    def measure() -> tuple[Trips, dict[str, int]]:
+        before = settled_counts(bridge.status)
+        trips = play()
+        return trips, difference(before, settled_counts(bridge.status))
+
+    trips, moved = await unless_stopped(supervisor, asyncio.get_running_loop().run_in_executor(None, measure))
+    losses = {
         "dropped": trips.dropped,
         "duplicated": trips.duplicated,
         "out_of_order": trips.out_of_order,
+    }
+    return {
+        "backend": backend,
+        **Latencies(trips.latencies_us()).figures(),
+        **losses,
+        "messages": trips.sent,
+        "backend_counts": moved,
+        "invalid": loss_complaints(backend, **losses) + complaints(backend, moved, trips.sent),
+    }
+
+
+def comparison(latencies: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """``latency`` of the result; its ratio is None unless there are two runs and both count."""
+    invalid = [complaint for one in latencies for complaint in one["invalid"]]
+    ratio = None
+    if len(latencies) > 1 and not invalid:
+        ratio = round(latencies[0]["avg_us"] / latencies[1]["avg_us"], 3)
+    return {
+        "tool": "built-in",
+        "results": list(latencies),
+        "ratio_polled_to_interrupt": ratio,
+        "invalid": invalid,
+        "published": list(PUBLISHED),
     }
 
 
@@ -210,19 +237,26 @@ def show(result: dict[str, Any], console: Console) -> None:
         speed = "-" if one["gbit_s"] is None else f"{one['gbit_s']:.3f} Gbit/s"
         say(f"  TCP from {one['from']}: {one['bytes'] >> 20} MiB, {speed}, {verdict}")
     say()
-    say(_latency_table(result["latency"]))
+    show_latency(result["latency"], console)
     say()
     say(f"  {'every packet crossed' if result['ok'] else 'PACKETS OR BYTES WERE LOST'}")
 
 
+def show_latency(latency: dict[str, Any], console: Console) -> None:
+    """Ours beside the board's, and what does not count."""
+    console.print(_latency_table(latency), markup=False, soft_wrap=True)
+    for complaint in latency["invalid"]:
+        console.print(f"  INVALID: {complaint}", markup=False, soft_wrap=True)
+
+
 def _latency_table(latency: dict[str, Any]) -> Table:
-    """Ours beside the board's."""
     table = Table("half a round trip, us", "avg", "p50", "p99", "n", "published avg", box=None)
     published = {row["backend"]: f"{row['avg_us']:.3f}" for row in latency["published"]}
     for row in latency["results"]:
         figures = (f"{row[key]:.1f}" for key in ("avg_us", "p50_us", "p99_us"))
         beside = published.get(row["backend"], "-")
-        table.add_row(f"{row['backend']}", *figures, str(row["samples"]), beside)
+        name = f"{row['backend']}{' (INVALID)' if row['invalid'] else ''}"
+        table.add_row(name, *figures, str(row["samples"]), beside)
     ratio = latency["ratio_polled_to_interrupt"]
     if ratio is not None:
         first, second = (row["avg_us"] for row in latency["published"])

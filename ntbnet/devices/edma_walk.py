@@ -7,8 +7,9 @@ there at the next doorbell. A doorbell while it runs is kept until then.
 
 The channel's state while it runs is its own; the context registers show it, and writes to them take
 effect at the next start. Posted writes get no answer, so a channel that wrote reads the last word
-back through the same path before it says done: the data is there first, and what nobody claimed
-shows as Unsupported Request.
+back through the same path before it says done: the data is there first, and a word that nobody
+claimed shows as Unsupported Request. Earlier writes that missed are lost without a sign here; who
+refused them counts them.
 
 Source: Linux dw-edma-v0-core.c for the lists; that links ignore the cycle bit, and where LLP is left,
 are chosen.

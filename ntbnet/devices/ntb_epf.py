@@ -94,6 +94,7 @@ class NtbEpf(NtbDevice):
         cpu: how its stores leave.
         mapped: told of the memory that the endpoint may reach.
         bar_map: takes the place of the device table (the configuration may place BARs elsewhere).
+        counters: gets ``irqs_spurious`` and ``doorbells_unheard``.
 
     Raises:
         PeerError: another class, ids that no BAR map is known for, or BARs that cannot be.
@@ -111,6 +112,7 @@ class NtbEpf(NtbDevice):
         layout: str,
         bar_map: BarMap | None = None,
         command_timeout_ns: int,
+        counters: Counter[str],
     ) -> None:
         super().__init__("ntb_hw_epf")
         self._outbox = outbox
@@ -124,7 +126,7 @@ class NtbEpf(NtbDevice):
         self._map = bar_map or self._bar_map_of(notice)
         self._command_timeout_ns = command_timeout_ns
         self._mutex = Mutex()
-        self.counters: Counter[str] = Counter()
+        self.counters = counters
         self._refusals = Once()
         self._bars = self._checked_bars(notice)
         self._ctrl = self._bars[self._map.config].base

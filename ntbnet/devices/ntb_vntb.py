@@ -10,7 +10,6 @@ Source: Linux pci-epf-vntb.c, vntb_epf_ops.
 from __future__ import annotations
 
 import errno
-from collections import Counter
 from typing import Any
 
 from ntbnet.address import ADDRESS_END, Span
@@ -61,7 +60,6 @@ class NtbVntb(NtbDevice):
         self._outbox = outbox
         self._cpu = cpu
         self._allocator = allocator
-        self.counters: Counter[str] = Counter()
         self._db = 0
         try:
             self._block = LAYOUTS[attach["ctrl_layout"]]

@@ -118,6 +118,7 @@ class RcPeer(Peer):
                 layout=config.ntb.ctrl_layout,
                 bar_map=bar_map_override(config.ntb.vendor_id, config.ntb.device_id, placed),
                 command_timeout_ns=config.timing.command_timeout_ms * 1_000_000,
+                counters=self.counters,
             )
             self._device = device
             yield from device.probe()

@@ -57,7 +57,8 @@ class ZmqBus:
         on_message: Handler,
         on_batch: Callable[[str], None],
     ) -> None:
-        self._on_message = on_message
+        self.on_message = on_message
+        """May be replaced while it runs."""
         self._on_batch = on_batch
         self._context = zmq.Context(io_threads=1)
         self._in: dict[str, zmq.Socket[bytes]] = {}
@@ -125,7 +126,7 @@ class ZmqBus:
             except zmq.Again:
                 break
             for header, payload in split(frame):
-                self._on_message(label, header, payload)
+                self.on_message(label, header, payload)
             if self._group:
                 self.flush()
         else:

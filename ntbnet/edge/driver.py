@@ -121,17 +121,21 @@ class Driver:
         self._call_directly()
 
     def _call_directly(self) -> None:
-        """Everything passes through these four; a stopwatch stands around them while it runs."""
+        """Everything passes through these; a stopwatch stands around them while it runs."""
+        self._bus.on_message = self._on_message
         self._handle: Callable[[str, Message, int], Sequence[Effect]] = self._device.handle
         self._send: Callable[[str, bytes, bytes | memoryview], bool] = self._bus.send
+        self._flush: Callable[[], None] = self._flush_all
         if self._tun is not None:
             self._read_tun: Callable[[memoryview], int] = self._tun.readinto
             self._write_tun: Callable[[memoryview], bool] = self._tun.write
 
     def _time_everything(self, stopwatch: Stopwatch) -> None:
         self._call_directly()
+        self._bus.on_message = stopwatch.around("arrived", self._on_message)
         self._handle = stopwatch.around("in", self._handle)
         self._send = stopwatch.around("out", self._send)
+        self._flush = stopwatch.around_flush(self._flush)
         if self._tun is not None:
             self._read_tun = stopwatch.around_read(self._read_tun)
             self._write_tun = stopwatch.around_write(self._write_tun)
@@ -217,7 +221,7 @@ class Driver:
         self._flush()
         self._arm()
 
-    def _flush(self) -> None:
+    def _flush_all(self) -> None:
         """Hand over what was sent: wakes last, behind the messages and stores of the same occasion."""
         self._bus.flush()
         if self._wakes is not None:
@@ -316,7 +320,6 @@ class Driver:
             if not length:
                 break
             self._perform(device.transmit(length, now_ns), now_ns)
-            self._bus.flush()
         self._flush()
         self._arm()
 

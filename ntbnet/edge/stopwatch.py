@@ -5,7 +5,9 @@ calls them directly, so that it costs nothing when it is not asked for. CLOCK_MO
 for all processes of a machine: points of several processes can be put into one order.
 
 Each point is noted before its call, ``tun in`` after it (before, there is no packet yet), so that what
-causes comes before what is caused, whichever process was faster.
+causes comes before what is caused, whichever process was faster. A packet passes ``tun in``, ``out``
+for each of its messages, the last of which is its trigger, and ``sent``; a message ``arrived``, before
+it is checked, and ``in``, where its handler begins.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from ntbnet.errors import WireError
 
 MOST_POINTS = 1 << 16
 """Most points that a stopwatch keeps, whatever is asked for."""
-TUN_IN, TUN_OUT = "tun in", "tun out"
+TUN_IN, TUN_OUT, SENT = "tun in", "tun out", "sent"
 _NS = "q"
 _BYTES_PER_TIME = 8
 
@@ -59,6 +61,15 @@ class Stopwatch:
         def timed(label: str, *rest: Any) -> Any:
             self.note(f"{direction} {label}")
             return function(label, *rest)
+
+        return timed
+
+    def around_flush(self, function: Callable[[], None]) -> Callable[[], None]:
+        """``function``, which notes ``sent`` before it is called."""
+
+        def timed() -> None:
+            self.note(SENT)
+            function()
 
         return timed
 

@@ -21,6 +21,7 @@ from ntbnet.app.leftovers import remove_leftovers
 from ntbnet.config import Config, load_text
 from ntbnet.edge.process import ProcessRecord, alive, record_of, send_signal
 from ntbnet.edge.rundir import RunDir
+from ntbnet.edge.startup import read_profile
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED_MEMORY = Path("/dev/shm")
@@ -137,7 +138,7 @@ class LiveBridge:
         if text is not None:
             self.config_path = folder / f"{self.name}.toml"
             self.config_path.write_text(f'{text}\n[log]\ndir = "{self.log_folder}"\n', encoding="utf-8")
-        self.config: Config = load_text(text or "", "test")
+        self.config: Config = load_text(text or "", "test", read_profile)
         self.run = RunDir(self.config.run.dir, self.name)
         self._bridge = Bridge(self.run, self.config)
 

@@ -81,10 +81,16 @@ def test_profile_uses_the_first_backend_it_has_and_hears_each_packet_at_once(pro
     assert count(world, "peer-ep", name) >= 21
 
 
-def test_interrupts_are_at_least_12_times_faster_than_polls() -> None:
-    polled = ping_pong_us(World(seed=5, text=SMALL + POLLED).bring_up())
+@pytest.mark.covers("EDMA 172")
+def test_polls_take_6_ms_and_interrupts_wait_for_nothing_but_messages() -> None:
+    """Messages that take as long as makes an interrupt as fast as the board's, 128 us."""
+    latency_us = (20, 50)
+    polled = ping_pong_us(World(seed=5, text=SMALL + POLLED, latency_us=latency_us).bring_up())
+    interrupted = ping_pong_us(World(seed=5, latency_us=latency_us).bring_up())
 
-    assert polled / ping_pong_us(World(seed=5).bring_up()) > 12
+    assert polled == pytest.approx(5995.68, rel=0.05)
+    assert interrupted == pytest.approx(127.677, rel=0.15)
+    assert polled / interrupted > 40
 
 
 def test_engine_that_starts_long_after_its_cpu_is_used_all_the_same() -> None:

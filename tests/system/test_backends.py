@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import subprocess
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ntbnet.profile import SHIPPED
+from ntbnet.profile import SHIPPED, shipped
 from tests.conftest import MakeBridge
 from tests.live.bridge import LiveBridge, child_environment, until
+from tests.live.traffic import TcpTransfer
 
 pytestmark = [pytest.mark.system, pytest.mark.needs_tun, pytest.mark.slow]
 
@@ -89,6 +92,76 @@ def test_dw_edma_false_is_doorbells_and_with_use_intr_true_a_warning(make_bridge
     assert "transport.dw_edma = false" in str(events(bridge, "peer-ep", "intr.chosen")[0]["reason"])
     assert [line["level"] for line in events(bridge, "peer-ep", "intr.failed")] == ["warning"]
     assert_backend_rings(bridge, "doorbell")
+
+
+def test_backend_whose_init_fails_leaves_doorbells_with_the_reason(make_bridge: MakeBridge) -> None:
+    """The engine's registers are wired into another BAR than the interrupt window lies in."""
+    bridge = make_bridge(
+        'bridge.profile = "rk3588"\nntb.inbound = "submap"\nntb.mw2_bar = 3\nntb.mw2 = 0x10000\n'
+    )
+
+    assert_fell_back(bridge, "init", "the hardware wires the eDMA into BAR4, the interrupt window is in BAR3")
+
+
+def test_backend_whose_window_cannot_be_set_up_leaves_doorbells_with_the_reason(
+    make_bridge: MakeBridge, tmp_path: Path
+) -> None:
+    """A platform whose windows are aligned to more than the engine's page."""
+    profile = tmp_path / "coarse.toml"
+    text = re.sub(r"(?m)^name = .*$", 'name = "coarse"', shipped("r-car-s4"))
+    text = re.sub(r"(?m)^align = \S+", "align = 0x10000", text)
+    profile.write_text(re.sub(r"(?m)^edma_base = \S+", "edma_base = 0xE65D9000", text), encoding="utf-8")
+    bridge = make_bridge(f'bridge.profile = "{profile}"\nntb.mw2 = 0x10000\n')
+
+    assert_fell_back(bridge, "setup_mws", "is not endpoint memory")
+
+
+def assert_fell_back(bridge: LiveBridge, step: str, reason: str) -> None:
+    """Doorbells carry everything; log and status say in which step the eDMA's backend failed, and why."""
+    status = json.loads(bridge.cli("status", "--json").stdout)
+    failed = events(bridge, "peer-ep", "intr.failed")
+
+    assert (status["state"], status["backend"]) == ("up", "doorbell")
+    assert "dw-edma-testirq failed" in status["backend_reason"]
+    assert reason in status["backend_reason"]
+    assert [(line["backend"], line["step"], line["level"]) for line in failed] == [
+        ("dw-edma-testirq", step, "warning")
+    ]
+    assert reason in str(failed[0]["reason"])
+    assert_backend_rings(bridge, "doorbell")
+    for transfer in [TcpTransfer(bridge, node, 2 << 20, seed=1) for node in ("rc", "ep")]:
+        transfer.finish(30)
+    assert bridge.service("edma")["counters"].get("test_interrupts", 0) == 0
+    assert bridge.complaints() == []
+
+
+@pytest.mark.parametrize("profile", SHIPPED)
+def test_engine_killed_amid_interrupts_and_copies_damages_nothing(
+    make_bridge: MakeBridge, profile: str
+) -> None:
+    bridge, backend = (
+        make_bridge(f'bridge.profile = "{profile}"\ntransport.use_dma = true\n'),
+        BACKENDS[profile],
+    )
+    status = bridge.status()
+    transfers = [
+        TcpTransfer(bridge, node, size, seed=4) for node, size in (("rc", 8 << 20), ("ep", 32 << 20))
+    ]
+
+    rung, copied = count(bridge, backend), dma_copies(bridge)
+    until(lambda: count(bridge, backend) > rung and dma_copies(bridge) > copied, 20, "interrupts and copies")
+    bridge.kill("edma")
+    until(partial(_has_restarted, bridge, 1), 15, "restart of edma")
+    for transfer in transfers:
+        transfer.finish(60)
+
+    after = until(lambda: _with_backend(bridge, backend), 10, "the backend")
+    assert after["link"]["epoch"] == status["link"]["epoch"]
+    assert_backend_rings(bridge, backend)
+
+
+def dma_copies(bridge: LiveBridge) -> int:
+    return int(bridge.service("peer-ep")["counters"].get("dma_copies", 0))
 
 
 @pytest.mark.parametrize("profile", ["r-car-s4", "generic"])

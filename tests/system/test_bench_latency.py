@@ -106,7 +106,14 @@ def test_table_shows_the_published_figures_and_the_hops(programs: None, name: st
     done = measure(name, "--profile", "r-car-s4-db-in-bar0")
 
     assert done.returncode == 0, done.stderr
-    for text in ("5995.680", "p99.999", "polled / eDMA", "rc: application, IP stack", "the sum "):
+    for text in (
+        "5995.680",
+        "p99.999",
+        "polled / eDMA",
+        "peer-rc: ring write",
+        "until its handler",
+        "the sum ",
+    ):
         assert text in done.stdout
     assert "INVALID" not in done.stdout
 
@@ -120,5 +127,9 @@ def test_demo_ends_with_polled_latency_beside_the_published_pair(programs: None)
     assert latency["results"][0]["backend"] == "doorbell"
     assert latency["results"][0]["avg_us"] > 5000
     assert [row["avg_us"] for row in latency["published"]] == [5995.68, 127.677]
+    assert latency["invalid"] == []
     for row in latency["results"]:
         assert row.keys() >= {*FIGURES, *LOSSES}
+        moved = row["backend_counts"]
+        assert row["samples"] <= row["messages"] <= moved["frames_rc_to_ep"] == moved["arrived_at_ep"]
+        assert {name for name in TRIGGERS.values() if moved[name]} == {TRIGGERS[row["backend"]]}

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import random
 import socket
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import msgpack
 import pytest
@@ -13,8 +12,9 @@ import zmq
 
 from ntbnet import topology
 from ntbnet.config import shared_identity
-from ntbnet.wire import HEADER_BYTES, SCHEMA_VERSION, SERVICE_BY_LABEL, Kind, MemWrite, encode, encode_control
+from ntbnet.wire import HEADER_BYTES, SCHEMA_VERSION, SERVICE_BY_LABEL, Kind, encode_control
 from tests.live.bridge import LiveBridge, until
+from tests.live.forger import Forger
 from tests.live.traffic import TcpTransfer
 
 pytestmark = [pytest.mark.system, pytest.mark.needs_tun]
@@ -30,59 +30,6 @@ NONSENSE = {
     "header of ones": b"\xff" * HEADER_BYTES,
     "long": random.Random(1).randbytes(1 << 19),
 }
-
-
-class Forger:
-    """Sends what it likes into the socket of a path, beside its rightful sender."""
-
-    def __init__(self, bridge: LiveBridge, src: str, dst: str) -> None:
-        self._bridge = bridge
-        self.src = src
-        self.dst = dst
-        self.key = bridge.run.secret()
-        self._context = zmq.Context()
-        self._socket = self._context.socket(zmq.PUSH)
-        self._socket.connect(f"ipc://{bridge.run.socket_path(f'{src}.{dst}')}")
-
-    def send(self, *frames: bytes | memoryview) -> None:
-        """Send what may be one message, or several, as one frame."""
-        self._socket.send(b"".join(frames))
-
-    def path(self) -> dict[str, Any]:
-        """The path as the victim sees it."""
-        paths = self._bridge.service(self.dst)["paths"]
-        found: dict[str, Any] = next((path for path in paths if path["peer"] == self.src), {"refused": {}})
-        return found
-
-    def refused(self, cause: str) -> int:
-        """Messages that the victim refused for that cause."""
-        count: int = self.path()["refused"].get(cause, 0)
-        return count
-
-    def expect_refusal(self, cause: str, send: Callable[[], None]) -> None:
-        """``send`` makes the victim count a refusal."""
-        before = self.refused(cause)
-        send()
-        until(lambda: self.refused(cause) > before, 5, f"{self.dst} counts {cause}, has {self.path()}")
-
-    def write(self, sequence: int, *, incarnation: int = 0, session: int = 0) -> tuple[bytes, bytes]:
-        """A well-made posted write to an address nobody has, under numbers of our choice or the path's."""
-        path = self.path()
-        header, payload = encode(
-            MemWrite(0x7777_0000_0000, b"forged!!", 0),
-            SERVICE_BY_LABEL[self.src],
-            SERVICE_BY_LABEL[self.dst],
-            incarnation or path["peer_incarnation"],
-            session or path["session"],
-            sequence,
-            0,
-            self.key,
-        )
-        return header, bytes(payload)
-
-    def close(self) -> None:
-        """Go away."""
-        self._context.destroy(linger=0)
 
 
 @pytest.fixture(params=VICTIMS, ids=lambda pair: f"{pair[0]}-to-{pair[1]}")

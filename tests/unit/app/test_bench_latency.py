@@ -20,6 +20,7 @@ from ntbnet.app.bench_backends import (
     backend_counts,
     complaints,
     difference,
+    loss_complaints,
     settled_counts,
     write_config,
 )
@@ -163,6 +164,18 @@ def test_a_run_with_too_few_or_too_many_frames_is_refused(messages: int) -> None
     assert found == [f"msi: {messages} messages, but 103 frames from RC to EP"]
 
 
+def test_a_run_without_losses_counts() -> None:
+    assert loss_complaints("veth", 0, 0, 0) == []
+
+
+@pytest.mark.parametrize("losses", [(3, 0, 0), (0, 3, 0), (0, 0, 3)])
+def test_a_run_that_lost_doubled_or_overtook_a_message_is_refused(losses: tuple[int, int, int]) -> None:
+    dropped, duplicated, late = losses
+    reason = f"msi: {dropped} messages dropped, {duplicated} duplicated, {late} out of order"
+
+    assert loss_complaints("msi", *losses) == [reason]
+
+
 def status(frames: int, **changed: str) -> dict[str, Any]:
     services: list[dict[str, Any]] = [
         {"name": name, "state": changed.get(name.replace("-", "_"), "up"), "counters": {}}
@@ -289,7 +302,8 @@ def test_no_complete_trip_is_an_error() -> None:
 
 def measured(*latencies_us: float, backend: str = "doorbell") -> Tally:
     hops = [(1000,) * (len(route(backend)) + 1)]
-    return Tally(samples_us=list(latencies_us), pings_sent=2, pings_ms=[1.0, 2.0], messages=3, hops=hops)
+    pings, plain_us = [1.0, 2.0], [2 * latency_us + 50 for latency_us in latencies_us]
+    return Tally(list(latencies_us), pings_sent=2, pings_ms=pings, messages=3, hops=hops, plain_us=plain_us)
 
 
 @pytest.fixture
@@ -344,6 +358,22 @@ def test_a_run_that_does_not_count_gives_no_ratio() -> None:
 
     assert found["ratio_polled_to_edma"] is None
     assert [row["valid"] for row in found["results"]] == [True, False]
+
+
+def test_hops_are_compared_with_the_program_they_were_taken_with() -> None:
+    found = summary({"doorbell": measured(6000.0, 6100.0, 5900.0), "veth": measured(7.0)})
+
+    assert found["results"][0]["p50_us"] == 6000.0
+    assert found["results"][0]["hops"]["round_trip_us"] == 12050.0
+
+
+def test_a_veth_run_with_losses_is_shown_as_invalid(result: dict[str, Any]) -> None:
+    shown_on = StringIO()
+    result["veth"]["valid"] = False
+
+    bench_latency_report.show(result, Console(file=shown_on, width=200))
+
+    assert shown_on.getvalue().count("INVALID") == 1
 
 
 def test_table_has_every_published_figure_beside_ours(result: dict[str, Any]) -> None:

@@ -129,6 +129,19 @@ def test_window_is_opened_whole_but_descriptors_lie_in_its_first_32_kib() -> Non
     assert refused(lambda: backend.request_irq(NOTHING, "queue", Descriptor())) == errno.EFAULT
 
 
+@pytest.mark.covers("EDMA 102")
+def test_message_outside_the_window_is_efault_and_takes_no_vector() -> None:
+    domain = MsiDomain(MSI_WORD, range(80, 84))
+    device = IntrDevice(msi=domain, window=MSI_WORD % 0x1000)
+    backend = msi(device)
+    run(backend.setup_mws())
+    descriptor = Descriptor()
+
+    assert refused(lambda: backend.request_irq(NOTHING, "queue", descriptor)) == errno.EFAULT
+    assert not descriptor.is_valid
+    assert [domain.data(domain.request(NOTHING, NOTHING)) for _ in range(4)] == [80, 81, 82, 83]
+
+
 def test_word_outside_the_window_is_efault() -> None:
     device = IntrDevice(resources=(CONTROL,), window=0x80)
     backend = edma(device)

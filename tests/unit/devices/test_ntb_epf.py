@@ -82,6 +82,7 @@ class Board:
         self.tasks = Tasks(self.outbox, "rc-host", SECOND // 2)
         self.tasks.epoch = EPOCH
         self.mapped = DmaFilter(dram(RC_DRAM), self.outbox, Counter())
+        self.counters: Counter[str] = Counter()
         self.ntb = NtbEpf(
             NOTICE if notice is None else notice,
             outbox=self.outbox,
@@ -92,6 +93,7 @@ class Board:
             layout=layout,
             bar_map=bar_map,
             command_timeout_ns=SECOND,
+            counters=self.counters,
         )
         self.client = Client()
         self.ntb.set_ctx(self.client)
@@ -606,7 +608,7 @@ def test_vector_0_is_the_link_event_1_is_spurious_and_v_is_bit_v_minus_2() -> No
     assert board.client.link_events == 1
     assert board.client.vectors == [0, 13]
     assert board.ntb.db_read() == 1 | 1 << 13
-    assert board.ntb.counters["irqs_spurious"] == 3
+    assert board.counters["irqs_spurious"] == 3
 
 
 @pytest.mark.covers("NTB 96", "NTB 97", "NTB 100")

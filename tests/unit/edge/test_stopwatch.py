@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ntbnet.edge.stopwatch import MOST_POINTS, Stopwatch, points_from
+from ntbnet.edge.stopwatch import MOST_POINTS, SENT, Stopwatch, points_from
 from ntbnet.errors import WireError
 
 
@@ -48,6 +48,14 @@ def test_a_write_is_noted_before_it_is_made() -> None:
     watch = Stopwatch(ticking(), 10)
 
     assert watch.around_write(lambda _: len(watch.as_body()["codes"]) == 1)(memoryview(b"x")) is True
+
+
+def test_a_flush_is_noted_before_it_is_made() -> None:
+    watch, before = Stopwatch(ticking(), 10), []
+
+    watch.around_flush(lambda: before.extend(points_from(watch.as_body())))()
+
+    assert before == [(SENT, 1000)]
 
 
 def test_a_full_stopwatch_counts_what_it_lost_and_is_refused() -> None:
