@@ -118,7 +118,7 @@ class Driver:
         self._send: Callable[[str, bytes, bytes | memoryview], bool] = self._bus.send
         if self._tun is not None:
             self._read_tun: Callable[[memoryview], int] = self._tun.readinto
-            self._write_tun: Callable[[memoryview], bool] = self._tun.write
+            self._write_tun: Callable[[memoryview, bytes], bool] = self._tun.write
 
     def _time_everything(self, stopwatch: Stopwatch) -> None:
         self._call_directly()
@@ -247,7 +247,7 @@ class Driver:
                     path.surprise_down("neighbour takes no more messages", now_ns)
                     self._unsettled.append(path)
             elif isinstance(effect, Deliver):
-                if self._tun is not None and not self._write_tun(effect.packet):
+                if self._tun is not None and not self._write_tun(effect.packet, effect.offload_header):
                     self.tun_write_drops += 1
             elif isinstance(effect, Log):
                 self._log.emit(effect.event, **effect.keys)

@@ -27,7 +27,7 @@ import uvloop
 import zmq
 
 from ntbnet import topology
-from ntbnet.config import Config, load_text, shared_identity
+from ntbnet.config import Config, load_text, offload_bytes, shared_identity
 from ntbnet.devices.memory import Window
 from ntbnet.devices.path import Path as MessagePath
 from ntbnet.edge import standalone
@@ -161,7 +161,7 @@ def _run(
             dram = Dram.attach(run.name, node, side.dram_bytes)
             window = Window(dram.view, base, f"{node}-dram")
         if recipe.needs_tun:
-            tun = Tun(f"{run.name}-{node}", config.netdev.tun)
+            tun = Tun(f"{run.name}-{node}", config.netdev.tun, offload_bytes(config))
         device = recipe.build(Parts(config, window, incarnation, monotonic_ns()))
         paths = {
             peer: _path(service, peer, config, run, incarnation) for peer in topology.neighbours(service)

@@ -20,6 +20,7 @@ from ntbnet.config import Config, load_text
 from ntbnet.devices.edma import Edma
 from ntbnet.devices.effects import Deliver, Effect, Log, Restart, Send, SetCarrier, StopQueue
 from ntbnet.devices.endpoint import EndpointController
+from ntbnet.devices.framing import VNET_HEADER_BYTES
 from ntbnet.devices.memory import Window
 from ntbnet.devices.path import Path
 from ntbnet.devices.peer import Peer
@@ -147,7 +148,7 @@ class Process:
             return
         self.is_pumping = True
         while self.waiting and not (self.stopped or self.is_paused):
-            packet = self.waiting.popleft()
+            packet = self.world.offload_header + self.waiting.popleft()
             device.receive_buffer()[: len(packet)] = packet
             self.perform(device.transmit(len(packet), self.world.now_ns))
         self.is_pumping = False
@@ -206,6 +207,7 @@ class World:
         config: Config | None = None,
     ) -> None:
         self.config: Config = load_text(text, "sim") if config is None else config
+        self.offload_header = bytes(VNET_HEADER_BYTES) if self.config.netdev.offloads else b""
         self.random = random.Random(seed)
         self.now_ns = 1_000 * SECOND
         self.steps = 0
