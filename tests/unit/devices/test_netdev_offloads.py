@@ -7,7 +7,7 @@ import pytest
 from ntbnet.devices.framing import GSO_TCPV4, GSO_TCPV6, MARK, NEEDS_CSUM, VnetHeader
 from ntbnet.devices.netdev import Netdev
 from tests.unit.devices.ntb_pair import MS, Pair
-from tests.unit.devices.test_netdev import IPV4, IPV6, inject, make
+from tests.unit.devices.test_netdev import IPV4, inject, make
 
 PLAIN = VnetHeader().pack()
 SEGMENTS = VnetHeader(NEEDS_CSUM, GSO_TCPV4, 54, 1448, 20, 16).pack()
