@@ -188,12 +188,11 @@ class Tun:
             SetupError: the interface is gone.
         """
         try:
-            os.writev(self._fd, (offload_header, packet))
+            return os.writev(self._fd, (offload_header, packet)) > 0
         except OSError as error:
             if error.errno in _REFUSED:
                 return False
             raise self._gone(error) from None
-        return True
 
     def set_carrier(self, *, up: bool) -> None:
         """Plug the cable in or pull it; in force on return.
