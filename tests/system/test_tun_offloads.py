@@ -41,7 +41,7 @@ def exchange(netns: str, tun: Tun, segment: int = 0, size: int = 100) -> list[by
         if segment:
             sender.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, segment)
         sender.sendto(bytes(size), PEER)
-    found = []
+    found: list[bytes] = []
     while select.select([tun], [], [], 0 if found else 5)[0]:
         packet = tun.read()
         assert packet is not None
