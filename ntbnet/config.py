@@ -19,7 +19,7 @@ from ntbnet.errors import ConfigError
 from ntbnet.layout_plan import BarAssignment, DoorbellRegion, Plan, WindowPlan, make_plan
 from ntbnet.layout_resources import resource_violations
 from ntbnet.layout_rules import arrangement_violations, kernel_surprises
-from ntbnet.layout_traffic import traffic_violations, traffic_warnings
+from ntbnet.layout_traffic import longest_packet, traffic_violations, traffic_warnings
 from ntbnet.profile import Profile
 from ntbnet.schema import Integer, Rule, Switch, TableReader, Violation, keys, shown
 from ntbnet.sections import (
@@ -214,6 +214,14 @@ def warnings(config: Config) -> list[str]:
     ]
 
 
+def offload_bytes(config: Config) -> int:
+    """Longest packet of several segments that crosses, bytes; 0 without offloads."""
+    plan = Plan(config.bars, config.windows, config.db_region, config.bar_sizes)
+    if not config.netdev.offloads:
+        return 0
+    return longest_packet(config.ntb, config.transport, config.netdev, config.profile, plan)
+
+
 def deprecated_keys(transport: Transport) -> list[str]:
     """Keys that were given by an old name, one line each."""
     if transport.use_msi == "auto":
@@ -245,6 +253,7 @@ def shared_identity(config: Config) -> dict[str, int | str]:
         "max_mw_size": transport.max_mw_size,
         "mtu": netdev.mtu,
         "queues": netdev.queues,
+        "offloads": int(netdev.offloads),
     }
     for window in config.windows:
         span = {"": window.size, "_offset": window.offset, "_bar": window.bar}

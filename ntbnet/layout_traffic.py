@@ -93,6 +93,16 @@ def rings(ntb: Ntb, transport: Transport, plan: Plan, queues: int) -> list[Ring]
     return found
 
 
+def longest_packet(ntb: Ntb, transport: Transport, netdev: Netdev, profile: Profile, plan: Plan) -> int:
+    """Longest IP packet that every queue of the network device carries, bytes, however long the MTU is.
+
+    The layout is one without violations.
+    """
+    queues = queue_counts(ntb, transport, profile, len(data_windows(ntb, plan)))[1]
+    used = rings(ntb, transport, plan, queues)[: netdev.queues]
+    return min(ring.frame for ring in used) - HEADERS_BYTES
+
+
 def largest_frame(ntb: Ntb, transport: Transport, netdev: Netdev, profile: Profile, plan: Plan) -> int | None:
     """Largest transport_mtu with which every queue of the network device transmits, bytes, a multiple of 4.
 

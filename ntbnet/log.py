@@ -151,6 +151,11 @@ EVENTS: dict[str, Event] = {
     "transport.queue_stuck": Event(
         "warning", ("queue", "reason"), "a queue cannot go on; a new link epoch is asked for"
     ),
+    "netdev.frame_refused": Event(
+        "warning",
+        ("cause", "head", "size_bytes"),
+        "a frame's first 14 bytes are none that the node may get; logged once a cause",
+    ),
     "netdev.carrier_changed": Event("info", ("up",), "carrier of the node's interface"),
     "supervisor.started": Event("info", ("services",), "bridge is being started"),
     "supervisor.ready": Event("info", ("seconds",), "all services are up"),

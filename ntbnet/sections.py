@@ -97,6 +97,10 @@ class Netdev:
     queues: Annotated[int, Integer(1, 32, "queues")] = 1
     """Transport queues that the device uses, 1..32; a flow of packets stays on one of them."""
 
+    offloads: Annotated[bool, Boolean()] = True
+    """Packets of several segments cross as one, checksums are left out on the way, true or false: needs
+    ntbnet at both ends; false sends Ethernet frames as the kernel does."""
+
 
 MAX_MWS = 4
 """Memory windows a control block can describe."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from ntbnet.app.bench_lab import Direction, Lab, json_from, run_program, serving
 from ntbnet.app.bench_samples import Samples
-from ntbnet.config import Config
+from ntbnet.config import Config, offload_bytes
 from ntbnet.devices.netdev import TX_TIME_NS
 from ntbnet.devices.tick import Tick
 from ntbnet.errors import SetupError
@@ -149,7 +149,7 @@ def poll_period_ms(config: Config) -> float:
 
 
 def tcp_bounds(config: Config, ring_entries: int) -> dict[str, float]:
-    """The most that the modelled kernels let through, in Gbit/s, with a packet of the full MTU in each frame.
+    """The most that the modelled kernels let through, in Gbit/s, with the longest packet in each frame.
 
     One frame of a ring stays empty. ntb_netdev stops its queue below ``netdev.tx_stop`` free ones,
     and free ones come back with the doorbell poll (RC->EP), or are noticed by the transmit timer,
@@ -160,7 +160,7 @@ def tcp_bounds(config: Config, ring_entries: int) -> dict[str, float]:
     """
     kernel = config.profile.kernel
     poll_ns, timer_ns = poll_period_ms(config) * 1e6, Tick(kernel.hz).expiry(0, TX_TIME_NS)
-    bits = config.netdev.mtu * 8
+    bits = (offload_bytes(config) or config.netdev.mtu) * 8
     usable = ring_entries - 1
     in_use = max(usable - config.netdev.tx_stop + 1, 0)
     return {

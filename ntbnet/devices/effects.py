@@ -35,6 +35,8 @@ class Deliver:
     """Give one IP packet (no link-layer header) to the node's network stack."""
 
     packet: memoryview
+    offload_header: bytes = b""
+    """What the node's interface wants in front of it: 10 bytes with offloads, none without."""
 
 
 @dataclass(slots=True)

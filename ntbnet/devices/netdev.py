@@ -4,9 +4,10 @@ With several queues, packets of one flow stay on one queue (``flow``), and the c
 queue is, as in mainline of mid-2026. Two deviations: the node's TUN has one queue of its own, so a full
 ring stops all; a flow whose queue is down uses another one.
 
-The node's interface is a TUN, which carries bare IP packets; the queue carries Ethernet frames,
-as between kernels.  The 14-byte header is put on and taken off here.  ARP does not exist on a
-TUN: both MAC addresses are given.
+The node's interface is a TUN, which carries IP packets; the queue carries frames in one of two formats
+(``framing``): Ethernet as between kernels, or with offloads. ARP does not exist on a TUN: both MAC
+addresses are given. With offloads the node hands over packets of several segments, longer than the MTU,
+and every receive buffer is as long as a frame may be.
 
 A ring with fewer than 6 frames never transmits, and one with fewer than 11 is woken by the
 timer alone: so it is in Linux 6.1 (HAZARD 10.32).  Since copies of the CPU complete inside
@@ -19,8 +20,10 @@ from __future__ import annotations
 
 import errno
 
+from ntbnet.devices.complaints import Once
 from ntbnet.devices.effects import Deliver, Outbox, SetCarrier, StopQueue
 from ntbnet.devices.flow import flow_hash
+from ntbnet.devices.framing import HEAD_BYTES, EthernetFraming, Framing, OffloadFraming
 from ntbnet.devices.memory import Buffer
 from ntbnet.devices.queue import Queue
 from ntbnet.devices.task import DelayedWork, Task, Tasks
@@ -28,8 +31,6 @@ from ntbnet.devices.tick import Tick
 from ntbnet.devices.transport import Transport
 from ntbnet.errors import KernelError
 
-ETH_HEADER_BYTES = 14
-MAC_BYTES = 6
 RX_BUFFERS = 100
 TX_STOP = 5
 """Free frames below which the node's packets are no longer taken."""
@@ -53,9 +54,6 @@ COUNTERS = (
     "tx_errors",
     "tx_aborted_errors",
 )
-_ETHERTYPES = {4: b"\x08\x00", 6: b"\x86\xdd"}
-"""Ethertype by IP version, in network byte order."""
-_GROUP_BIT = 0x01
 
 
 class _Subqueue:
@@ -90,18 +88,20 @@ class Netdev:
         outbox: takes Deliver, SetCarrier and StopQueue effects.
         tasks: runs the transmit timer.
         tick: timer tick of this side's kernel.
-        mtu: longest IP packet, bytes, 0..max_mtu.
-        local_mac: 6 bytes; frames for other addresses are dropped.
-        peer_mac: 6 bytes; destination of every frame sent.
+        mtu: longest IP packet, bytes, 0..max_mtu; of one segment, with offloads.
+        local_mac: 6 bytes; frames for other addresses are dropped. Unused with offloads.
+        peer_mac: 6 bytes; destination of every frame sent. Unused with offloads.
         tx_stop: free ring entries below which sending stops, 1 or more.
         poll: how a full ring is watched for room: ``adaptive``, ``never`` (on kernel ticks) or ``always``.
         queues: queues to use, 1 or more; as many as the transport has free when those are fewer.
+        offloads: frames carry offload headers; both ends must agree.
 
     Attributes:
         queue: the first queue.
         queues: all of them.
-        tx_buffer: Ethernet frame being sent, header in place: put the packet at
-            ``ETH_HEADER_BYTES`` and call ``xmit_in_place``. It is never replaced.
+        tx_buffer: the frame being sent; it is never replaced.
+        tx_room: its part for what the TUN gives, a packet with its offload header if any: put it there
+            and call ``xmit_in_place``. One byte longer than may be sent, so that too long shows.
         carrier: the link of any queue, while the interface is open.
         stopped: ``xmit`` would answer busy; the StopQueue effect tells when it changes.
 
@@ -123,9 +123,9 @@ class Netdev:
         tx_stop: int = TX_STOP,
         poll: str = "never",
         queues: int = 1,
+        offloads: bool = False,
     ) -> None:
-        if len(local_mac) != MAC_BYTES or len(peer_mac) != MAC_BYTES:
-            raise ValueError(f"MAC addresses {local_mac.hex()}, {peer_mac.hex()}: not {MAC_BYTES} bytes")
+        framing: Framing = OffloadFraming() if offloads else EthernetFraming(local_mac, peer_mac)
         free = sum(queue.client is None for queue in transport.queues)
         taken = [_Subqueue(self, transport) for _ in range(max(1, min(queues, free)))]
         self.queues = tuple(subqueue.queue for subqueue in taken)
@@ -139,12 +139,13 @@ class Netdev:
         self._outbox = outbox
         self._tasks = tasks
         self._tick = tick
-        self._local_mac = local_mac
-        self._expected = {local_mac + peer_mac + ethertype: v for v, ethertype in _ETHERTYPES.items()}
+        self._framing = framing
+        self._offloads = offloads
+        self._refusals = Once()
         self._timer = DelayedWork(tasks, "netdev-tx-timer", self._on_timer)
-        self.tx_buffer = bytearray(max(self.max_mtu, 1) + ETH_HEADER_BYTES)
-        self.tx_buffer[:ETH_HEADER_BYTES] = peer_mac + local_mac + _ETHERTYPES[4]
-        self._tx_payload = memoryview(self.tx_buffer)[ETH_HEADER_BYTES:]
+        self.tx_buffer = bytearray(framing.template) + bytes(max(self.max_mtu, 0) + 1)
+        self.tx_room = memoryview(self.tx_buffer)[framing.tun_header_at :]
+        self._tx_packet = memoryview(self.tx_buffer)[HEAD_BYTES:]
         self.is_open = False
         self.carrier = False
         self.stopped = False
@@ -163,7 +164,11 @@ class Netdev:
     @property
     def max_mtu(self) -> int:
         """Longest IP packet every queue can carry; the default MTU of the kernel's driver."""
-        return min(queue.max_size for queue in self.queues) - ETH_HEADER_BYTES
+        return min(queue.max_size for queue in self.queues) - HEAD_BYTES
+
+    def _longest(self, mtu: int) -> int:
+        """Longest packet that crosses at that MTU; with offloads the MTU bounds one segment only."""
+        return self.max_mtu if self._offloads else mtu
 
     # the interface's life
 
@@ -174,7 +179,7 @@ class Netdev:
         self.is_open = True
         for queue in self.queues:
             for _ in range(RX_BUFFERS):
-                if queue.rx_enqueue(self.mtu + ETH_HEADER_BYTES):
+                if queue.rx_enqueue(self._longest(self.mtu) + HEAD_BYTES):
                     break
         self.carrier = False
         self._outbox.add(SetCarrier(False))
@@ -218,7 +223,7 @@ class Netdev:
                 while queue.rx_remove() is not None:
                     count += 1
                 for _ in range(count):
-                    queue.rx_enqueue(mtu + ETH_HEADER_BYTES)
+                    queue.rx_enqueue(self._longest(mtu) + HEAD_BYTES)
         self._set_carrier(False)
         self.mtu = mtu
         for queue in self.queues:
@@ -226,29 +231,37 @@ class Netdev:
 
     # transmission
 
-    def xmit(self, packet: Buffer) -> bool:
-        """Send one IP packet; it is copied into ``tx_buffer`` first. See ``xmit_in_place``."""
-        length = len(packet)
-        if length <= len(self._tx_payload):
-            self._tx_payload[:length] = packet
-        return self.xmit_in_place(length)
+    def xmit(self, packet: Buffer, offload_header: bytes = b"") -> bool:
+        """Send one IP packet; it is copied into ``tx_buffer`` first. See ``xmit_in_place``.
+
+        Args:
+            packet: the packet.
+            offload_header: its 10 bytes, with offloads.
+        """
+        given = offload_header + packet
+        room = self.tx_room[: len(given)]
+        room[:] = given[: len(room)]
+        return self.xmit_in_place(len(given))
 
     def xmit_in_place(self, length: int) -> bool:
-        """Send the IP packet of ``length`` bytes that lies in ``tx_buffer`` behind the header.
+        """Send the packet that lies in ``tx_room``.
+
+        Args:
+            length: bytes that the TUN gave: the packet, and its offload header if any.
 
         Returns:
             True when it was sent or dropped (counted); False when the interface is busy: keep
             the packet and try again after StopQueue(False).
         """
+        frame_length = self._framing.tun_header_at + length
+        length = frame_length - HEAD_BYTES
         queue = self._queue_for(length)
         if queue.link_is_up and (self.stopped or self._no_room(queue)):
             return False
-        ethertype = _ETHERTYPES.get(self.tx_buffer[ETH_HEADER_BYTES] >> 4)
-        if ethertype is None or not 0 < length <= self.mtu:
+        if not 0 < length <= self._longest(self.mtu) or not self._framing.seal(self.tx_buffer):
             self.tx_dropped += 1
             return True
-        self.tx_buffer[12:ETH_HEADER_BYTES] = ethertype
-        result = queue.tx_enqueue(self.tx_buffer, ETH_HEADER_BYTES + length)
+        result = queue.tx_enqueue(self.tx_buffer, frame_length)
         if not result:
             self._no_room(queue)
         elif result in {-errno.EAGAIN, -errno.EBUSY}:
@@ -264,7 +277,7 @@ class Netdev:
         up = self._up
         if len(up) < 2:
             return up[0] if up else self.queue
-        return up[flow_hash(self._tx_payload[:length]) % len(up)]
+        return up[flow_hash(self._tx_packet[: max(length, 0)]) % len(up)]
 
     def _no_room(self, queue: Queue) -> bool:
         if queue.tx_free_entry() >= self._tx_stop:
@@ -322,31 +335,26 @@ class Netdev:
 
     def receive(self, frame: memoryview | None, length: int) -> None:
         """A frame came, or one could not be received: give its packet to the node."""
-        if frame is None or length <= ETH_HEADER_BYTES:
+        if frame is None or length <= HEAD_BYTES:
             self.rx_errors += 1
             self.rx_length_errors += 1
-        else:
-            self.rx_packets += 1
-            self.rx_bytes += length
-            packet = frame[ETH_HEADER_BYTES:]
-            if self._is_for_us(bytes(frame[:ETH_HEADER_BYTES]), packet[0] >> 4):
-                self._outbox.add(Deliver(packet))
-            else:
-                self.rx_dropped += 1
+            return
+        self.rx_packets += 1
+        self.rx_bytes += length
+        head, packet = bytes(frame[:HEAD_BYTES]), frame[HEAD_BYTES:]
+        cause = self._framing.refusal(head, packet)
+        if cause is None:
+            self._outbox.add(Deliver(packet, head[self._framing.tun_header_at :]))
+            return
+        self.rx_dropped += 1
+        if self._refusals.is_first(cause):
+            self._outbox.log("netdev.frame_refused", cause=cause, head=head.hex(), size_bytes=length)
 
     def post(self, queue: Queue) -> None:
         """Give ``queue`` a receive buffer for the one it used."""
-        if queue.rx_enqueue(self.mtu + ETH_HEADER_BYTES):
+        if queue.rx_enqueue(self._longest(self.mtu) + HEAD_BYTES):
             self.rx_errors += 1
             self.rx_fifo_errors += 1
-
-    def _is_for_us(self, header: bytes, version: int) -> bool:
-        if self._expected.get(header) == version:
-            return True
-        is_group = header[0] & _GROUP_BIT
-        if not is_group and header[:MAC_BYTES] != self._local_mac:
-            return False
-        return header[12:] == _ETHERTYPES.get(version)
 
     def snapshot(self) -> dict[str, int]:
         """Every counter by its name in ``COUNTERS``."""

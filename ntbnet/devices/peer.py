@@ -24,9 +24,10 @@ from ntbnet.devices.complaints import Once
 from ntbnet.devices.direct import CpuBus, Far
 from ntbnet.devices.dw_edma import DwEdmas
 from ntbnet.devices.effects import Effect, Outbox, StopQueue
+from ntbnet.devices.framing import VNET_HEADER_BYTES
 from ntbnet.devices.intr_select import choose
 from ntbnet.devices.memory import Allocator, Window
-from ntbnet.devices.netdev import ETH_HEADER_BYTES, Netdev
+from ntbnet.devices.netdev import Netdev
 from ntbnet.devices.ntb import NtbDevice
 from ntbnet.devices.task import Call, Sleep, Task, Tasks
 from ntbnet.devices.tick import Tick
@@ -38,7 +39,7 @@ from ntbnet.wire import Completion, Irq, IrqSource, Message, Notice, Reply
 MIN_EPOCH_NS = 1_000_000_000
 """Least age of a link epoch before its peer may ask for another one."""
 RETRY_NS = 100_000_000
-MAX_PACKET_BYTES = 65535
+MAX_PACKET_BYTES = VNET_HEADER_BYTES + 65535
 
 
 def mac_of(node: str) -> bytes:
@@ -267,8 +268,9 @@ class Peer:
             tx_stop=config.netdev.tx_stop,
             poll=config.netdev.poll,
             queues=config.netdev.queues,
+            offloads=config.netdev.offloads,
         )
-        self._packet_buffer = memoryview(self._netdev.tx_buffer)[ETH_HEADER_BYTES:]
+        self._packet_buffer = self._netdev.tx_room
         self._netdev.open()
 
     def _on_descriptor_changed(self) -> None:

@@ -128,7 +128,7 @@ class Driver:
         self._flush: Callable[[], None] = self._flush_all
         if self._tun is not None:
             self._read_tun: Callable[[memoryview], int] = self._tun.readinto
-            self._write_tun: Callable[[memoryview], bool] = self._tun.write
+            self._write_tun: Callable[[memoryview, bytes], bool] = self._tun.write
 
     def _time_everything(self, stopwatch: Stopwatch) -> None:
         self._call_directly()
@@ -284,7 +284,7 @@ class Driver:
                 assert self._wakes is not None, "a device of fabric message wakes nobody"
                 self._wakes.send(effect.dst, effect.message)
             elif isinstance(effect, Deliver):
-                if self._tun is not None and not self._write_tun(effect.packet):
+                if self._tun is not None and not self._write_tun(effect.packet, effect.offload_header):
                     self.tun_write_drops += 1
             elif isinstance(effect, Log):
                 self._log.emit(effect.event, **effect.keys)

@@ -27,7 +27,7 @@ import uvloop
 import zmq
 
 from ntbnet import topology
-from ntbnet.config import Config, load_text, shared_identity
+from ntbnet.config import Config, load_text, offload_bytes, shared_identity
 from ntbnet.devices.direct import Far
 from ntbnet.devices.lease import Lease
 from ntbnet.devices.memory import Window
@@ -158,7 +158,7 @@ def _run(
     try:
         dram, window = _attach(run, config, node)
         if recipe.needs_tun:
-            tun = Tun(f"{run.name}-{node}", config.netdev.tun)
+            tun = Tun(f"{run.name}-{node}", config.netdev.tun, offload_bytes(config))
         if recipe.stores_far and is_local:
             far_dram, far_window = _attach(run, config, "ep" if node == "rc" else "rc")
             words = Window(open_lease(run.lease_path), 0, "lease")

@@ -84,12 +84,14 @@ class Stopwatch:
 
         return timed
 
-    def around_write(self, function: Callable[[memoryview], bool]) -> Callable[[memoryview], bool]:
+    def around_write(
+        self, function: Callable[[memoryview, bytes], bool]
+    ) -> Callable[[memoryview, bytes], bool]:
         """``function``, which notes ``tun out`` before it is called."""
 
-        def timed(packet: memoryview) -> bool:
+        def timed(packet: memoryview, offload_header: bytes) -> bool:
             self.note(TUN_OUT)
-            return function(packet)
+            return function(packet, offload_header)
 
         return timed
 

@@ -2,10 +2,15 @@
 
 A persistent TUN outlives the process that made it, with its addresses and routes; one handle may
 be attached at a time.  The kernel switches the carrier off when the handle closes, so a killed
-peer shows as a cable pulled.  Packets are plain IP, without the packet-information header.
+peer shows as a cable pulled.  Packets are plain IP, without the packet-information header; with offloads
+each has a 10-byte ``struct virtio_net_hdr`` in front.
 
-Source: Linux drivers/net/tun.c (tun_set_iff, tun_net_change_carrier, __tun_detach) and
-include/uapi/linux/if_tun.h; net/core/link_watch.c and net/ethtool/ioctl.c (ethtool_op_get_link).
+Whether a TUN has offloads is decided anew at each attach, whoever made it: the kernel takes the header's
+flag then, and keeps size and features of the last owner, so they are set every time.
+
+Source: Linux drivers/net/tun.c (tun_set_iff, set_offload, tun_get_user, tun_net_change_carrier,
+__tun_detach) and include/uapi/linux/if_tun.h; net/core/link_watch.c and net/ethtool/ioctl.c
+(ethtool_op_get_link); net/core/rtnetlink.c (do_setlink, IFLA_GSO_MAX_SIZE).
 """
 
 from __future__ import annotations
@@ -18,16 +23,21 @@ import socket
 import struct
 from pathlib import Path
 
+from ntbnet.devices.framing import VNET_HEADER_BYTES
 from ntbnet.edge.netns import inside, netns_inode
 from ntbnet.errors import SetupError
 
 TUN_DEVICE = Path("/dev/net/tun")
 MAX_PACKET_BYTES = 65535
 """No IP packet without a jumbo option is longer."""
+_GSO_LIMIT_MAX = 65536
+"""Largest gso_max_size that IPv4 takes."""
 
 _TUNSETIFF = 0x4004_54CA
 _TUNSETPERSIST = 0x4004_54CB
 _TUNGETIFF = 0x8004_54D2
+_TUNSETOFFLOAD = 0x4004_54D0
+_TUNSETVNETHDRSZ = 0x4004_54D8
 _TUNSETCARRIER = 0x4004_54E2
 _TUNGETDEVNETNS = 0x54E3
 _IFF_TUN = 0x0001
@@ -35,7 +45,20 @@ _IFF_NO_CARRIER = 0x0040
 """Attach without switching the carrier on (Linux 6.2 and later; older kernels ignore the bit)."""
 _IFF_PERSIST = 0x0800
 _IFF_NO_PI = 0x1000
+_IFF_VNET_HDR = 0x4000
+_TUN_F_TCP = 0x01 | 0x02 | 0x04 | 0x08
+"""Checksums, segments of TCP over IPv4 and IPv6, ECN."""
+_TUN_F_UDP = 0x20 | 0x40
+"""Segments of UDP over IPv4 and IPv6; the kernel wants both or none (Linux 6.2 and later)."""
+_IFF_PLAIN = _IFF_TUN | _IFF_NO_PI | _IFF_NO_CARRIER
 _IFREQ = struct.Struct("16sH22x")
+_IFINFOMSG = struct.Struct("=BxHiII")
+_NLMSGHDR = struct.Struct("=IHHII")
+_ATTRIBUTE_U32 = struct.Struct("=HHI")
+_NLMSGERR = struct.Struct("=16xi")
+_RTM_SETLINK = 19
+_NLM_F_REQUEST_ACK = 0x01 | 0x04
+_IFLA_GSO_MAX_SIZE = 41
 _SIOCETHTOOL = 0x8946
 _ETHTOOL_GLINK = 0x0A
 _SYS_PIDFD_GETFD = 438
@@ -67,7 +90,7 @@ def create_persistent(netns: str, name: str) -> None:
             )
         fd = _open_device()
         try:
-            _attach(fd, netns, name)
+            _attach(fd, netns, name, _IFF_PLAIN)
             fcntl.ioctl(fd, _TUNSETPERSIST, 1)
             fcntl.ioctl(fd, _TUNSETCARRIER, struct.pack("i", 0))
         except OSError as error:
@@ -84,13 +107,15 @@ class Tun:
     Args:
         netns: name of the network namespace the interface lives in; the caller stays where it is.
         name: interface name.
+        offload_bytes: longest IP packet of several segments that the node may hand over, bytes; 0 for
+            no offloads.
 
     Raises:
         SetupError: no TUN device node, no permission, no such namespace or interface, the interface
             is not a persistent TUN, or another process is attached (named in the message).
     """
 
-    def __init__(self, netns: str, name: str = "ntb0") -> None:
+    def __init__(self, netns: str, name: str = "ntb0", offload_bytes: int = 0) -> None:
         self.name = name
         self.netns = netns
         self._fd = -1
@@ -99,10 +124,11 @@ class Tun:
                 raise SetupError(f"no TUN {name} in network namespace {netns}; start the bridge again")
             fd = _open_device()
             try:
-                _attach(fd, netns, name)
+                _attach(fd, netns, name, _IFF_PLAIN | (_IFF_VNET_HDR if offload_bytes else 0))
                 flags = _IFREQ.unpack(fcntl.ioctl(fd, _TUNGETIFF, bytes(_IFREQ.size)))[1]
                 if not flags & _IFF_PERSIST:
                     raise SetupError(f"TUN {name} in {netns} is not persistent; start the bridge again")
+                _set_offloads(fd, name, offload_bytes)
                 os.set_blocking(fd, False)
                 self._control = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
             except OSError as error:
@@ -123,27 +149,23 @@ class Tun:
         return self._fd
 
     def read(self) -> bytes | None:
-        """The next packet the node sends, whole; None when there is none now.
+        """The next packet the node sends, whole, behind its offload header if any; None for none now.
 
         Raises:
             SetupError: the interface is gone.
         """
-        try:
-            return os.read(self._fd, MAX_PACKET_BYTES)
-        except BlockingIOError:
-            return None
-        except OSError as error:
-            raise self._gone(error) from None
+        buffer = memoryview(bytearray(VNET_HEADER_BYTES + MAX_PACKET_BYTES))
+        return bytes(buffer[: self.readinto(buffer)]) or None
 
     def readinto(self, buffer: memoryview) -> int:
-        """Read the next packet into ``buffer``.
+        """Read the next packet into ``buffer``, behind its offload header if any.
 
         Args:
-            buffer: writable bytes, at least as long as the interface's MTU: the kernel cuts a longer
-                packet without a word.
+            buffer: writable bytes, at least as long as the longest packet with its header: the kernel
+                cuts a longer one without a word.
 
         Returns:
-            Length of the packet in bytes; 0 when there is none now.
+            Bytes read; 0 when there is no packet now.
 
         Raises:
             SetupError: the interface is gone.
@@ -155,19 +177,22 @@ class Tun:
         except OSError as error:
             raise self._gone(error) from None
 
-    def write(self, packet: memoryview | bytes | bytearray) -> bool:
+    def write(self, packet: memoryview | bytes | bytearray, offload_header: bytes = b"") -> bool:
         """Hand one IP packet to the node; False when the kernel refuses it (full, down, or not IP).
+
+        Args:
+            packet: the packet.
+            offload_header: its 10 bytes; none without offloads.
 
         Raises:
             SetupError: the interface is gone.
         """
         try:
-            os.write(self._fd, packet)
+            return os.writev(self._fd, (offload_header, packet)) > 0
         except OSError as error:
             if error.errno in _REFUSED:
                 return False
             raise self._gone(error) from None
-        return True
 
     def set_carrier(self, *, up: bool) -> None:
         """Plug the cable in or pull it; in force on return.
@@ -219,9 +244,9 @@ def _open_device() -> int:
         raise SetupError(f"cannot open {TUN_DEVICE}: {error.strerror}; {how}") from None
 
 
-def _attach(fd: int, netns: str, name: str) -> None:
+def _attach(fd: int, netns: str, name: str, flags: int) -> None:
     try:
-        fcntl.ioctl(fd, _TUNSETIFF, _IFREQ.pack(name.encode(), _IFF_TUN | _IFF_NO_PI | _IFF_NO_CARRIER))
+        fcntl.ioctl(fd, _TUNSETIFF, _IFREQ.pack(name.encode(), flags))
     except OSError as error:
         if error.errno == errno.EBUSY:
             reason = f"held by {_holder(netns, name)}; stop that process first"
@@ -232,6 +257,42 @@ def _attach(fd: int, netns: str, name: str) -> None:
         else:
             reason = error.strerror or str(error)
         raise SetupError(f"cannot attach to TUN {name} in {netns}: {reason}") from None
+
+
+def _set_offloads(fd: int, name: str, offload_bytes: int) -> None:
+    """Switch the offloads of an attached TUN of this namespace on, or off; its carrier is still off.
+
+    Raises:
+        OSError: the kernel refuses.
+    """
+    if not offload_bytes:
+        fcntl.ioctl(fd, _TUNSETOFFLOAD, 0)
+        return
+    fcntl.ioctl(fd, _TUNSETVNETHDRSZ, struct.pack("i", VNET_HEADER_BYTES))
+    try:
+        fcntl.ioctl(fd, _TUNSETOFFLOAD, _TUN_F_TCP | _TUN_F_UDP)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        fcntl.ioctl(fd, _TUNSETOFFLOAD, _TUN_F_TCP)
+    # the kernel segments itself what is as long as the limit or longer
+    _set_gso_limit(name, min(offload_bytes + 1, _GSO_LIMIT_MAX))
+
+
+def _set_gso_limit(name: str, limit: int) -> None:
+    """Set the interface's gso_max_size, bytes; netlink is the only way.
+
+    Raises:
+        OSError: the kernel refuses.
+    """
+    info = _IFINFOMSG.pack(socket.AF_UNSPEC, 0, socket.if_nametoindex(name), 0, 0)
+    body = info + _ATTRIBUTE_U32.pack(_ATTRIBUTE_U32.size, _IFLA_GSO_MAX_SIZE, limit)
+    header = _NLMSGHDR.pack(_NLMSGHDR.size + len(body), _RTM_SETLINK, _NLM_F_REQUEST_ACK, 1, 0)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as netlink:
+        netlink.send(header + body)
+        code = -_NLMSGERR.unpack_from(netlink.recv(4096))[0]
+    if code:
+        raise OSError(code, f"gso_max_size {limit}: {os.strerror(code)}")
 
 
 def _holder(netns: str, name: str) -> str:

@@ -44,7 +44,7 @@ class StoryTun:
     def readinto(self, buffer: memoryview) -> int:
         return 0
 
-    def write(self, packet: memoryview) -> bool:
+    def write(self, packet: memoryview, offload_header: bytes) -> bool:
         self.story.lines.append(bytes(packet).decode())
         return True
 

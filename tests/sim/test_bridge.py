@@ -47,8 +47,9 @@ def test_longest_packet_fits_and_a_longer_one_is_dropped(bridge: World) -> None:
     bridge.exchange(1, size=65510)
     before = bridge.device("peer-rc").snapshot()["netdev"]["tx_dropped"]
     device = bridge.device("peer-rc")
-    device.receive_buffer()[:1] = b"\x45"
-    device.transmit(65511, bridge.now_ns)
+    head = bridge.offload_header + b"\x45"
+    device.receive_buffer()[: len(head)] = head
+    device.transmit(len(bridge.offload_header) + 65511, bridge.now_ns)
 
     assert bridge.device("peer-rc").snapshot()["netdev"]["tx_dropped"] == before + 1
 

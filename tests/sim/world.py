@@ -21,6 +21,7 @@ from ntbnet.devices.direct import Far
 from ntbnet.devices.edma import Edma
 from ntbnet.devices.effects import Deliver, Effect, Log, Restart, Send, SetCarrier, StopQueue, Store, Wake
 from ntbnet.devices.endpoint import EndpointController
+from ntbnet.devices.framing import VNET_HEADER_BYTES
 from ntbnet.devices.lease import LEASE_BYTES, Lease
 from ntbnet.devices.memory import Window
 from ntbnet.devices.path import Path
@@ -167,7 +168,7 @@ class Process:
             return
         self.is_pumping = True
         while self.waiting and not (self.stopped or self.is_paused):
-            packet = self.waiting.popleft()
+            packet = self.world.offload_header + self.waiting.popleft()
             device.receive_buffer()[: len(packet)] = packet
             self.perform(device.transmit(len(packet), self.world.now_ns))
         self.is_pumping = False
@@ -231,6 +232,7 @@ class World:
         fabric: str | None = None,
     ) -> None:
         self.config = in_fabric(load_text(text, "sim") if config is None else config, fabric or FABRIC)
+        self.offload_header = bytes(VNET_HEADER_BYTES) if self.config.netdev.offloads else b""
         self.random = random.Random(seed)
         self.now_ns = 1_000 * SECOND
         self.steps = 0

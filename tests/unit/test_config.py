@@ -468,6 +468,7 @@ def test_queue_count_that_only_one_side_would_take_is_refused() -> None:
         {"transport__max_num_clients": "1"},
         {"transport__max_mw_size": "0xe0000"},
         {"netdev__mtu": "1500"},
+        {"netdev__offloads": "false"},
         {"netdev__queues": "2", "transport__max_num_clients": "2", "transport__transport_mtu": "32768"}
         | {"netdev__mtu": "1500"},
     ],

@@ -233,6 +233,7 @@ class Side:
     stuck: StuckReports
     inbox: deque[Any] = field(default_factory=deque)
     delivered: list[bytes] = field(default_factory=list)
+    offload_headers: list[bytes] = field(default_factory=list)
     effects: list[Effect] = field(default_factory=list)
     sent: list[Any] = field(default_factory=list)
 
@@ -347,6 +348,7 @@ class Pair:
                     self.peer_of(side).inbox.append(effect.message)
                 elif isinstance(effect, Deliver):
                     side.delivered.append(bytes(effect.packet))
+                    side.offload_headers.append(effect.offload_header)
 
     def receive_one(self, side: Side) -> None:
         side.ntb.receive(side.inbox.popleft())

@@ -57,3 +57,12 @@ def test_do_not_fragment_is_no_fragment() -> None:
 @given(st.binary(max_size=80))
 def test_anything_has_a_flow(packet: bytes) -> None:
     assert 0 <= flow_hash(memoryview(packet)) < 1 << 32
+
+
+@pytest.mark.parametrize("queues", [2, 3, 4])
+@pytest.mark.parametrize("step", [1, 2, 4])
+def test_flows_of_neighbouring_ports_spread_over_the_queues(queues: int, step: int) -> None:
+    ports = range(40_000, 40_000 + 64 * step, step)
+    queue_of = [flow_hash(ipv4(ports=port.to_bytes(2, "big") + b"\x14\x51")) % queues for port in ports]
+
+    assert all(queue_of.count(queue) >= 64 // queues // 2 for queue in range(queues))
