@@ -14,6 +14,7 @@ import dataclasses
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, Any, Protocol, TypeVar, get_args, get_origin, get_type_hints
 
 from ntbnet.errors import ConfigError
@@ -302,6 +303,7 @@ class TableReader:
         return Violation(path + shown_key, value, f"unknown key{hint}", shown(value))
 
 
+@cache
 def _hints(cls: type[Any]) -> Mapping[str, Any]:
     hints = get_type_hints(cls, include_extras=True)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}

@@ -80,6 +80,7 @@ class AloneLast(LoadScopeScheduling):  # type: ignore[misc]  # xdist ships no ty
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
     """What ``--numprocesses`` uses."""
+    config.option.loadscopereorder = False  # the order is that of pytest_collection_modifyitems
     return AloneLast(config, log)
 
 
