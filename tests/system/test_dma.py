@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import MakeBridge
 from tests.live.bridge import LiveBridge, in_background, until
-from tests.live.traffic import TcpTransfer
+from tests.live.traffic import TcpTransfer, is_served
 
 pytestmark = [pytest.mark.system, pytest.mark.needs_tun, pytest.mark.slow]
 
@@ -38,9 +38,7 @@ def test_iperf3_from_the_endpoint_goes_by_dma(make_bridge: MakeBridge) -> None:
     bridge = make_bridge(DMA)
     target = bridge.address("rc")
     with in_background(*bridge.exec_words("rc", "iperf3", "-s", "-1", "-B", target)):
-        until(
-            lambda: "LISTEN" in bridge.exec("rc", "ss", "-Hlt", "sport = :5201").stdout, 10, "iperf3 server"
-        )
+        until(lambda: is_served(bridge, "rc", "tcp", 5201), 10, "iperf3 server")
         done = bridge.exec("ep", "iperf3", "-c", target, "-t", "3", "-J")
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads(done.stdout)["end"]

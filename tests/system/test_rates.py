@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import MakeBridge
 from tests.live.bridge import LiveBridge, child_environment, until
-from tests.live.traffic import other
+from tests.live.traffic import is_served, other
 
 pytestmark = [pytest.mark.system, pytest.mark.needs_tun]
 
@@ -36,21 +36,11 @@ def start_server(bridge: LiveBridge, node: str, *command: str) -> subprocess.Pop
     )
 
 
-def is_bound(bridge: LiveBridge, node: str, protocol: str, port: int) -> bool:
-    done = subprocess.run(
-        ["ip", "netns", "exec", bridge.netns(node), "cat", f"/proc/net/{protocol}", f"/proc/net/{protocol}6"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return f":{port:04X} " in done.stdout
-
-
 def iperf3_mbit_s(bridge: LiveBridge, source: str) -> float:
     target = other(source)
     server = start_server(bridge, target, "iperf3", "-s", "-1")
     try:
-        until(lambda: is_bound(bridge, target, "tcp", IPERF3_PORT), 10, "iperf3 server")
+        until(lambda: is_served(bridge, target, "tcp", IPERF3_PORT), 10, "iperf3 server")
         done = bridge.exec(source, "iperf3", "-c", bridge.address(target), "-t", "3", "-J")
     finally:
         server.kill()
@@ -84,7 +74,7 @@ def sockperf_us(bridge: LiveBridge) -> float:
     port, address = str(SOCKPERF_PORT), bridge.address("ep")
     server = start_server(bridge, "ep", "sockperf", "sr", "-i", address, "-p", port)
     try:
-        until(lambda: is_bound(bridge, "ep", "udp", SOCKPERF_PORT), 10, "sockperf server")
+        until(lambda: is_served(bridge, "ep", "udp", SOCKPERF_PORT), 10, "sockperf server")
         done = bridge.exec("rc", "sockperf", "pp", "-i", address, "-p", port, "-t", "5")
     finally:
         server.kill()
