@@ -39,7 +39,7 @@ def test_iperf3_from_the_endpoint_goes_by_dma(make_bridge: MakeBridge) -> None:
     target = bridge.address("rc")
     with in_background(*bridge.exec_words("rc", "iperf3", "-s", "-1", "-B", target)):
         until(lambda: is_served(bridge, "rc", "tcp", 5201), 10, "iperf3 server")
-        done = bridge.exec("ep", "iperf3", "-c", target, "-t", "3", "-J")
+        done = bridge.run_inside("ep", "iperf3", "-c", target, "-t", "3", "-J")
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads(done.stdout)["end"]
     ep, rc = queue(bridge, "ep"), queue(bridge, "rc")

@@ -24,7 +24,9 @@ families = pytest.mark.parametrize("family", ["ipv4", "ipv6"])
 
 def assert_ping_is_lossless(bridge: LiveBridge, source: str, family: str, *options: str) -> None:
     # ping waits for the last reply at least as long as its interval, and that is long on a busy machine
-    done = bridge.exec(source, "ping", "-q", "-i", "0.5", *options, bridge.address(other(source), family))
+    done = bridge.run_inside(
+        source, "ping", "-q", "-i", "0.5", *options, bridge.address(other(source), family)
+    )
 
     assert done.returncode == 0, done.stdout + done.stderr
     counts = re.search(r"(\d+) packets transmitted, (\d+) received, 0% packet loss", done.stdout)
@@ -50,7 +52,7 @@ def test_packet_of_any_size_crosses_whole(bridge: LiveBridge, source: str, famil
 
 @directions
 def test_packet_longer_than_the_mtu_is_refused_by_the_node(bridge: LiveBridge, source: str) -> None:
-    done = bridge.exec(
+    done = bridge.run_inside(
         source, "ping", "-c", "1", "-W", "1", "-M", "do", "-s", "65483", bridge.address(other(source))
     )
 
@@ -86,7 +88,7 @@ def test_smallest_mtu_carries_both_families_and_no_longer_packet(make_bridge: Ma
         for family, headers in HEADERS_BYTES.items():
             options = ("-c", "2", "-M", "do")
             assert_ping_is_lossless(bridge, source, family, *options, "-s", str(1280 - headers))
-        too_long = bridge.exec(
+        too_long = bridge.run_inside(
             source, "ping", "-c", "1", "-W", "1", "-M", "do", "-s", "1253", bridge.address(other(source))
         )
         assert too_long.returncode == 1
