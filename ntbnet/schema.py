@@ -14,7 +14,6 @@ import dataclasses
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import Annotated, Any, Protocol, TypeVar, get_args, get_origin, get_type_hints
 
 from ntbnet.errors import ConfigError
@@ -303,10 +302,15 @@ class TableReader:
         return Violation(path + shown_key, value, f"unknown key{hint}", shown(value))
 
 
-@cache
+_resolved: dict[type[Any], Mapping[str, Any]] = {}
+"""Hints of each class that was read once: until they are resolved they are text to compile."""
+
+
 def _hints(cls: type[Any]) -> Mapping[str, Any]:
-    hints = get_type_hints(cls, include_extras=True)
-    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+    if cls not in _resolved:
+        hints = get_type_hints(cls, include_extras=True)
+        _resolved[cls] = {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+    return _resolved[cls]
 
 
 def _optional(cls: type[Any]) -> frozenset[str]:
