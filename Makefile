@@ -16,7 +16,7 @@ $(STAMP): pyproject.toml
 demo: $(STAMP)
 	$(BIN)/ntbnet demo
 
-# Two workers: bridges, which mostly wait, in one, models in the other. Benchmarks time nothing beside workers.
+# Two workers, see AloneLast in tests/conftest.py. Benchmarks time nothing beside workers.
 test: $(STAMP)
 	$(BIN)/python -m pytest --numprocesses 2 --ignore tests/benchmarks
 	$(BIN)/python -m pytest tests/benchmarks

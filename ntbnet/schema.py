@@ -302,9 +302,15 @@ class TableReader:
         return Violation(path + shown_key, value, f"unknown key{hint}", shown(value))
 
 
+_resolved: dict[type[Any], Mapping[str, Any]] = {}
+"""Hints of each class that was read once: until they are resolved they are text to compile."""
+
+
 def _hints(cls: type[Any]) -> Mapping[str, Any]:
-    hints = get_type_hints(cls, include_extras=True)
-    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+    if cls not in _resolved:
+        hints = get_type_hints(cls, include_extras=True)
+        _resolved[cls] = {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+    return _resolved[cls]
 
 
 def _optional(cls: type[Any]) -> frozenset[str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import hypothesis
 import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
+from xdist.workermanage import WorkerController
 
 from tests.live.bridge import HandStarted, LiveBridge, bridges
 
@@ -26,8 +29,11 @@ PROGRAMS = {
 WITH_BRIDGES = ("tests/system/", "tests/chaos/", "tests/test_readme.py")
 """Where the tests are that run bridges."""
 
-MEASURING = {"test_traffic.py", "test_bench.py"}
-"""Modules whose tests judge latencies and rates."""
+ONE_NAME = {"tests/system/test_demo.py", "tests/test_readme.py"}
+"""Modules whose bridges have the names that the commands choose by themselves."""
+
+ALONE = {"test_rates.py", "test_bench.py", "test_kill_under_load.py", "test_random_kills.py"}
+"""Modules that judge latencies, rates and times of recovery."""
 
 # the suite runs beside bridges of its own on two cores: how long an example takes says nothing there
 hypothesis.settings.register_profile("ntbnet", deadline=None)
@@ -36,27 +42,66 @@ hypothesis.settings.load_profile("ntbnet")
 MakeBridge = Callable[..., LiveBridge]
 
 
-class BridgesInOneWorker(LoadScopeScheduling):  # type: ignore[misc]  # xdist ships no types
-    """Tests that run bridges share one worker, the others go to whoever is free, a module at a time.
+class AloneLast(LoadScopeScheduling):  # type: ignore[misc]  # xdist ships no types
+    """A module at a time; those of ALONE come last, in one worker, when every other worker has ended.
 
-    Bridges share names, ports and interfaces of one machine, and their times mean something only when no
-    other bridge runs beside them.
+    The first worker begins with the modules that run bridges, which mostly wait, and the others with
+    models, which compute. Whoever is done first helps from the other end.
     """
 
     def _split_scope(self, nodeid: str) -> str:
         module = nodeid.partition("::")[0]
-        return "bridges" if module.startswith(WITH_BRIDGES) else module
+        if Path(module).name in ALONE:
+            return "alone"
+        return "one name" if module in ONE_NAME else module
+
+    def remove_node(self, node: WorkerController) -> str | None:
+        """A worker has ended; tells which test it died of."""
+        died_of: str | None = super().remove_node(node)
+        for other in self.nodes:
+            self._reschedule(other)
+        return died_of
+
+    def _reschedule(self, node: WorkerController) -> None:
+        if list(self.workqueue) != ["alone"] or len(self.nodes) == 1:
+            super()._reschedule(node)
+        elif any(not other.shutting_down for other in self.nodes if other is not node):
+            node.shutdown()  # once it has done what it was given
+
+    def _assign_work_unit(self, node: WorkerController) -> None:
+        scopes = [scope for scope in self.workqueue if scope != "alone"]
+        if not scopes and len(self.nodes) > 1:
+            return
+        if scopes and node is not self.nodes[0]:
+            self.workqueue.move_to_end(scopes[-1], last=False)
+        super()._assign_work_unit(node)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
     """What ``--numprocesses`` uses."""
-    return BridgesInOneWorker(config, log)
+    config.option.loadscopereorder = False  # the order is that of pytest_collection_modifyitems
+    return AloneLast(config, log)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Without bytecode, half the time of a command is spent on compiling what it imports.
+
+    Where the environment wants none in the tree, the programs that tests run keep it in a folder of this run.
+    """
+    if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
+        folder = tempfile.mkdtemp(prefix="ntbnet-bytecode-")
+        os.environ["PYTHONPYCACHEPREFIX"] = folder
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that measure or kill come last, when nothing else of the suite runs beside them."""
-    items.sort(key=lambda item: item.path.name in MEASURING or any(item.iter_markers("chaos")))
+    """Bridges first, then models, at last what has to be alone."""
+
+    def rank(item: pytest.Item) -> int:
+        return 2 if item.path.name in ALONE else not item.nodeid.startswith(WITH_BRIDGES)
+
+    items.sort(key=rank)
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import re
 from collections import defaultdict
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -24,6 +25,7 @@ SERIES = {
 _ITEM = re.compile(r"(NTB|EDMA) (\d{1,3})|(HAZARD) (1[01]\.[0-9a-i]{1,2})")
 
 
+@cache
 def marks() -> dict[str, list[str]]:
     """Item -> the tests that cite it, as file::name."""
     found: dict[str, list[str]] = defaultdict(list)

@@ -45,7 +45,7 @@ def run(command: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def no_default_bridge() -> None:
     """The README uses the default name; a bridge that a person left running would be in the way."""
     state = run("ntbnet status")

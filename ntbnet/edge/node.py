@@ -6,6 +6,8 @@ somebody else's is never touched.
 
 IPv6 speaks only when spoken to: no link-local address, no router solicitation, no duplicate
 address detection, so the first packet across a bridge is the user's.
+
+pyroute2 is slow to import: only what makes or removes a node does it, not a command that runs in one.
 """
 
 from __future__ import annotations
@@ -21,8 +23,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
-
-from pyroute2 import IPRoute, NetlinkError, netns
 
 from ntbnet.config import Config
 from ntbnet.edge.netns import (
@@ -233,6 +233,8 @@ def _check_ours(note: Any, spec: NodeSpec, inode: int | None) -> None:
 
 
 def _make_netns(spec: NodeSpec) -> None:
+    from pyroute2 import netns
+
     try:
         netns.create(spec.netns)
     except OSError as error:
@@ -257,6 +259,8 @@ def _quieten(interface: str, spec: NodeSpec) -> None:
 
 
 def _configure(spec: NodeSpec) -> None:
+    from pyroute2 import NetlinkError
+
     def configure(route: Any) -> None:
         route.link("set", index=1, state="up")
         index = route.link_lookup(ifname=spec.tun)[0]
@@ -278,6 +282,7 @@ def _configure(spec: NodeSpec) -> None:
 
 def _remove_netns(spec: NodeSpec) -> None:
     """Remove the TUN and the namespace, or what a killed maker left of them."""
+    from pyroute2 import NetlinkError, netns
 
     def delete_tun(route: Any) -> None:
         for index in route.link_lookup(ifname=spec.tun):
@@ -307,6 +312,7 @@ def _with_netlink(spec: NodeSpec, work: Callable[[Any], None]) -> None:
     (it has no netlink sockets): hence the thread and the plain loop.  The thread enters the node
     itself, which spares the process pyroute2 would fork for that.
     """
+    from pyroute2 import IPRoute
 
     def run() -> None:
         loop = asyncio.SelectorEventLoop()

@@ -1,6 +1,6 @@
 """One side of a bridge as the machine sees it: the node and its DRAM, made and removed together.
 
-Kept apart from what every service imports: ``node`` brings pyroute2, which is slow to import.
+Kept apart from what every service imports: only a service that runs without a supervisor makes its side.
 """
 
 from __future__ import annotations

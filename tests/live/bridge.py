@@ -22,6 +22,7 @@ from ntbnet.config import Config, load_text
 from ntbnet.edge.process import ProcessRecord, alive, record_of, send_signal
 from ntbnet.edge.rundir import RunDir
 from ntbnet.edge.startup import read_profile
+from ntbnet.errors import NtbnetError
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED_MEMORY = Path("/dev/shm")
@@ -238,6 +239,10 @@ class LiveBridge:
         """Run a program inside a node to its end."""
         return run_command(*self.exec_words(node, *command), timeout_s=timeout_s)
 
+    def run_inside(self, node: str, *command: str) -> subprocess.CompletedProcess[str]:
+        """Run a program inside a node to its end, where ``ntbnet exec`` is not what is tested."""
+        return run_command("ip", "netns", "exec", self.netns(node), *command)
+
     # violence
 
     def signal(self, service: str, number: signal.Signals) -> float:
@@ -257,11 +262,13 @@ class LiveBridge:
     # end
 
     def remove(self) -> list[str]:
-        """Take it down; what that left on the machine ([] when all is well), which is removed then."""
-        done = self.down()
-        left = leftovers(self.name, Path(self.config.run.dir))
-        if done.returncode != 0:
-            left.append(f"down failed: {done.stderr}")
+        """Take it down, as ``ntbnet down`` does; what that left on the machine, which is removed then."""
+        problems = []
+        try:
+            self._bridge.down()
+        except NtbnetError as problem:
+            problems.append(f"down failed: {problem}")
+        left = leftovers(self.name, Path(self.config.run.dir)) + problems
         if left:
             for record in processes_of(self.name):
                 kill_process(record)

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 
 from ntbnet.edge.netns import inside
 from tests.live.bridge import LiveBridge
@@ -39,6 +40,18 @@ def open_socket(bridge: LiveBridge, node: str, kind: int, protocol: int = 0) -> 
 def other(node: str) -> str:
     """The node at the other end."""
     return "ep" if node == "rc" else "rc"
+
+
+def is_served(bridge: LiveBridge, node: str, protocol: str, port: int) -> bool:
+    """True when a program in the node waits for ``tcp`` connections or ``udp`` datagrams on a port.
+
+    Source: Linux proc(5), /proc/net/tcp; states TCP_LISTEN and, of a UDP socket without a peer, TCP_CLOSE.
+    """
+    state = {"tcp": "0A", "udp": "07"}[protocol]
+    with inside(bridge.netns(node)):
+        tables = [Path(f"/proc/thread-self/net/{name}").read_text() for name in (protocol, f"{protocol}6")]
+    rows = [line.split() for table in tables for line in table.splitlines()[1:]]
+    return any(row[1].endswith(f":{port:04X}") and row[3] == state for row in rows)
 
 
 class TcpTransfer:

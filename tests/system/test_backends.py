@@ -43,7 +43,7 @@ def events(bridge: LiveBridge, service: str, name: str) -> list[dict[str, Any]]:
 
 
 def ping(bridge: LiveBridge, number: int) -> None:
-    done = bridge.exec("rc", "ping", "-q", "-i", "0.05", "-c", str(number), bridge.address("ep"))
+    done = bridge.run_inside("rc", "ping", "-q", "-i", "0.05", "-c", str(number), bridge.address("ep"))
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{number} packets transmitted, {number} received" in done.stdout
 

@@ -1,4 +1,4 @@
-"""``bench latency`` and the end of ``demo`` on real bridges, with very short runs."""
+"""``bench latency`` on real bridges, with very short runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 from ntbnet.app.bench_backends import TRIGGERS, backend_configs
 from ntbnet.app.bench_latencies import PUBLISHED, QUANTILES
 from ntbnet.edge.startup import load_config
-from tests.live.bridge import cli, leftovers, new_name
+from tests.live.bridge import leftovers, new_name
 
 pytestmark = [pytest.mark.system, pytest.mark.needs_tun, pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -116,20 +116,3 @@ def test_table_shows_the_published_figures_and_the_hops(programs: None, name: st
     ):
         assert text in done.stdout
     assert "INVALID" not in done.stdout
-
-
-def test_demo_ends_with_polled_latency_beside_the_published_pair(programs: None) -> None:
-    done = cli("demo", "--json", "--count", "2")
-
-    assert done.returncode == 0, done.stderr
-    latency = json.loads(done.stdout)["latency"]
-    assert latency["tool"] == "built-in"
-    assert latency["results"][0]["backend"] == "doorbell"
-    assert latency["results"][0]["avg_us"] > 5000
-    assert [row["avg_us"] for row in latency["published"]] == [5995.68, 127.677]
-    assert latency["invalid"] == []
-    for row in latency["results"]:
-        assert row.keys() >= {*FIGURES, *LOSSES}
-        moved = row["backend_counts"]
-        assert row["samples"] <= row["messages"] <= moved["frames_rc_to_ep"] == moved["arrived_at_ep"]
-        assert {name for name in TRIGGERS.values() if moved[name]} == {TRIGGERS[row["backend"]]}

@@ -15,10 +15,8 @@ from ntbnet import topology
 from ntbnet.edge.shm import dram_path
 from tests.conftest import MakeBridge
 from tests.live.bridge import (
-    CLI,
     LiveBridge,
     cli,
-    in_background,
     is_gone,
     leftovers,
     new_name,
@@ -191,22 +189,6 @@ def test_down_removes_everything_while_programs_run_in_a_node(make_bridge: MakeB
     pinger.close()
 
 
-def test_demo_prints_one_object_with_every_promised_key() -> None:
-    done = cli("demo", "--json", "--count", "3")
-
-    result = json.loads(done.stdout)
-    assert done.returncode == 0, done.stderr
-    assert result["ok"] is True
-    assert result["fabric"] == "message"
-    assert {"backend", "backend_ep_to_rc"} <= result.keys()
-    assert 0 < result["startup_s"] < 15
-    sent = [(ping["from"], ping["family"], ping["sent"], ping["received"]) for ping in result["ping"]]
-    assert sent == [(node, family, 3, 3) for node in ("rc", "ep") for family in ("ipv4", "ipv6")]
-    for ping in result["ping"]:
-        assert 0 < ping["rtt_ms"]["min"] <= ping["rtt_ms"]["avg"] <= ping["rtt_ms"]["max"] < 1000
-    assert leftovers("ntbnet-demo") == []
-
-
 def kill_supervisor(bridge: LiveBridge) -> float:
     """Seconds until the last of the services has ended."""
     services = [record for record in processes_of(bridge.name) if record != bridge.supervisor()]
@@ -304,18 +286,3 @@ def test_up_killed_while_starting_is_cleaned_by_down(
 
     assert done.returncode == 0, done.stderr
     assert leftovers(bridge.name) == []
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_demo_told_to_stop_leaves_nothing(number: signal.Signals) -> None:
-    with in_background(*CLI, "demo") as process:
-        assert process.stderr is not None
-        said = [next(process.stderr)]
-        while "waiting for" not in said[-1]:
-            said.append(next(process.stderr))
-        process.send_signal(number)
-        said += process.communicate(timeout=30)[1].splitlines()
-
-    assert process.returncode == 1, said
-    assert said[-1] == "ntbnet: stopped before it was done"
-    assert leftovers("ntbnet-demo") == []

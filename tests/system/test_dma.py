@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import MakeBridge
 from tests.live.bridge import LiveBridge, in_background, until
-from tests.live.traffic import TcpTransfer, other
+from tests.live.traffic import TcpTransfer, is_served, other
 
 pytestmark = [pytest.mark.system, pytest.mark.needs_tun, pytest.mark.slow]
 
@@ -51,12 +51,8 @@ def test_iperf3_crosses_by_dma_from_the_endpoint_and_by_the_cpu_from_the_host(
     bridge, receiver = make_bridge(DMA), other(source)
     target = bridge.address(receiver)
     with in_background(*bridge.exec_words(receiver, "iperf3", "-s", "-1", "-B", target)):
-        until(
-            lambda: "LISTEN" in bridge.exec(receiver, "ss", "-Hlt", "sport = :5201").stdout,
-            10,
-            "iperf3 server",
-        )
-        done = bridge.exec(source, "iperf3", "-c", target, "-t", "2", "-J")
+        until(lambda: is_served(bridge, receiver, "tcp", 5201), 10, "iperf3 server")
+        done = bridge.run_inside(source, "iperf3", "-c", target, "-t", "2", "-J")
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads(done.stdout)["end"]
     ep, rc = queue(bridge, "ep"), queue(bridge, "rc")

@@ -160,7 +160,8 @@ def test_stopped_children_end_with_a_killed_supervisor(live: LiveBridge, number:
 def test_all_stopped_children_have_one_deadline_together(make_bridge: MakeBridge) -> None:
     bridge = make_bridge("[supervisor]\nstop_timeout_ms = 1000")
     children = [record for name, record in bridge.run.processes().items() if name != "supervisor"]
-    assert send_signal(bridge.supervisor(), signal.SIGTERM)
+    supervisor = bridge.supervisor()
+    assert send_signal(supervisor, signal.SIGTERM)
     started_s = time.monotonic()
 
     # stopped again and again: that they are continued does not get them to end
@@ -169,6 +170,7 @@ def test_all_stopped_children_have_one_deadline_together(make_bridge: MakeBridge
             send_signal(record, signal.SIGSTOP)
 
     assert 0.9 < time.monotonic() - started_s < 2.5
+    until(lambda: is_gone(supervisor), 10, "end of the supervisor")
 
 
 def test_down_ends_programs_that_run_in_a_node(live: LiveBridge) -> None:

@@ -3,31 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import random
 import re
 import socket
-import subprocess
 
 import pytest
 
 from tests.conftest import MakeBridge
-from tests.live.bridge import LiveBridge, child_environment, until
+from tests.live.bridge import LiveBridge
 from tests.live.traffic import TcpTransfer, other, udp_round_trip
 
 pytestmark = [pytest.mark.system, pytest.mark.needs_tun]
 
-POLLED_ONE_WAY_US = 5995.680
-"""Source: cover letter of the RFC series, sockperf on R-Car S4 with polled doorbells."""
-POLL_LIMIT_MBIT_S = 650
-"""13 frames of 65510 bytes in one poll of 12 ms are 568 Mbit/s; the rest is for the clock's grain."""
-IPERF3_PORT = 5201
-SOCKPERF_PORT = 11111
 HEADERS_BYTES = {"ipv4": 28, "ipv6": 48}
 """IP header and ICMP or UDP header."""
-
-POLLED = "[transport]\nuse_intr = false\n"
-"""Doorbells both ways, as before the series."""
 
 directions = pytest.mark.parametrize("source", ["rc", "ep"])
 families = pytest.mark.parametrize("family", ["ipv4", "ipv6"])
@@ -35,7 +24,9 @@ families = pytest.mark.parametrize("family", ["ipv4", "ipv6"])
 
 def assert_ping_is_lossless(bridge: LiveBridge, source: str, family: str, *options: str) -> None:
     # ping waits for the last reply at least as long as its interval, and that is long on a busy machine
-    done = bridge.exec(source, "ping", "-q", "-i", "0.5", *options, bridge.address(other(source), family))
+    done = bridge.run_inside(
+        source, "ping", "-q", "-i", "0.5", *options, bridge.address(other(source), family)
+    )
 
     assert done.returncode == 0, done.stdout + done.stderr
     counts = re.search(r"(\d+) packets transmitted, (\d+) received, 0% packet loss", done.stdout)
@@ -61,7 +52,7 @@ def test_packet_of_any_size_crosses_whole(bridge: LiveBridge, source: str, famil
 
 @directions
 def test_packet_longer_than_the_mtu_is_refused_by_the_node(bridge: LiveBridge, source: str) -> None:
-    done = bridge.exec(
+    done = bridge.run_inside(
         source, "ping", "-c", "1", "-W", "1", "-M", "do", "-s", "65483", bridge.address(other(source))
     )
 
@@ -90,84 +81,6 @@ def test_tcp_both_ways_at_once_keeps_every_byte(bridge: LiveBridge) -> None:
         transfer.finish(60)
 
 
-def start_server(bridge: LiveBridge, node: str, *command: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        bridge.exec_words(node, *command),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=child_environment(),
-    )
-
-
-def is_bound(bridge: LiveBridge, node: str, protocol: str, port: int) -> bool:
-    done = subprocess.run(
-        ["ip", "netns", "exec", bridge.netns(node), "cat", f"/proc/net/{protocol}", f"/proc/net/{protocol}6"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return f":{port:04X} " in done.stdout
-
-
-def iperf3_mbit_s(bridge: LiveBridge, source: str) -> float:
-    target = other(source)
-    server = start_server(bridge, target, "iperf3", "-s", "-1")
-    try:
-        until(lambda: is_bound(bridge, target, "tcp", IPERF3_PORT), 10, "iperf3 server")
-        done = bridge.exec(source, "iperf3", "-c", bridge.address(target), "-t", "3", "-J")
-    finally:
-        server.kill()
-        server.communicate()
-    assert done.returncode == 0, done.stdout
-    end = json.loads(done.stdout)["end"]
-    assert "sum_received" in end, done.stdout[-4000:] + done.stderr
-    return float(end["sum_received"]["bits_per_second"]) / 1e6
-
-
-@pytest.fixture(scope="module")
-def polled(make_module_bridge: MakeBridge) -> LiveBridge:
-    """A running bridge without interrupts."""
-    return make_module_bridge(POLLED)
-
-
-def test_iperf3_from_rc_runs(bridge: LiveBridge) -> None:
-    assert iperf3_mbit_s(bridge, "rc") >= 50
-
-
-def test_iperf3_from_rc_does_not_get_past_the_poll(polled: LiveBridge) -> None:
-    assert 50 <= iperf3_mbit_s(polled, "rc") <= POLL_LIMIT_MBIT_S
-
-
-def test_iperf3_from_ep_runs(bridge: LiveBridge) -> None:
-    assert iperf3_mbit_s(bridge, "ep") >= 50
-
-
-def sockperf_us(bridge: LiveBridge) -> float:
-    """Average one-way latency of a ping-pong from the RC, microseconds."""
-    port, address = str(SOCKPERF_PORT), bridge.address("ep")
-    server = start_server(bridge, "ep", "sockperf", "sr", "-i", address, "-p", port)
-    try:
-        until(lambda: is_bound(bridge, "ep", "udp", SOCKPERF_PORT), 10, "sockperf server")
-        done = bridge.exec("rc", "sockperf", "pp", "-i", address, "-p", port, "-t", "5")
-    finally:
-        server.kill()
-        server.communicate()
-
-    average = re.search(r"avg-latency=([\d.]+)", done.stdout)
-    assert average, done.stdout + done.stderr
-    return float(average[1])
-
-
-def test_sockperf_one_way_latency_is_the_polled_one_of_the_board(polled: LiveBridge) -> None:
-    assert sockperf_us(polled) == pytest.approx(POLLED_ONE_WAY_US, rel=0.15)
-
-
-def test_sockperf_one_way_latency_with_interrupts_is_a_fraction_of_the_polled_one(bridge: LiveBridge) -> None:
-    assert sockperf_us(bridge) < POLLED_ONE_WAY_US / 2
-
-
 def test_smallest_mtu_carries_both_families_and_no_longer_packet(make_bridge: MakeBridge) -> None:
     bridge = make_bridge("[netdev]\nmtu = 1280\n")
 
@@ -175,7 +88,7 @@ def test_smallest_mtu_carries_both_families_and_no_longer_packet(make_bridge: Ma
         for family, headers in HEADERS_BYTES.items():
             options = ("-c", "2", "-M", "do")
             assert_ping_is_lossless(bridge, source, family, *options, "-s", str(1280 - headers))
-        too_long = bridge.exec(
+        too_long = bridge.run_inside(
             source, "ping", "-c", "1", "-W", "1", "-M", "do", "-s", "1253", bridge.address(other(source))
         )
         assert too_long.returncode == 1
