@@ -173,7 +173,7 @@ class Driver:
             self._loop.remove_reader(self._timer.fd)
             if self._tun is not None:
                 self._loop.remove_reader(self._tun.fileno())
-        self._flush()
+        self._flush_all()
         if self._wakes is not None:
             self._wakes.close()
         self._bus.close(last_words=self._take_leave())
@@ -210,7 +210,7 @@ class Driver:
         path = self._paths[label]
         if path.refused:
             self._log_refusals(path)
-        self._flush()
+        self._flush_all()
         self._arm()
 
     def _on_wake(self, src: str, message: Irq | MemWrite) -> None:
@@ -218,7 +218,7 @@ class Driver:
         self._perform(self._handle(src, message, now_ns), now_ns)
 
     def _on_wakes(self) -> None:
-        self._flush()
+        self._flush_all()
         self._arm()
 
     def _flush_all(self) -> None:
@@ -260,7 +260,7 @@ class Driver:
     def perform(self, effects: Sequence[Effect]) -> None:
         """Perform effects that nobody's message or deadline asked for."""
         self._perform(effects, self._clock())
-        self._flush()
+        self._flush_all()
         self._arm()
 
     def _perform(self, effects: Sequence[Effect], now_ns: int) -> None:
@@ -337,7 +337,7 @@ class Driver:
         due = self._device.next_deadline()
         if due is not None and due <= now_ns:
             self._perform(self._device.on_deadline(now_ns), now_ns)
-        self._flush()
+        self._flush_all()
         self._arm()
 
     def _arm(self) -> None:

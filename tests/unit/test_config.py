@@ -41,7 +41,7 @@ def defaults() -> Config:
 
 def test_empty_text_gives_the_documented_defaults(defaults: Config) -> None:
     assert defaults.bridge.profile == "r-car-s4"
-    assert defaults.bridge.fabric == "message"
+    assert defaults.bridge.fabric == "local"
     assert defaults.bridge.transport == "ipc"
     assert defaults.bridge.tcp_base_port == 7400
     assert (defaults.node.rc.ipv4, defaults.node.rc.ipv6) == ("10.77.0.1/24", "fd77::1/64")
@@ -178,7 +178,7 @@ def test_unknown_key_like_no_other_is_named_alone() -> None:
 
 
 def test_unknown_key_hides_nothing_else() -> None:
-    text = "[bridge]\nfoo = 1\nfabric = 'local'\n[ntb]\nfoo = 1\ndb_count = 33\nmw2_offset = 0xE0000\n"
+    text = "[bridge]\nfoo = 1\nfabric = 'shared'\n[ntb]\nfoo = 1\ndb_count = 33\nmw2_offset = 0xE0000\n"
 
     assert [violation.key for violation in check_text(text, "x").violations] == [
         *("bridge.foo", "bridge.fabric", "ntb.foo", "ntb.db_count", "ntb.mw2_offset")
@@ -222,14 +222,6 @@ def test_any_text_gives_a_configuration_or_one_line(text: str) -> None:
         problem = str(error)
 
     assert len(problem.splitlines()) == 1
-
-
-def test_local_fabric_is_not_available() -> None:
-    message = refusal('bridge.fabric = "local"')
-
-    assert (
-        message == "bridge.fabric = 'local': must be \"message\" ('local' is not available in this version)"
-    )
 
 
 @pytest.mark.parametrize(
