@@ -21,6 +21,7 @@ from ntbnet.app.leftovers import remove_leftovers
 from ntbnet.config import Config, load_text
 from ntbnet.edge.process import ProcessRecord, alive, record_of, send_signal
 from ntbnet.edge.rundir import RunDir
+from tests.fabric import text_in_fabric
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED_MEMORY = Path("/dev/shm")
@@ -126,7 +127,8 @@ class LiveBridge:
 
     Args:
         folder: where configuration and logs go.
-        text: configuration (TOML) without a section [log]; None for the built-in defaults.
+        text: configuration (TOML) without a section [log]; None for the built-in defaults. The fabric is
+            that of the test run, unless the text names one.
     """
 
     def __init__(self, folder: Path, text: str | None = None) -> None:
@@ -136,6 +138,7 @@ class LiveBridge:
         self.config_path: Path | None = None
         if text is not None:
             self.config_path = folder / f"{self.name}.toml"
+            text = text_in_fabric(text)
             self.config_path.write_text(f'{text}\n[log]\ndir = "{self.log_folder}"\n', encoding="utf-8")
         self.config: Config = load_text(text or "", "test")
         self.run = RunDir(self.config.run.dir, self.name)
