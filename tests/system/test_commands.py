@@ -13,6 +13,7 @@ import pytest
 
 from ntbnet import topology
 from ntbnet.edge.shm import dram_path
+from ntbnet.sections import Bridge
 from tests.conftest import MakeBridge
 from tests.fabric import FABRIC
 from tests.live.bridge import (
@@ -198,7 +199,7 @@ def test_demo_prints_one_object_with_every_promised_key() -> None:
     result = json.loads(done.stdout)
     assert done.returncode == 0, done.stderr
     assert result["ok"] is True
-    assert result["fabric"] == "message"
+    assert result["fabric"] == Bridge().fabric
     assert {"backend", "backend_ep_to_rc"} <= result.keys()
     assert 0 < result["startup_s"] < 15
     sent = [(ping["from"], ping["family"], ping["sent"], ping["received"]) for ping in result["ping"]]
