@@ -303,6 +303,21 @@ def _vectors(body: object) -> dict[int, int]:
     return dict(body)
 
 
+def undisputed(spans: Iterable[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
+    """Those of ``spans`` (base, size, anything) that share no byte with an earlier one.
+
+    Of windows that overlap the first one that holds an access's first byte translates it; a later one is
+    left to the messages.
+    """
+    seen: list[tuple[int, int, int]] = []
+    kept = []
+    for base, size, behind in spans:
+        if all(base + size <= other or other + length <= base for other, length, _ in seen):
+            kept.append((base, size, behind))
+        seen.append((base, size, behind))
+    return kept
+
+
 def within(grants: Sequence[Grant], spans: Iterable[tuple[int, int, int]]) -> list[Grant]:
     """Grants seen through windows.
 

@@ -63,7 +63,8 @@ class Restart:
 class Wake:
     """Tell service ``dst`` of an Irq, or of a 32-bit MemWrite to its registers, past every path.
 
-    Fabric ``local`` only. Equal ones of one step may collapse; direct stores made before are seen first.
+    Fabric ``local`` only. Equal interrupts of one step may collapse; direct stores made before are seen
+    first.
     """
 
     dst: str

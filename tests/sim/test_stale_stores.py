@@ -33,8 +33,8 @@ def stop_in_store(world: World, node: str, number: int, for_ns: int) -> None:
 
 def recover(world: World) -> None:
     """Everything runs again, and what crosses is whole."""
-    # the moment after a kill may still look as if nothing had happened
-    world.run_for(300 * MS)
+    # a driver may wait 500 ms for the answer of a process that was killed; packets queue up behind it
+    world.run_for(SECOND)
     world.settle(world.is_up, 5 * SECOND)
     world.stop_traffic()
     world.settle(world.is_up, 5 * SECOND)
@@ -114,7 +114,7 @@ BLOWS = st.lists(
     moves_bar=st.booleans(),
     text=st.sampled_from((SMALL, DMA)),
 )
-@settings(max_examples=12, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+@settings(max_examples=25, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 def test_no_stale_store_reaches_live_data(
     seed: int,
     node: str,
