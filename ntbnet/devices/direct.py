@@ -238,7 +238,7 @@ class CpuBus:
         self._vectors = _vectors(args.get("doorbells", []))
         self._grants = from_body(args.get("ranges"), self._far.memory.size)
         self._posted += 1
-        self.counters["grants"] += 1
+        self.counters["grants_taken"] += 1
         self._flush()
 
     def enter(self, epoch: int) -> None:

@@ -3,8 +3,9 @@
 A message cannot stop a process that was stopped between its check and its store. So memory that the other
 host could store to in a link epoch is not used for anything else before that host has left the epoch. It
 says so in a word of shared memory, after its last store of the epoch (x86-64 keeps the order of stores); a
-process that was killed says it by its replacement, which starts only when the killed one is gone. A replacement does not
-know what its predecessor lent: it takes no memory before the other host has left every earlier epoch.
+process that was killed says it by its replacement, which starts only when the killed one is gone. A
+replacement does not know what its predecessor lent: it takes no memory before the other host has left every
+earlier epoch.
 """
 
 from __future__ import annotations

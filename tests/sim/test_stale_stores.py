@@ -125,7 +125,7 @@ def test_no_stale_store_reaches_live_data(
     moves_bar: bool,
     text: str,
 ) -> None:
-    """A stop in some store; meanwhile BARs move and services die; then the stopped one goes on, or is killed."""
+    """A stop in some store; meanwhile BARs move and services die; then it goes on, or is killed."""
     world = World(seed=seed, text=text, fabric="local").bring_up()
     world.start_traffic(every_ns=2 * MS)
     stop_in_store(world, node, number, stopped_ms * MS)

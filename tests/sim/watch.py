@@ -82,5 +82,3 @@ class Watch:
             if piece.revoked or not (piece.span.base < addr + length and addr < piece.span.end):
                 continue
             assert handed_out < granted, f"{node}: stale store of {length} at {addr:#x} reached {piece.name}"
-
-

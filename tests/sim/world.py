@@ -323,9 +323,7 @@ class World:
         memory = FarMemory(memoryview(self.dram[other]), base, f"{other}-dram", store)
         return memory
 
-    def _land(
-        self, node: str, memory: FarMemory, offset: int, data: bytes, granted: int, epoch: int
-    ) -> None:
+    def _land(self, node: str, memory: FarMemory, offset: int, data: bytes, granted: int, epoch: int) -> None:
         addr, is_late = memory.span.base + offset, self.epoch != epoch
         self.watch.judge(node, addr, len(data), granted, is_late=is_late)
         memory.land(offset, data)
@@ -348,7 +346,7 @@ class World:
         self.at(self.now_ns + for_ns, process.resume)
 
     def stop_in_store(self, node: str, number: int, for_ns: int) -> None:
-        """Stop the peer of ``node`` between the check and the store of its ``number``-th direct store (1..)."""
+        """Stop the peer of ``node`` between check and store of its ``number``-th direct store (1..)."""
         self._stops[node] = (number, for_ns)
 
     def device(self, name: str) -> Any:

@@ -254,7 +254,7 @@ def test_process_that_never_reads_costs_bounded_memory(ends: tuple[End, End]) ->
 
 
 def test_hostile_records_are_counted_and_the_others_told(ends: tuple[End, End]) -> None:
-    rc, ep = ends
+    _, ep = ends
     write_raw(ep.path, bytes(RECORD_BYTES) + encode(Service.PEER_RC, ring(4)) + b"\xff" * RECORD_BYTES)
 
     assert ep.read() == [("peer-rc", ring(4))]
