@@ -245,6 +245,7 @@ class CpuBus:
         """A new link epoch, 0 for none: nothing is granted, and what waited is lost with the old one."""
         self._grants, self._vectors, self._settled = (), {}, False
         self._held.clear()
+        self._outbox.drop_stores()
         self._is_flushing = False
         self._era += 1
         self.route(self._upstream)

@@ -113,6 +113,10 @@ class Outbox:
         """Queue any other effect."""
         self.effects.append(effect)
 
+    def drop_stores(self) -> None:
+        """Forget direct stores that are not done yet: the host leaves the link epoch they belong to."""
+        self.effects = [effect for effect in self.effects if not isinstance(effect, Store)]
+
     def take(self) -> list[Effect]:
         """Everything queued since the last call, oldest first."""
         if not self.effects:

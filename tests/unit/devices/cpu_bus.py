@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ntbnet.devices.direct import CpuBus, Far
-from ntbnet.devices.effects import Effect, Outbox
+from ntbnet.devices.effects import Effect, Outbox, Store
 from ntbnet.devices.lease import LEASE_BYTES, Lease
 from ntbnet.devices.memory import Window
 from ntbnet.devices.task import Tasks
@@ -46,7 +46,12 @@ class Cpu:
         self.bus.grant({"memory": ident, "ranges": ranges, "doorbells": list(doorbells)})
 
     def effects(self) -> list[Effect]:
-        return self.outbox.take()
+        """What happened since the last look; stores that wait behind it are done, as the driver does them."""
+        effects = self.outbox.take()
+        for effect in effects:
+            if isinstance(effect, Store):
+                effect.memory.store("direct", effect.offset, effect.data)
+        return [effect for effect in effects if not isinstance(effect, Store)]
 
     def flush(self) -> MemRead:
         """The read that waits for an answer."""

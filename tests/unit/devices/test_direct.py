@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ntbnet.devices.direct import MAX_HELD
-from ntbnet.devices.effects import Send, Wake
+from ntbnet.devices.effects import Deliver, Send, Wake
 from ntbnet.devices.lease import NOTHING
 from ntbnet.errors import PeerError
 from ntbnet.wire import Irq, IrqSource, MemRead, MemWrite
@@ -303,3 +303,25 @@ def test_lease_names_the_epoch_that_is_stored_in() -> None:
 
     cpu.enter(0)
     assert cpu.words.load_u32(0) == NOTHING
+
+
+def test_store_behind_another_effect_of_its_step_waits_its_turn() -> None:
+    """What says that a packet was taken must not be seen before the packet was delivered."""
+    cpu = settled()
+    cpu.outbox.add(Deliver(memoryview(b"packet")))
+    cpu.bus.write(MEMORY, b"taken")
+
+    assert cpu.far == bytes(FAR_BYTES)
+    assert isinstance(cpu.effects()[0], Deliver)
+    assert cpu.far[RING : RING + 5] == b"taken"
+
+
+def test_store_that_still_waits_when_the_epoch_ends_is_never_done() -> None:
+    """The lease says that there is none any more."""
+    cpu = settled()
+    cpu.outbox.add(Deliver(memoryview(b"packet")))
+    cpu.bus.write(MEMORY, b"taken")
+    cpu.enter(0)
+
+    assert [type(effect) for effect in cpu.effects()] == [Deliver]
+    assert cpu.far == bytes(FAR_BYTES)
