@@ -34,6 +34,8 @@ from ntbnet.wire import SERVICE_BY_LABEL, Irq, IrqSource, MemWrite
 MEMORY = ""
 """Owner of a grant of memory."""
 MAX_GRANTS = 64
+MAX_HELD = 1024
+"""Stores that wait for a flush; with more of them everything becomes a message."""
 WORD_BYTES = 4
 RETRY_NS = 10_000_000
 """Wait before an unanswered flush is tried again."""
@@ -157,14 +159,17 @@ class CpuBus:
             self._post(addr, data)
         elif self._settled:
             self._land(grant, addr, data)
-        else:
+        elif self._is_flushing and len(self._held) < MAX_HELD:
             self._held.append((addr, bytes(data)))
+        else:
+            self._post(addr, data)
 
     def doorbell(self, bits: int) -> None:
         """Ring ``bits`` on the other host, behind all earlier stores (the endpoint's side only)."""
-        if self._held:
+        if self._held and len(self._held) < MAX_HELD:
             self._held.append(bits)
             return
+        self._post_held()
         left = bits
         while self._settled and left:
             vector = self._vectors.get((left & -left).bit_length() - 1)
@@ -195,13 +200,19 @@ class CpuBus:
             else:
                 self._far.memory.store("direct", at, data)
 
-    def _post(self, addr: int, data: Buffer) -> None:
+    def _post_held(self) -> None:
+        """What waited becomes messages, which the flush that runs does not cover."""
         held, self._held = self._held, []
         for one in held:
             if isinstance(one, int):
                 self._outbox.send(self._upstream, Irq(IrqSource.PEER_DOORBELL, one, self._tasks.epoch))
             else:
                 self._outbox.send(self._via, MemWrite(*one, self._tasks.epoch))
+        if held:
+            self._posted += 1
+
+    def _post(self, addr: int, data: Buffer) -> None:
+        self._post_held()
         self._outbox.send(self._via, MemWrite(addr, bytes(data), self._tasks.epoch))
         self._posted += 1
         self._settled = False
@@ -227,13 +238,14 @@ class CpuBus:
         self._vectors = _vectors(args.get("doorbells", []))
         self._grants = from_body(args.get("ranges"), self._far.memory.size)
         self._posted += 1
-        self.counters["grants"] += 1
+        self.counters["grants_taken"] += 1
         self._flush()
 
     def enter(self, epoch: int) -> None:
         """A new link epoch, 0 for none: nothing is granted, and what waited is lost with the old one."""
         self._grants, self._vectors, self._settled = (), {}, False
         self._held.clear()
+        self._outbox.drop_stores()
         self._is_flushing = False
         self._era += 1
         self.route(self._upstream)
@@ -252,7 +264,9 @@ class CpuBus:
             posted = self._posted
             memory = [grant for grant in self._grants if not grant.owner]
             if not memory:
-                self._is_flushing = False
+                # nothing to read behind the messages: they stay messages
+                self._grants, self._is_flushing = (), False
+                self._post_held()
                 return
             # the last word of a window: where a ring has its rx_info, which is never all ones
             answer = yield Read(memory[0].end - WORD_BYTES, WORD_BYTES)
@@ -288,6 +302,21 @@ def _vectors(body: object) -> dict[int, int]:
         if not (0 <= entry[0] < 64 and 0 <= entry[1] < 2048):
             raise PeerError(f"doorbell {entry!r:.40}: impossible")
     return dict(body)
+
+
+def undisputed(spans: Iterable[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
+    """Those of ``spans`` (base, size, anything) that share no byte with an earlier one.
+
+    Of windows that overlap the first one that holds an access's first byte translates it; a later one is
+    left to the messages.
+    """
+    seen: list[tuple[int, int, int]] = []
+    kept = []
+    for base, size, behind in spans:
+        if all(base + size <= other or other + length <= base for other, length, _ in seen):
+            kept.append((base, size, behind))
+        seen.append((base, size, behind))
+    return kept
 
 
 def within(grants: Sequence[Grant], spans: Iterable[tuple[int, int, int]]) -> list[Grant]:

@@ -65,7 +65,8 @@ class Restart:
 class Wake:
     """Tell service ``dst`` of an Irq, or of a 32-bit MemWrite to its registers, past every path.
 
-    Fabric ``local`` only. Equal ones of one step may collapse; direct stores made before are seen first.
+    Fabric ``local`` only. Equal interrupts of one step may collapse; direct stores made before are seen
+    first.
     """
 
     dst: str
@@ -113,6 +114,10 @@ class Outbox:
     def add(self, effect: Effect) -> None:
         """Queue any other effect."""
         self.effects.append(effect)
+
+    def drop_stores(self) -> None:
+        """Forget direct stores that are not done yet: the host leaves the link epoch they belong to."""
+        self.effects = [effect for effect in self.effects if not isinstance(effect, Store)]
 
     def take(self) -> list[Effect]:
         """Everything queued since the last call, oldest first."""

@@ -20,6 +20,7 @@ from ntbnet.address import Span, hex_address
 from ntbnet.devices.aperture import Aperture
 from ntbnet.devices.atu_block import AtuBlock, AtuFeatures, discover
 from ntbnet.devices.bar import BarKind, BarSet, BarSpec
+from ntbnet.devices.direct import undisputed
 from ntbnet.devices.effects import Outbox
 from ntbnet.devices.epc_features import EpcFeatures, EpcHeader, features_of
 from ntbnet.devices.host_irq import BusPort, HostInterrupts, IrqKind
@@ -155,7 +156,7 @@ class Epc:
         # a BAR that moved away, or is not decoded, leaves its ranges behind
         return [
             (base, size, local)
-            for base, size, local in found
+            for base, size, local in undisputed(found)
             if self.find_inbound(base, size) == local and self.find_inbound(base + size - 1, 1) is not None
         ]
 

@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 from ntbnet.address import Span
-from ntbnet.devices.direct import MEMORY, Grant, from_body, to_body, within
+from ntbnet.devices.direct import MEMORY, Grant, from_body, to_body, undisputed, within
 from ntbnet.devices.epc import Epc
 from ntbnet.devices.memory import Window
 from ntbnet.devices.msi import MSI_BYTES
@@ -98,7 +98,7 @@ class EpcGrants:
             self._tell("host", to_host, {"memory": self._ident, "ranges": to_body(grants)})
         if to_client is not None:
             spans = [(w.base, w.limit - w.base + 1, w.target) for w in self._epc.iatu.outbound if w]
-            grants = within(self._of_host, spans)
+            grants = within(self._of_host, undisputed(spans))
             doorbells = [[bit, vector] for bit in range(self._db_bits) if (vector := self._vector(bit)) >= 0]
             self._tell(
                 "client",

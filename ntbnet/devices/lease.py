@@ -3,7 +3,9 @@
 A message cannot stop a process that was stopped between its check and its store. So memory that the other
 host could store to in a link epoch is not used for anything else before that host has left the epoch. It
 says so in a word of shared memory, after its last store of the epoch (x86-64 keeps the order of stores); a
-process that was killed says it by its replacement, which starts only when the killed one is gone.
+process that was killed says it by its replacement, which starts only when the killed one is gone. A
+replacement does not know what its predecessor lent: it takes no memory before the other host has left every
+earlier epoch.
 """
 
 from __future__ import annotations
@@ -38,3 +40,7 @@ class Lease:
         """True when the other host has left ``epoch``, so that what it stored to may be used again."""
         other = self._words.load_u32(self._other) or NOTHING
         return other > epoch
+
+    def is_clean(self, epoch: int) -> bool:
+        """True when the other host stores in no epoch before ``epoch`` (0: in none at all)."""
+        return self.is_over((epoch or NOTHING) - 1)

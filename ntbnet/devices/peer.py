@@ -40,6 +40,8 @@ MIN_EPOCH_NS = 1_000_000_000
 """Least age of a link epoch before its peer may ask for another one."""
 RETRY_NS = 100_000_000
 MAX_PACKET_BYTES = VNET_HEADER_BYTES + 65535
+LEASE_LOOK_NS = 10_000_000
+"""How often a process that begins looks whether the other host has left earlier link epochs."""
 
 
 def mac_of(node: str) -> bytes:
@@ -81,6 +83,7 @@ class Peer:
         heap = dram.sub(dram_offset, dram.size - dram_offset, "heap")
         first_offset = seed * (heap.size // 3) % heap.size
         self._allocator = Allocator(heap, first_offset, None if far is None else far.lease.is_over)
+        self._lease = None if far is None else far.lease
         self._cpu = CpuBus(self._outbox, self._tasks, upstream, far, "peer-rc" if node == "ep" else "")
         self._upstream_up = False
         self._epoch_since_ns = 0
@@ -229,6 +232,7 @@ class Peer:
 
     def _bring_up(self, device: NtbDevice) -> Task[None]:
         """Transport and network device on top of ``device``."""
+        yield from self._wait_for_memory()
         config = self._config
         self._device = device
         for reason in deprecated_keys(config.transport):
@@ -272,6 +276,12 @@ class Peer:
         )
         self._packet_buffer = self._netdev.tx_room
         self._netdev.open()
+
+    def _wait_for_memory(self) -> Task[None]:
+        """Once, before anything is allocated: what an earlier process lent may still be stored to."""
+        while self._lease is not None and not self._lease.is_clean(self._tasks.epoch):
+            yield Sleep(LEASE_LOOK_NS)
+        self._lease = None
 
     def _on_descriptor_changed(self) -> None:
         if self._transport is not None:

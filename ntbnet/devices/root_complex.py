@@ -220,15 +220,16 @@ class RootComplex:
             return
         try:
             # the size of its memory is the driver's to check, which maps it
-            grants = from_body(self._grants.get("ranges"), 1 << 64)
-            if not all(self._in_a_bar(grant.base, grant.size) for grant in grants):
-                raise PeerError("a grant leaves the function's BARs")
+            offered = from_body(self._grants.get("ranges"), 1 << 64)
         except PeerError as problem:
+            offered = ()
             self.counters["grants_refused"] += 1
             if self._refusals.is_first(str(problem)):
                 self._outbox.log("grants.refused", reason=str(problem))
-        else:
-            self._notify("grants", {"memory": self._grants.get("memory"), "ranges": to_body(grants)})
+        # a BAR that is being moved is granted at its new place before the function is announced there
+        grants = [grant for grant in offered if self._in_a_bar(grant.base, grant.size)]
+        self.counters["grants_outside_bars"] += len(offered) - len(grants)
+        self._notify("grants", {"memory": self._grants.get("memory"), "ranges": to_body(grants)})
 
     def _tell_grants(self) -> None:
         """Tell the endpoint which memory is mapped for it, and what interrupts this host."""

@@ -116,7 +116,7 @@ class Wakes:
         self._on_batch = on_batch
         self._fd = open_fifo(path_of(me))
         self._out: dict[str, int] = {}
-        self._queued: dict[tuple[str, bytes], None] = {}
+        self._queued: dict[tuple[str, bytes, int], None] = {}
         self._waiting: dict[str, deque[bytes]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self.counters: Counter[str] = Counter()
@@ -144,15 +144,16 @@ class Wakes:
         self._on_batch()
 
     def send(self, dst: str, message: Irq | MemWrite) -> None:
-        """Wake ``dst`` with the next ``flush``; a record that is queued already is not queued again."""
-        self._queued[dst, encode(self._src, message)] = None
+        """Wake ``dst`` with the next ``flush``; an interrupt that is queued already is not queued again."""
+        number = 0 if isinstance(message, Irq) else len(self._queued) + 1
+        self._queued[dst, encode(self._src, message), number] = None
 
     def flush(self) -> None:
         """Write everything that was sent."""
         if not self._queued:
             return
         queued, self._queued = self._queued, {}
-        for dst, record in queued:
+        for dst, record, _ in queued:
             if self._waiting.get(dst) or not self._write(dst, record):
                 self._keep(dst, record)
 

@@ -23,6 +23,7 @@ from ntbnet.edge.process import ProcessRecord, alive, record_of, send_signal
 from ntbnet.edge.rundir import RunDir
 from ntbnet.edge.startup import read_profile
 from ntbnet.errors import NtbnetError
+from tests.fabric import text_in_fabric
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED_MEMORY = Path("/dev/shm")
@@ -128,7 +129,8 @@ class LiveBridge:
 
     Args:
         folder: where configuration and logs go.
-        text: configuration (TOML) without a section [log]; None for the built-in defaults.
+        text: configuration (TOML) without a section [log]; None for the built-in defaults. The fabric is
+            that of the test run, unless the text names one.
     """
 
     def __init__(self, folder: Path, text: str | None = None) -> None:
@@ -138,6 +140,7 @@ class LiveBridge:
         self.config_path: Path | None = None
         if text is not None:
             self.config_path = folder / f"{self.name}.toml"
+            text = text_in_fabric(text)
             self.config_path.write_text(f'{text}\n[log]\ndir = "{self.log_folder}"\n', encoding="utf-8")
         self.config: Config = load_text(text or "", "test", read_profile)
         self.run = RunDir(self.config.run.dir, self.name)

@@ -2,7 +2,8 @@
 
 A ``World`` does what the edge does for each service, in virtual time: frames travel through one
 FIFO for each ordered pair of services, timers fire when nothing earlier is left to do. A service can be
-killed (its model is dropped, its node's DRAM stays) and started again with a higher incarnation.
+killed (its model is dropped, its node's DRAM stays) and started again with a higher incarnation. It can be
+stopped, between two events or in the middle of a direct store. Each direct store is judged: see ``watch``.
 Two worlds with one seed do the same, to the byte: compare ``digest``.
 """
 
@@ -35,6 +36,7 @@ from ntbnet.log import EVENTS
 from ntbnet.topology import NODE_OF, SERVICES, neighbours, session_counter
 from ntbnet.wire import SERVICE_BY_LABEL, Irq, MemWrite, Message
 from tests.fabric import FABRIC, in_fabric
+from tests.sim.watch import FarMemory, Watch
 
 US, MS, SECOND = 1_000, 1_000_000, 1_000_000_000
 
@@ -85,6 +87,8 @@ class Process:
         self.stopped = False
         self.is_paused = self.is_pumping = self.is_settling = False
         self.inbox: list[tuple[str, Frame]] = []
+        self.suspended: list[Callable[[], None]] = []
+        """What the step that was stopped in a store does when the process goes on."""
         self.waiting: deque[bytes] = deque()
         self.unsettled: deque[Path] = deque()
         timing = world.config.timing
@@ -133,6 +137,9 @@ class Process:
                 self.perform(self.device.on_path(path.peer, up, session, reason, self.world.now_ns))
 
     def perform(self, effects: Sequence[Effect]) -> None:
+        if self.is_paused:
+            self.suspended.append(partial(self.perform, effects))
+            return
         now = self.world.now_ns
         for effect in effects:
             if isinstance(effect, Send):
@@ -201,7 +208,12 @@ class Process:
                 self.on_timer()
 
     def resume(self) -> None:
+        if self.world.processes.get(self.name) is not self:
+            return
         self.is_paused = False
+        suspended, self.suspended = self.suspended, []
+        for go_on in suspended:
+            go_on()
         inbox, self.inbox = self.inbox, []
         for peer, frame in inbox:
             if peer == WAKE:
@@ -254,6 +266,8 @@ class World:
         self._serial = 0
         self._last_arrival: dict[tuple[str, ...], int] = {}
         self.wakes = 0
+        self.watch = Watch()
+        self._stops: dict[str, tuple[int, int]] = {}
         self._digest = hashlib.blake2b(digest_size=16)
 
     # services
@@ -282,15 +296,45 @@ class World:
         maker = RcPeer if name == "peer-rc" else EpPeer
         far = None
         if config.bridge.fabric == "local":
-            other = "ep" if node == "rc" else "rc"
-            memory = Window(memoryview(self.dram[other]), 0, f"{other}-dram")
-            far = Far(memory, MEMORY_IDS[other], Lease(Window(memoryview(self.lease), 0, "lease"), node))
-        return maker(config, dram, self.incarnations[name], far)
+            far = Far(
+                self._far_memory(node),
+                MEMORY_IDS["ep" if node == "rc" else "rc"],
+                Lease(Window(memoryview(self.lease), 0, "lease"), node),
+            )
+        peer = maker(config, dram, self.incarnations[name], far)
+        self.watch.follow(node, peer)
+        return peer
+
+    def _far_memory(self, node: str) -> FarMemory:
+        """The other node's DRAM, as the peer of ``node`` stores to it."""
+        profile, name = self.config.profile, f"peer-{node}"
+        other, base = ("ep", profile.endpoint.dram_base) if node == "rc" else ("rc", profile.rc.dram_base)
+
+        def store(offset: int, data: bytes) -> None:
+            process = self.processes[name]
+            left, for_ns = self._stops.get(node, (0, 0))
+            if left == 1:
+                self.pause(name, for_ns)
+            self._stops[node] = (left - 1, for_ns)
+            land = partial(self._land, node, memory, offset, data, self.watch.granted[node], self.epoch)
+            if process.is_paused:
+                process.suspended.append(land)
+            else:
+                land()
+
+        memory = FarMemory(memoryview(self.dram[other]), base, f"{other}-dram", store)
+        return memory
+
+    def _land(self, node: str, memory: FarMemory, offset: int, data: bytes, granted: int, epoch: int) -> None:
+        addr, is_late = memory.span.base + offset, self.epoch != epoch
+        self.watch.judge(node, addr, len(data), granted, is_late=is_late)
+        memory.land(offset, data)
 
     def kill(self, name: str) -> None:
         """End a service at once; what it sent is still under way, what comes for it is lost."""
         if self.processes.pop(name, None) is not None and name.startswith("peer-"):
             self.carrier[NODE_OF[name]] = False
+            self.watch.forget(NODE_OF[name])
 
     def restart(self, name: str, after_ns: int = 30 * MS) -> None:
         """Kill a service; it comes back ``after_ns`` later."""
@@ -302,6 +346,10 @@ class World:
         process = self.processes[name]
         process.is_paused = True
         self.at(self.now_ns + for_ns, process.resume)
+
+    def stop_in_store(self, node: str, number: int, for_ns: int) -> None:
+        """Stop the peer of ``node`` between check and store of its ``number``-th direct store (1..)."""
+        self._stops[node] = (number, for_ns)
 
     def device(self, name: str) -> Any:
         """The model of a running service."""
@@ -468,7 +516,7 @@ class World:
     def epoch(self) -> int:
         """Link epoch, as the host has it; 0 while the link is down."""
         process = self.processes.get("rc-host")
-        return 0 if process is None else process.device.snapshot()["link"]["epoch"]
+        return 0 if process is None else process.device.epoch  # type: ignore[attr-defined]
 
     @property
     def digest(self) -> str:

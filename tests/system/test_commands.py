@@ -14,6 +14,7 @@ import pytest
 from ntbnet import topology
 from ntbnet.edge.shm import dram_path
 from tests.conftest import MakeBridge
+from tests.fabric import FABRIC
 from tests.live.bridge import (
     LiveBridge,
     cli,
@@ -67,7 +68,7 @@ def test_status_of_a_running_bridge_has_every_promised_key(bridge: LiveBridge) -
 
     assert code == 0
     assert status["state"] == "up"
-    assert status["fabric"] == "message"
+    assert status["fabric"] == FABRIC
     assert (status["backend"], status["backend_ep_to_rc"]) == ("dw-edma-testirq", "doorbell")
     assert status["backend_reason"]
     assert status["backend_ep_to_rc_reason"]

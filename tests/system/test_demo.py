@@ -11,7 +11,7 @@ import pytest
 from ntbnet.app.bench_backends import TRIGGERS
 from ntbnet.app.bench_latencies import QUANTILES
 from ntbnet.profile import SHIPPED
-from tests.fabric import FABRIC
+from ntbnet.sections import Bridge
 from tests.live.bridge import CLI, cli, in_background, leftovers
 
 pytestmark = [pytest.mark.system, pytest.mark.needs_tun, pytest.mark.slow]
@@ -34,7 +34,7 @@ def result(programs: None) -> dict[str, Any]:
 
 def test_demo_prints_one_object_with_every_promised_key(result: dict[str, Any]) -> None:
     assert result["ok"] is True
-    assert result["fabric"] == FABRIC
+    assert result["fabric"] == Bridge().fabric
     assert {"backend", "backend_ep_to_rc"} <= result.keys()
     assert 0 < result["startup_s"] < 15
     sent = [(ping["from"], ping["family"], ping["sent"], ping["received"]) for ping in result["ping"]]

@@ -120,7 +120,7 @@ def test_tcp_between_the_services_works_end_to_end(make_bridge: MakeBridge) -> N
     bridge = make_bridge(f'[bridge]\ntransport = "tcp"\ntcp_base_port = {free_ports(10)}\n')
 
     names = sorted(path.name for path in (bridge.run.path / "sockets").iterdir())
-    assert all(name.startswith("ask.") for name in names), names
+    assert all(name.startswith(("ask.", "wake.")) for name in names), names
     for source in ("rc", "ep"):
         assert_ping_is_lossless(bridge, source, "ipv6", "-c", "2")
         TcpTransfer(bridge, source, 4 << 20, seed=6).finish(60)

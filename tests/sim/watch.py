@@ -1,0 +1,84 @@
+"""What fabric ``local`` promises, judged in every world: no stale store reaches live data.
+
+A store that goes past every message may land only in memory that was handed out before the storing host was
+granted it. Memory handed out later was nobody's target when the store was decided on, however long the
+process was stopped between its check and its store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import count
+from typing import Any
+
+from ntbnet.devices.memory import Buffer, Window
+from ntbnet.devices.peer import Peer
+
+Store = Callable[[int, bytes], None]
+
+
+class FarMemory(Window):
+    """The other node's DRAM as a peer stores to it; each direct store is handed to ``on_store``."""
+
+    __slots__ = ("on_store",)
+
+    def __init__(self, mem: memoryview, base: int, name: str, on_store: Store) -> None:
+        super().__init__(mem, base, name)
+        self.on_store = on_store
+
+    def store(self, what: str, offset: int, data: Buffer) -> None:
+        self.on_store(offset, bytes(data))
+
+    def land(self, offset: int, data: bytes) -> None:
+        """Do at last what ``store`` was asked to."""
+        super().store("direct", offset, data)
+
+
+class Watch:
+    """Memory that each node has in use, and the grants each peer holds; in the order they came about."""
+
+    def __init__(self) -> None:
+        self._serial = count(1)
+        self._pieces: dict[str, list[tuple[int, Window]]] = {"rc": [], "ep": []}
+        self.granted = {"rc": 0, "ep": 0}
+        """When each host took the grants it has."""
+        self.stores = 0
+        self.late = 0
+        """Stores that were done after the link epoch they were decided in."""
+
+    def follow(self, node: str, peer: Peer) -> None:
+        """A new process: what the one before had in use is nobody's any more."""
+        self._pieces[node] = []
+        cpu, allocator = peer._cpu, peer._allocator
+        grant, allocate = cpu.grant, allocator.allocate
+
+        def watched_grant(args: dict[str, Any]) -> None:
+            grant(args)
+            self.granted[node] = next(self._serial)
+
+        def watched_allocate(size: int, alignment: int, name: str) -> Window | None:
+            piece = allocate(size, alignment, name)
+            if piece is not None:
+                self._pieces[node] = [one for one in self._pieces[node] if not one[1].revoked]
+                self._pieces[node].append((next(self._serial), piece))
+            return piece
+
+        vars(cpu)["grant"] = watched_grant
+        vars(allocator)["allocate"] = watched_allocate
+
+    def forget(self, node: str) -> None:
+        """The process that had memory in use is gone."""
+        self._pieces[node] = []
+
+    def judge(self, node: str, addr: int, length: int, granted: int, *, is_late: bool) -> None:
+        """``node`` stores ``length`` bytes at ``addr`` of the other, decided under grants of that moment.
+
+        Raises:
+            AssertionError: that is live memory of a later moment.
+        """
+        self.stores += 1
+        self.late += is_late
+        for handed_out, piece in self._pieces["ep" if node == "rc" else "rc"]:
+            if piece.revoked or not (piece.span.base < addr + length and addr < piece.span.end):
+                continue
+            assert handed_out < granted, f"{node}: stale store of {length} at {addr:#x} reached {piece.name}"
