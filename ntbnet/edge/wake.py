@@ -29,6 +29,7 @@ import stat
 from collections import Counter, deque
 from collections.abc import Callable
 from pathlib import Path
+from select import PIPE_BUF
 from struct import Struct
 
 from ntbnet.errors import SetupError, WireError
@@ -153,16 +154,25 @@ class Wakes:
         if not self._queued:
             return
         queued, self._queued = self._queued, {}
+        batches: dict[str, bytes] = {}
         for dst, record, _ in queued:
-            if self._waiting.get(dst) or not self._write(dst, record):
-                self._keep(dst, record)
+            batches[dst] = batches.get(dst, b"") + record
+            if len(batches[dst]) > PIPE_BUF - RECORD_BYTES:
+                self._send(dst, batches.pop(dst))
+        for dst, records in batches.items():
+            self._send(dst, records)
 
-    def _write(self, dst: str, record: bytes) -> bool:
+    def _send(self, dst: str, records: bytes) -> None:
+        if self._waiting.get(dst) or not self._write(dst, records):
+            for at in range(0, len(records), RECORD_BYTES):
+                self._keep(dst, records[at : at + RECORD_BYTES])
+
+    def _write(self, dst: str, records: bytes) -> bool:
         fd = self._out.get(dst)
         if fd is None:
             fd = self._out[dst] = open_fifo(self._path_of(dst))
         try:
-            os.write(fd, record)
+            os.write(fd, records)
         except BlockingIOError:
             return False
         return True
