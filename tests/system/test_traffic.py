@@ -117,7 +117,7 @@ def test_classic_control_block_layout_works_end_to_end(make_bridge: MakeBridge) 
 
 
 def test_tcp_between_the_services_works_end_to_end(make_bridge: MakeBridge) -> None:
-    bridge = make_bridge(f'[bridge]\ntransport = "tcp"\ntcp_base_port = {free_ports(10)}\n')
+    bridge = make_bridge(f'[bridge]\ntransport = "tcp"\ntcp_base_port = {free_ports(12)}\n')
 
     names = sorted(path.name for path in (bridge.run.path / "sockets").iterdir())
     assert all(name.startswith(("ask.", "wake.")) for name in names), names
