@@ -3,8 +3,11 @@ r"""Who talks to whom: the five services and the paths between them.
 ::
 
     peer-rc --- rc-host === PCIe link === epc --- peer-ep
-                                            \\      /
+        \________ memory requests _______/  \\      /
                                               edma
+
+Enumeration, configuration and the life of the link go over the PCIe link; memory requests between the
+endpoint and the host's driver have a path of their own, which spares them a stop at the host.
 """
 
 from __future__ import annotations
@@ -34,11 +37,7 @@ PATHS = (
     ("edma", "peer-ep"),
     ("epc", "peer-rc"),
 )
-"""(initiator, other end) of each path.
-
-The first one is the PCIe link; the last one carries memory requests between the endpoint and the host's
-driver, which spares them a stop at the host.
-"""
+"""(initiator, other end) of each path; the first one is the PCIe link."""
 
 LINK_PATH = PATHS[0]
 
