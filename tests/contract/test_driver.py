@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import select
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -12,13 +14,15 @@ from typing import Any, cast
 import pytest
 
 from ntbnet.app.ask import ask
-from ntbnet.devices.effects import Deliver, Effect, Restart, Send
+from ntbnet.devices.effects import Deliver, Effect, Restart, Send, Store, Wake
+from ntbnet.devices.memory import Window
 from ntbnet.devices.path import Path
 from ntbnet.edge.driver import Driver
 from ntbnet.edge.stopwatch import points_from
 from ntbnet.edge.tun import Tun
+from ntbnet.edge.wake import decode, open_fifo
 from ntbnet.log import Logger
-from ntbnet.wire import Kind, MemWrite, encode_control
+from ntbnet.wire import Irq, IrqSource, Kind, MemWrite, encode_control
 from tests.contract.fabrics import Recorder
 
 PACKET = Deliver(memoryview(b"packet"))
@@ -66,8 +70,8 @@ def story() -> Story:
     return Story()
 
 
-@pytest.fixture
-def driver(story: Story, tmp_path: FilePath) -> Iterator[Driver]:
+def driver_of(story: Story, folder: FilePath, tun: StoryTun, **wakes: Any) -> Driver:
+    """A driver of ``epc`` whose path to ``rc-host`` is up."""
     path = Path(
         "epc",
         "rc-host",
@@ -82,9 +86,14 @@ def driver(story: Story, tmp_path: FilePath) -> Iterator[Driver]:
     assert path.is_up
     path.changes.clear()
     log = Logger(sys.stderr, "error", {"run_id": "contract", "node": "ep", "service": "epc", "epoch": 1})
-    sockets = {"rc-host": (f"ipc://{tmp_path}/in", f"ipc://{tmp_path}/out")}
+    sockets = {"rc-host": (f"ipc://{folder}/in", f"ipc://{folder}/out")}
+    return Driver(StoryDevice(story), {"rc-host": path}, sockets, log, cast("Tun", tun), **wakes)
+
+
+@pytest.fixture
+def driver(story: Story, tmp_path: FilePath) -> Iterator[Driver]:
     tun = StoryTun(story)
-    driver = Driver(StoryDevice(story), {"rc-host": path}, sockets, log, cast("Tun", tun))
+    driver = driver_of(story, tmp_path, tun)
     yield driver
     driver.close()
     tun.nothing.close()
@@ -103,6 +112,45 @@ def test_overflow_of_the_backlog_is_told_after_the_rest_of_the_list(driver: Driv
     driver.perform([*[write] * 70, PACKET])
 
     assert story.lines == ["packet", "down: neighbour takes no more messages", "answer"]
+
+
+class WatchingTun(StoryTun):
+    """Notes what others could see when a packet is delivered: far memory, and whether they are woken."""
+
+    def __init__(self, story: Story, memory: Window, fifo: int) -> None:
+        super().__init__(story)
+        self.memory, self.fifo = memory, fifo
+
+    def write(self, packet: memoryview, offload_header: bytes) -> bool:
+        is_woken = bool(select.select([self.fifo], [], [], 0)[0])
+        self.story.lines.append(f"{self.memory.load(0, 8)!r} {'woken' if is_woken else 'asleep'}")
+        return True
+
+
+@pytest.fixture
+def watching(story: Story, tmp_path: FilePath) -> Iterator[tuple[Driver, WatchingTun]]:
+    """A driver that wakes peer-rc, and a TUN that sees what peer-rc could see."""
+    fifo = open_fifo(tmp_path / "wake.peer-rc")
+    tun = WatchingTun(story, Window(memoryview(bytearray(8)), 0, "far"), fifo)
+    driver = driver_of(story, tmp_path, tun, service="epc", wake_path=lambda name: tmp_path / f"wake.{name}")
+    yield driver, tun
+    driver.close()
+    os.close(fifo)
+    tun.nothing.close()
+    tun.other_end.close()
+
+
+def test_wake_is_told_behind_every_store_of_its_step_and_stores_keep_their_place(
+    watching: tuple[Driver, WatchingTun], story: Story
+) -> None:
+    driver, tun = watching
+    memory, ring = tun.memory, Irq(IrqSource.MSI_VECTOR, 2, 1)
+
+    driver.perform([Store(memory, 0, b"1234"), Wake("peer-rc", ring), PACKET, Store(memory, 4, b"5678")])
+    tun.write(PACKET.packet, b"")
+
+    assert story.lines == [f"{b'1234' + bytes(4)!r} asleep", f"{b'12345678'!r} woken"]
+    assert decode(os.read(tun.fifo, 4096)) == ("epc", ring)
 
 
 Ask = Callable[[bytes], Awaitable[dict[str, Any]]]

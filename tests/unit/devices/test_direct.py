@@ -46,7 +46,6 @@ def test_store_that_leaves_every_grant_is_a_message(addr: int, size: int) -> Non
     assert cpu.far == bytes(FAR_BYTES)
 
 
-@pytest.mark.covers("EDMA 79")
 def test_aligned_word_to_registers_wakes_their_owner_at_the_local_address() -> None:
     cpu = settled()
     cpu.bus.write(REGISTERS + 0xA0, b"\x01\0\0\0")

@@ -244,7 +244,6 @@ def test_whatever_changes_grants_follow(steps: list[Any], data: st.DataObject) -
 # what ends a grant
 
 
-@pytest.mark.covers("EDMA 79")
 def test_bar_that_moves_is_granted_at_its_new_place_as_far_as_its_windows_move_with_it() -> None:
     """A window that matches addresses stays behind; the doorbells' matches the BAR."""
     endpoint = Endpoint()

@@ -1,0 +1,119 @@
+"""Fabric ``local`` on real processes: stores past the messages; nothing wrong comes of stops and kills."""
+
+from __future__ import annotations
+
+import signal
+import time
+from typing import Any
+
+import pytest
+
+from ntbnet import topology
+from tests.conftest import MakeBridge
+from tests.live.bridge import LiveBridge, cli, until
+from tests.live.traffic import TcpTransfer
+
+pytestmark = [pytest.mark.system, pytest.mark.needs_tun]
+
+FABRICS = ("local", "message")
+PEERS = ("peer-rc", "peer-ep")
+
+
+@pytest.fixture(scope="module", params=FABRICS)
+def bridge(request: pytest.FixtureRequest, make_module_bridge: MakeBridge) -> LiveBridge:
+    """One bridge in each fabric."""
+    return make_module_bridge(f'[bridge]\nfabric = "{request.param}"\n')
+
+
+@pytest.fixture(scope="module")
+def local(make_module_bridge: MakeBridge) -> LiveBridge:
+    return make_module_bridge('[bridge]\nfabric = "local"\n')
+
+
+def stores(bridge: LiveBridge, peer: str) -> dict[str, Any]:
+    found: dict[str, Any] = bridge.service(peer)["stores"]
+    return found
+
+
+def is_direct(bridge: LiveBridge) -> bool:
+    """True when both hosts store in place."""
+    return all(stores(bridge, peer).get("direct") for peer in PEERS)
+
+
+def under_way(bridge: LiveBridge, source: str, seed: int, size: int = 24 << 20) -> TcpTransfer:
+    """A transfer that has begun to arrive."""
+    bridge.wait_for_link()
+    transfer = TcpTransfer(bridge, source, size, seed)
+    until(lambda: transfer.received > 1 << 20, 20, "transfer under way")
+    return transfer
+
+
+def test_status_tells_the_fabric_and_whether_stores_are_direct(bridge: LiveBridge) -> None:
+    bridge.wait_for_link()
+    assert bridge.cli("ping", "-c", "2").returncode == 0
+    status = bridge.status()
+    fabric = bridge.config.bridge.fabric
+
+    assert status["fabric"] == fabric
+    for peer in PEERS:
+        assert stores(bridge, peer)["direct"] is (fabric == "local")
+        assert (stores(bridge, peer)["grants"] > 0) is (fabric == "local")
+        assert bridge.service(peer)["counters"].get("grants_refused", 0) == 0
+
+
+def test_bar_that_moves_under_a_transfer_is_granted_anew(bridge: LiveBridge) -> None:
+    transfer = under_way(bridge, "rc", seed=1)
+    taken = stores(bridge, "peer-rc").get("grants_taken", 0)
+
+    moved = cli("layout", "move-bar", "2", "--name", bridge.name)
+    assert moved.returncode == 0, moved.stderr
+    transfer.finish(60)
+
+    assert bridge.cli("ping", "-c", "2").returncode == 0
+    if bridge.config.bridge.fabric == "local":
+        assert stores(bridge, "peer-rc")["grants_taken"] > taken
+        assert stores(bridge, "peer-rc")["direct"]
+    assert bridge.complaints() == []
+    for service in topology.SERVICES:
+        assert [line for line in bridge.log_lines(service) if line["event"] == "grants.refused"] == []
+
+
+@pytest.mark.parametrize("peer", PEERS)
+def test_peer_stopped_for_a_moment_goes_on_where_it_was(local: LiveBridge, peer: str) -> None:
+    transfer = under_way(local, "rc", seed=2)
+    before = local.pids()
+
+    local.signal(peer, signal.SIGSTOP)
+    time.sleep(0.3)  # how long it is stopped is what the test is about
+    local.signal(peer, signal.SIGCONT)
+    transfer.finish(60)
+
+    assert local.pids() == before
+    assert local.complaints() == []
+
+
+@pytest.mark.parametrize("peer", PEERS)
+def test_peer_stopped_for_long_is_replaced_before_its_memory_is_used_again(
+    local: LiveBridge, peer: str
+) -> None:
+    transfer = under_way(local, "ep", seed=3)
+    before = local.service(peer)
+
+    local.signal(peer, signal.SIGSTOP)
+    until(lambda: local.pids()[peer] != before["pid"], 5, f"replacement of {peer}")
+    transfer.finish(60)
+
+    assert local.service(peer)["restarts"] == before["restarts"] + 1
+    until(lambda: is_direct(local), 10, "direct stores again")
+    assert local.complaints() == []
+
+
+@pytest.mark.parametrize("service", topology.SERVICES)
+def test_service_killed_under_a_transfer_and_stores_are_direct_again(local: LiveBridge, service: str) -> None:
+    transfer = under_way(local, "rc", seed=4)
+    local.kill(service)
+    transfer.finish(60)
+
+    local.wait_for_link()
+    until(lambda: is_direct(local), 10, "direct stores again")
+    assert local.complaints() == []
