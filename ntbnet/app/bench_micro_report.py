@@ -9,15 +9,16 @@ from rich.console import Console
 
 from ntbnet.app.bench_report import Group, show_budgets, show_machine, show_samples
 
-UNITS = {
-    "p50_us": "us",
-    "avg_us": "us",
-    "ratio_to_veth": "",
-    "store_gbyte_s": "GB/s",
-    "memcpy_gbyte_s": "GB/s",
-    "eventfd_p50_us": "us",
-    "ratio": "",
+FIGURES = {
+    "p50_us": ("p50", "us"),
+    "avg_us": ("average", "us"),
+    "ratio_to_veth": ("p50 / veth", ""),
+    "store_gbyte_s": ("store", "GB/s"),
+    "memcpy_gbyte_s": ("memcpy", "GB/s"),
+    "eventfd_p50_us": ("beside eventfd, p50", "us"),
+    "ratio": ("ratio", ""),
 }
+"""Name and unit of each key under ``rounds``."""
 
 
 def show(result: Mapping[str, Any], console: Console) -> None:
@@ -39,6 +40,5 @@ def show(result: Mapping[str, Any], console: Console) -> None:
 
 
 def _groups(name: str, rounds: Mapping[str, Any]) -> list[Group]:
-    return [
-        (f"{name} {key.rpartition('_')[0] or key}", UNITS[key], samples) for key, samples in rounds.items()
-    ]
+    named = [(*FIGURES[key], samples) for key, samples in rounds.items()]
+    return [(f"{name}, {figure}", unit, samples) for figure, unit, samples in named]
