@@ -26,7 +26,7 @@ PROGRAMS = {
 WITH_BRIDGES = ("tests/system/", "tests/chaos/", "tests/test_readme.py")
 """Where the tests are that run bridges."""
 
-MEASURING = {"test_traffic.py", "test_bench.py"}
+MEASURING = {"test_traffic.py", "test_bench.py", "test_bench_kinds.py"}
 """Modules whose tests judge latencies and rates."""
 
 # the suite runs beside bridges of its own on two cores: how long an example takes says nothing there

@@ -14,6 +14,7 @@ import mmap
 import os
 import signal
 import sys
+from collections.abc import Callable
 from typing import cast
 
 from ntbnet.devices.memory import Buffer, Window
@@ -75,8 +76,10 @@ def send(memory: memoryview, frames: int, data: int, space: int) -> dict[str, in
     return {"frames": ring.tx_pkts, "bytes": ring.tx_bytes, "time_ns": started_ns}
 
 
-def receive(memory: memoryview, frames: int, data: int, space: int) -> dict[str, int]:
-    """Take ``frames`` frames out; monotonic ns behind the last."""
+def receive(
+    memory: memoryview, frames: int, data: int, space: int, ready: Callable[[], None]
+) -> dict[str, int]:
+    """Take ``frames`` frames out; ``ready`` is called when they may come. Monotonic ns behind the last."""
     own, peer = _windows(memory)
     ring = RxRing(cast("NtbDevice", Port(peer)), GEOMETRY, _refuse)
     ring.attach(own, GEOMETRY)
@@ -86,7 +89,7 @@ def receive(memory: memoryview, frames: int, data: int, space: int) -> dict[str,
 
     for _ in range(ring.alloc_entries):
         ring.post(FRAME_BYTES)
-    _say("ready")
+    ready()
     while ring.rx_pkts < frames:
         os.eventfd_read(data)
         while ring.run(deliver) is RxStop.BUDGET:
@@ -116,7 +119,7 @@ def main(role: str, frames: str, *fds: str) -> None:
         _say("ready")
         result = send(memory, int(frames), data, space)
     else:
-        result = receive(memory, int(frames), data, space)
+        result = receive(memory, int(frames), data, space, lambda: _say("ready"))
     _say(json.dumps(result))
 
 
