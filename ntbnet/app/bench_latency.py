@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ntbnet.app import bench_report, bench_sockperf, pingpong
+from ntbnet.app import bench_budgets, bench_report, bench_sockperf, pingpong
 from ntbnet.app.bench_backends import (
     LOOK_INTERVAL_S,
     backend_configs,
@@ -237,7 +237,7 @@ def run(
     with tempfile.TemporaryDirectory() as folder, references(name, config.netdev.mtu) as compared:
         bench.run(compared, Path(folder))
     machine["loadavg_after"] = bench_report.machine()["loadavg"]
-    result = {
+    result: dict[str, Any] = {
         "bench": "latency",
         "version": __version__,
         "wall": time.time(),
@@ -250,5 +250,6 @@ def run(
         "published": list(PUBLISHED),
         "machine": machine,
     }
+    result["budgets"] = bench_report.as_json(bench_budgets.latency_rows(result))
     samples_us = {" ".join(combination): tally.samples_us for combination, tally in bench.tallies.items()}
     return result, {**samples_us, **{name: tally.samples_us for name, tally in bench.references.items()}}

@@ -11,6 +11,8 @@ from rich.table import Table
 
 from ntbnet.app.bench_hops import TOLERANCE
 from ntbnet.app.bench_latencies import PUBLISHED, QUANTILES
+from ntbnet.app.bench_report import show_budgets
+from ntbnet.app.bench_tally import REFERENCES
 
 FIGURES = {
     "avg_us": "average",
@@ -29,7 +31,6 @@ RATIOS = {"ratio_to_veth": "p50 / veth", "ratio_to_pump": "p50 / pump"}
 PINGS = {"min_ms": "ping min, ms", "avg_ms": "ping avg, ms", "max_ms": "ping max, ms"}
 WIDTH = 160
 """Columns that the table of three backends, two fabrics and the references takes."""
-REFERENCES = ("veth", "pump_shm", "pump_zmq")
 PUBLISHED_RATIO = PUBLISHED[0]["avg_us"] / PUBLISHED[1]["avg_us"]
 
 
@@ -51,6 +52,7 @@ def show(result: Mapping[str, Any], console: Console) -> None:
     say(_figures(result))
     say()
     _show_ratio(result, console)
+    show_budgets(result["budgets"], console)
     for row in result["results"]:
         if row["hops"] is not None:
             console.print()

@@ -181,7 +181,9 @@ def show_machine(about: Mapping[str, Any], console: Console) -> None:
 
 
 def show_budgets(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
-    """Rows as ``--json`` has them."""
+    """Rows as ``--json`` has them; nothing when there is none."""
+    if not rows:
+        return
     budgets = Table("measured", "", "", "budget", "ratio", "", box=None)
     for row in rows:
         verdict = "within" if row["within"] else "missed" if row["is_wish"] else "MISSED"

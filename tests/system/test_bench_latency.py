@@ -53,6 +53,7 @@ def check(result: dict[str, Any], profile: str) -> None:
     assert result["fabrics"] == list(fabrics())
     assert result["published"] == [dict(row) for row in PUBLISHED]
     assert result["invalid"] == []
+    assert any("pump_zmq" in row["what"] for row in result["budgets"])
     assert {"cpu", "cores", "kernel", "python", "loadavg", "loadavg_after"} <= result["machine"].keys()
     for row in (*result["results"], *(result[name] for name in REFERENCES)):
         assert row.keys() >= {*FIGURES, *LOSSES, "ping"}

@@ -316,6 +316,7 @@ def result() -> dict[str, Any]:
         "version": "0",
         "machine": about,
         "published": list(PUBLISHED),
+        "budgets": [],
     }
 
 
