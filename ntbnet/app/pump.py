@@ -21,6 +21,8 @@ from collections.abc import Callable, Sequence
 import uvloop
 import zmq
 
+from ntbnet.edge.process import die_with_parent
+
 MOST_BYTES = 65535
 """Longest IP packet."""
 BATCH = 64
@@ -142,7 +144,8 @@ PUMPS: dict[str, Callable[[asyncio.AbstractEventLoop, Sequence[str]], None]] = {
 
 
 def main(kind: str, arguments: Sequence[str]) -> None:
-    """Run one end, for ever."""
+    """Run one end, for ever, or until who started it ends."""
+    die_with_parent()
     loop = uvloop.new_event_loop()
     PUMPS[kind](loop, arguments)
     gc.collect()

@@ -23,6 +23,7 @@ from ntbnet.devices.ring import ring_geometry
 from ntbnet.devices.rx_ring import RxRing, RxStop
 from ntbnet.devices.tx_ring import TxRing
 from ntbnet.edge.clock import monotonic_ns
+from ntbnet.edge.process import die_with_parent
 
 WINDOW_BYTES = 1 << 20
 MEMORY_BYTES = 2 * WINDOW_BYTES
@@ -110,6 +111,7 @@ def _say(text: str) -> None:
 
 def main(role: str, frames: str, *fds: str) -> None:
     """Run one end until all frames have crossed."""
+    die_with_parent()
     signal.alarm(MOST_SECONDS)
     memory_fd, data, space = map(int, fds)
     memory = memoryview(mmap.mmap(memory_fd, MEMORY_BYTES))

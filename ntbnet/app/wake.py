@@ -23,6 +23,7 @@ from ntbnet.devices.effects import Effect, Send
 from ntbnet.devices.path import Path
 from ntbnet.edge.clock import monotonic_ns
 from ntbnet.edge.driver import Driver
+from ntbnet.edge.process import die_with_parent
 from ntbnet.log import Logger
 from ntbnet.wire import Irq, IrqSource, Message
 
@@ -137,6 +138,7 @@ MEDIA: dict[str, Callable[[asyncio.AbstractEventLoop, Trips | None, Sequence[str
 
 def main(medium: str, role: str, count: str, *arguments: str) -> None:
     """Run one end until it is over; who answers is killed."""
+    die_with_parent()
     signal.alarm(MOST_SECONDS)
     loop = uvloop.new_event_loop()
     trips = Trips(int(count), loop.stop) if role == "ask" else None
