@@ -1,17 +1,19 @@
-"""The interrupt backends of a profile: how to get exactly one, and whether it is what was used."""
+"""Fabrics, and a profile's interrupt backends: how to get exactly one, and whether it is what was used."""
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from ntbnet.config import Config, load_text, to_toml
 from ntbnet.edge.startup import read_profile
 from ntbnet.errors import ConfigError, SetupError
+from ntbnet.schema import Choice
+from ntbnet.sections import Bridge
 
 SETTLE_TIMEOUT_S = 2.0
 LOOK_INTERVAL_S = 0.02
@@ -26,6 +28,30 @@ TRIGGERS = {
     "msi": "local_msis",
 }
 """By backend RC->EP, the counter that moves with each ring of it."""
+
+
+def fabrics() -> tuple[str, ...]:
+    """The fabrics of this version, as the configuration allows them."""
+    (rule,) = get_type_hints(Bridge, include_extras=True)["fabric"].__metadata__
+    assert isinstance(rule, Choice)
+    return rule.words
+
+
+def with_fabric(config: Config, fabric: str) -> Config:
+    """``config`` on another fabric, one of ``fabrics()``."""
+    return replace(config, bridge=replace(config.bridge, fabric=fabric))
+
+
+def chosen(wanted: Sequence[str], available: Sequence[str], what: str) -> list[str]:
+    """``wanted``, or everything that there is when nothing is; in the order of ``available``.
+
+    Raises:
+        ConfigError: one of them is not available; names those that are.
+    """
+    unknown = [word for word in wanted if word not in available]
+    if unknown:
+        raise ConfigError(f"{what} {unknown[0]}: available are {', '.join(available)}")
+    return [word for word in available if not wanted or word in wanted]
 
 
 def backend_configs(config: Config) -> dict[str, Config]:
@@ -53,7 +79,8 @@ def _changed(config: Config, target: str, *, use_intr: str) -> Config:
 
 def write_config(config: Config, folder: Path) -> str:
     """Path of a file in ``folder`` with the whole of ``config``; another call replaces it."""
-    path = folder / f"{config.transport.use_intr}-{config.ntb.mw2_target}.toml"
+    settings = (config.bridge.fabric, config.transport.use_intr, config.ntb.mw2_target, config.netdev.mtu)
+    path = folder / f"{'-'.join(map(str, settings))}.toml"
     path.write_text(to_toml(config), encoding="utf-8")
     return str(path)
 

@@ -24,6 +24,8 @@ from ntbnet.edge.rundir import RunDir
 from ntbnet.edge.stopwatch import MOST_POINTS, SENT, TUN_IN, TUN_OUT, points_from
 from ntbnet.errors import SetupError, WireError
 
+ROUTED_FABRICS = ("message",)
+"""Fabrics whose routes are known here."""
 TOLERANCE = 0.15
 """How far the hops' sum may be from the round trip of the same program without a stopwatch."""
 ANSWER_TIMEOUT_S = 2.0

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from ntbnet import topology
-from ntbnet.app.bench import QUICK
+from ntbnet.app.bench_basics import QUICK
 from ntbnet.app.bridge import Bridge
 from ntbnet.edge.netns import NETNS_FOLDER
 from ntbnet.edge.rundir import RunDir

@@ -26,8 +26,8 @@ from ntbnet.app.bench_backends import (
 )
 from ntbnet.app.bench_hops import LAST_HOP, breakdown, hop_times, route
 from ntbnet.app.bench_latencies import PUBLISHED, QUANTILES, Latencies
-from ntbnet.app.bench_latency import Tally, summary
 from ntbnet.app.bench_sockperf import sockperf_result
+from ntbnet.app.bench_tally import Tally, summary
 from ntbnet.config import load_text
 from ntbnet.edge.startup import load_config
 from ntbnet.errors import SetupError
@@ -302,28 +302,42 @@ def test_no_complete_trip_is_an_error() -> None:
 
 def measured(*latencies_us: float, backend: str = "doorbell") -> Tally:
     hops = [(1000,) * (len(route(backend)) + 1)]
-    pings, plain_us = [1.0, 2.0], [2 * latency_us + 50 for latency_us in latencies_us]
-    return Tally(list(latencies_us), pings_sent=2, pings_ms=pings, messages=3, hops=hops, plain_us=plain_us)
+    plain_us = [2 * latency_us + 50 for latency_us in latencies_us]
+    return Tally(
+        rounds_us=[list(latencies_us)],
+        pings_sent=2,
+        pings_ms=[1.0, 2.0],
+        messages=3,
+        hops=hops,
+        plain_us=plain_us,
+    )
+
+
+REFERENCES = {
+    "veth": measured(*(float(n) for n in range(5, 9000))),
+    "pump_shm": measured(30.0),
+    "pump_zmq": measured(50.0),
+}
 
 
 @pytest.fixture
 def result() -> dict[str, Any]:
     tallies = {
-        "doorbell": measured(6000.0, 5000.0),
-        "dw-edma-testirq": measured(120.0, 100.0, backend="dw-edma-testirq"),
-        "veth": measured(*(float(n) for n in range(5, 9000))),
+        ("message", "doorbell"): measured(6000.0, 5000.0),
+        ("message", "dw-edma-testirq"): measured(120.0, 100.0, backend="dw-edma-testirq"),
     }
     about = {"cores": 2, "cpu": "test", "kernel": "6.1", "python": "3.11", "loadavg": [0.1, 0.2, 0.3]}
     return {
-        **summary(tallies),
+        **summary(tallies, REFERENCES),
         "profile": "r-car-s4",
-        "fabric": "message",
+        "fabrics": ["message"],
         "tool": "sockperf",
         "rounds": 1,
         "seconds": 1,
         "version": "0",
         "machine": about,
         "published": list(PUBLISHED),
+        "budgets": [],
     }
 
 
@@ -339,11 +353,42 @@ def test_ratio_is_that_of_the_averages(result: dict[str, Any]) -> None:
     }
 
 
+def test_ratios_are_medians_of_the_ratios_of_each_round() -> None:
+    mine = measured(100.0, backend="dw-edma-testirq")
+    mine.rounds_us = [[90.0, 100.0, 400.0], [210.0], [300.0]]
+    slowing = measured()
+    slowing.rounds_us = [[50.0], [100.0], [200.0]]
+    references = dict.fromkeys(REFERENCES, slowing)
+
+    row = summary({("message", "dw-edma-testirq"): mine}, {**references, "pump_shm": measured(1.0)})[
+        "results"
+    ][0]
+
+    assert (row["ratio_to_veth"], row["ratio_to_pump"], row["pump"]) == (2.0, 2.0, "pump_zmq")
+    assert row["rounds"]["ratio_to_pump"]["samples"] == [2.0, 2.1, 1.5]
+    assert row["rounds"]["p50_us"]["samples"] == [100.0, 210.0, 300.0]
+
+
+def test_the_local_fabric_is_compared_with_shared_memory_and_its_ratio_is_its_own() -> None:
+    tallies = {
+        ("message", "doorbell"): measured(6000.0),
+        ("message", "dw-edma-testirq"): measured(600.0, backend="dw-edma-testirq"),
+        ("local", "doorbell"): measured(6000.0),
+        ("local", "dw-edma-testirq"): measured(60.0, backend="dw-edma-testirq"),
+    }
+
+    found = summary(tallies, REFERENCES)
+
+    assert found["results"][3]["ratio_to_pump"] == 2.0
+    assert found["ratios_polled_to_edma"] == {"message": 10.0, "local": 100.0}
+    assert found["ratio_polled_to_edma"] == 100.0
+
+
 def test_without_the_edma_there_is_no_ratio_and_a_complaint_is_kept() -> None:
     polled = measured(6000.0)
     polled.invalid.append("doorbell: 1 messages, but 0 frames from RC to EP")
 
-    found = summary({"doorbell": polled, "veth": measured(7.0)})
+    found = summary({("message", "doorbell"): polled}, REFERENCES)
 
     assert found["ratio_polled_to_edma"] is None
     assert found["invalid"] == polled.invalid
@@ -354,14 +399,15 @@ def test_a_run_that_does_not_count_gives_no_ratio() -> None:
     refused = measured(120.0, backend="dw-edma-testirq")
     refused.invalid.append("dw-edma-testirq: 103 frames from RC to EP, but 0 rings (test_interrupts)")
 
-    found = summary({"doorbell": measured(6000.0), "dw-edma-testirq": refused, "veth": measured(7.0)})
+    tallies = {("message", "doorbell"): measured(6000.0), ("message", "dw-edma-testirq"): refused}
+    found = summary(tallies, REFERENCES)
 
     assert found["ratio_polled_to_edma"] is None
     assert [row["valid"] for row in found["results"]] == [True, False]
 
 
 def test_hops_are_compared_with_the_program_they_were_taken_with() -> None:
-    found = summary({"doorbell": measured(6000.0, 6100.0, 5900.0), "veth": measured(7.0)})
+    found = summary({("message", "doorbell"): measured(6000.0, 6100.0, 5900.0)}, REFERENCES)
 
     assert found["results"][0]["p50_us"] == 6000.0
     assert found["results"][0]["hops"]["round_trip_us"] == 12050.0
@@ -391,8 +437,8 @@ def test_table_has_every_published_figure_beside_ours(result: dict[str, Any]) ->
 def test_picture_is_a_png_of_some_size(result: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "latency.png"
     samples = {
-        "doorbell": [6000.0, 5000.0],
-        "dw-edma-testirq": [120.0],
+        "message doorbell": [6000.0, 5000.0],
+        "message dw-edma-testirq": [120.0],
         "veth": [float(n) for n in range(5, 9000)],
     }
 
