@@ -28,6 +28,8 @@ TRIGGERS = {
     "msi": "local_msis",
 }
 """By backend RC->EP, the counter that moves with each ring of it."""
+TO_RC = "msis"
+"""The counter that moves with each ring EP->RC: vectors of the host, whoever they were handed to."""
 
 
 def fabrics() -> tuple[str, ...]:
@@ -91,7 +93,9 @@ def backend_counts(status: Mapping[str, Any]) -> dict[str, int]:
     Raises:
         SetupError: a service did not answer.
     """
-    counters = {service["name"]: service["counters"] for service in status["services"]}
+    counters = {
+        service["name"]: {**service["counters"], **service["stores"]} for service in status["services"]
+    }
     silent = [service["name"] for service in status["services"] if service["state"] != "up"]
     if silent:
         raise SetupError(f"{', '.join(silent)} did not answer while being measured")
@@ -104,7 +108,10 @@ def backend_counts(status: Mapping[str, Any]) -> dict[str, int]:
         "doorbell_polls_hit": counters["epc"].get("doorbell_polls_hit", 0),
         "test_interrupts": counters["edma"].get("test_interrupts", 0),
         "local_msis": counters["epc"].get("local_msis", 0),
-        "msis": counters["rc-host"].get("msis", 0),
+        # by way of the host, by message to its driver, or by a wake of its driver: each is counted once
+        TO_RC: counters["rc-host"].get("msis", 0)
+        + counters["peer-rc"].get("msis", 0)
+        + counters["peer-ep"].get("direct_doorbells", 0),
     }
 
 
@@ -141,8 +148,8 @@ def loss_complaints(name: str, dropped: int, duplicated: int, out_of_order: int)
 def complaints(backend: str, counts: Mapping[str, int], messages: int) -> list[str]:
     """Why counters do not bear out that ``messages`` crossed RC->EP by ``backend``; [] when they do.
 
-    Each frame is one ring. A poll may find several rings at once, but never those of two messages of
-    a ping-pong.
+    Each frame is one ring, and each frame of an answer one MSI. A poll may find several rings at once, but
+    never those of two messages of a ping-pong.
 
     Args:
         backend: one of TRIGGERS.
@@ -160,6 +167,10 @@ def complaints(backend: str, counts: Mapping[str, int], messages: int) -> list[s
         found.append(f"{messages} messages, but {rings} polls that found the doorbell ({used})")
     if backend != POLLED and rings != frames:
         found.append(f"{frames} frames from RC to EP, but {rings} rings ({used})")
+    if counts["arrived_at_rc"] != counts["frames_ep_to_rc"]:
+        found.append(f"{counts['frames_ep_to_rc']} frames from EP to RC, {counts['arrived_at_rc']} arrived")
+    if counts[TO_RC] != counts["frames_ep_to_rc"]:
+        found.append(f"{counts['frames_ep_to_rc']} frames from EP to RC, but {counts[TO_RC]} rings ({TO_RC})")
     others = {name: counts[name] for name in TRIGGERS.values() if name != used}
     found += [f"another trigger was used: {name} {count}" for name, count in others.items() if count]
     return [f"{backend}: {text}" for text in found]

@@ -30,7 +30,7 @@ from ntbnet.app.bench_backends import (
     with_fabric,
     write_config,
 )
-from ntbnet.app.bench_hops import ROUTED_FABRICS, hop_times, route, timed_ping_pong
+from ntbnet.app.bench_hops import hop_times, route, timed_ping_pong
 from ntbnet.app.bench_lab import Direction, Lab, require_programs, run_program, veth_pair
 from ntbnet.app.bench_latencies import PUBLISHED
 from ntbnet.app.bench_pump import PUMPS, pump
@@ -178,12 +178,11 @@ class Bench:
         tally.invalid += [f"{fabric}: {text}" for text in complaints(backend, moved, messages)]
         tally.messages += messages
         tally.counts = {name: tally.counts.get(name, 0) + count for name, count in moved.items()}
-        if fabric in ROUTED_FABRICS:
-            plain_us, trips, points = timed_ping_pong(lab.bridge.run, way, self._plan.trips, HOP_TRIPS_TIME_S)
-            hops = hop_times(points, trips.spans, route(backend))
-            tally.plain_us += plain_us
-            tally.hops += hops
-            tally.incomplete += len(trips.spans) - len(hops)
+        plain_us, trips, points = timed_ping_pong(lab.bridge.run, way, self._plan.trips, HOP_TRIPS_TIME_S)
+        hops = hop_times(points, trips.spans, route(fabric, backend))
+        tally.plain_us += plain_us
+        tally.hops += hops
+        tally.incomplete += len(trips.spans) - len(hops)
 
 
 @contextmanager

@@ -54,9 +54,8 @@ def show(result: Mapping[str, Any], console: Console) -> None:
     _show_ratio(result, console)
     show_budgets(result["budgets"], console)
     for row in result["results"]:
-        if row["hops"] is not None:
-            console.print()
-            _show_hops(f"{row['fabric']} {row['backend']}", row["hops"], console)
+        console.print()
+        _show_hops(f"{row['fabric']} {row['backend']}", row["hops"], console)
 
 
 def _figures(result: Mapping[str, Any]) -> Table:

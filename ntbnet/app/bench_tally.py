@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ntbnet.app.bench_backends import EDMA, POLLED
-from ntbnet.app.bench_hops import ROUTED_FABRICS, breakdown
+from ntbnet.app.bench_hops import breakdown
 from ntbnet.app.bench_latencies import Latencies
 from ntbnet.app.bench_pump import PUMPS
 from ntbnet.app.bench_samples import Samples, ratios
@@ -79,9 +79,9 @@ class Tally:
 def summary(tallies: Mapping[Combination, Tally], references: Mapping[str, Tally]) -> dict[str, Any]:
     """``results``, the references, ``ratio_polled_to_edma`` and ``invalid``.
 
-    A ratio of averages is None unless both runs count; the one without a fabric is that of the fastest
-    fabric. ``ratio_to_veth`` and ``ratio_to_pump`` are of medians, and medians themselves: those of
-    every round are in ``rounds``.
+    A ratio of averages is None unless both runs count; ``fabric``, and the ratio without one, are those of
+    the first fabric measured. ``ratio_to_veth`` and ``ratio_to_pump`` are of medians, and medians
+    themselves: those of every round are in ``rounds``.
     """
     results = []
     for (fabric, backend), tally in tallies.items():
@@ -92,17 +92,16 @@ def summary(tallies: Mapping[Combination, Tally], references: Mapping[str, Tally
             row[key] = round(ratio.median, 3)
             row["rounds"][key] = ratio.as_json()
         row["pump"] = PUMP_OF[fabric]
-        row["hops"] = None
-        if fabric in ROUTED_FABRICS:
-            round_trip_us = Latencies(tally.plain_us).percentile(0.5)
-            row["hops"] = breakdown(tally.hops, tally.incomplete, backend, round_trip_us)
+        round_trip_us = Latencies(tally.plain_us).percentile(0.5)
+        row["hops"] = breakdown(tally.hops, tally.incomplete, (fabric, backend), round_trip_us)
         results.append(row)
     by_fabric = {fabric: _polled_to_edma(results, fabric) for fabric, _ in tallies}
-    measured = [ratio for ratio in by_fabric.values() if ratio is not None]
+    first = next(iter(by_fabric))
     return {
+        "fabric": first,
         "results": results,
         **{name: tally.as_json() for name, tally in references.items()},
-        "ratio_polled_to_edma": max(measured, default=None),
+        "ratio_polled_to_edma": by_fabric[first],
         "ratios_polled_to_edma": by_fabric,
         "invalid": [text for tally in (*tallies.values(), *references.values()) for text in tally.invalid],
     }

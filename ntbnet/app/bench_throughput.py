@@ -16,6 +16,7 @@ from typing import Any
 from ntbnet.app import bench_budgets, bench_report
 from ntbnet.app.bench_backends import (
     POLLED,
+    TO_RC,
     TRIGGERS,
     backend_configs,
     backend_counts,
@@ -190,16 +191,17 @@ class Bench:
 
 
 def trigger_complaints(backend: str, counts: Mapping[str, int]) -> list[str]:
-    """Why counters do not bear out that ``backend`` rang RC->EP, and it alone; [] when they do.
+    """Why counters do not bear out that ``backend`` rang RC->EP, it alone, and MSIs EP->RC; [] when they do.
 
-    In either direction frames cross RC->EP: data, or what acknowledges it. One ring may stand for several.
+    Whatever the direction, frames cross both ways: data, or what acknowledges it. One ring may stand for
+    several.
 
     Args:
         backend: one of TRIGGERS.
         counts: what ``backend_counts`` moved by during the run.
     """
     used = TRIGGERS[backend]
-    found = [] if counts[used] else [f"nothing was rung ({used})"]
+    found = [f"nothing was rung ({name})" for name in (used, TO_RC) if not counts[name]]
     others = {name: counts[name] for name in TRIGGERS.values() if name != used and counts[name]}
     return found + [f"another trigger was used: {name} {count}" for name, count in others.items()]
 

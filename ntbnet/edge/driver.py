@@ -129,6 +129,9 @@ class Driver:
         if self._tun is not None:
             self._read_tun: Callable[[memoryview], int] = self._tun.readinto
             self._write_tun: Callable[[memoryview, bytes], bool] = self._tun.write
+        if self._wakes is not None:
+            self._wakes.on_wake = self._on_wake
+            self._wake: Callable[[str, Irq | MemWrite], None] = self._wakes.send
 
     def _time_everything(self, stopwatch: Stopwatch) -> None:
         self._call_directly()
@@ -139,6 +142,9 @@ class Driver:
         if self._tun is not None:
             self._read_tun = stopwatch.around_read(self._read_tun)
             self._write_tun = stopwatch.around_write(self._write_tun)
+        if self._wakes is not None:
+            self._wakes.on_wake = stopwatch.around("arrived", self._on_wake)
+            self._wake = stopwatch.around("wake", self._wake)
 
     def start(
         self, loop: asyncio.AbstractEventLoop, question_endpoint: str, status: Callable[[], dict[str, Any]]
@@ -280,9 +286,8 @@ class Driver:
                     self._unsettled.append(path)
             elif isinstance(effect, Store):
                 effect.memory.store("direct", effect.offset, effect.data)
-            elif isinstance(effect, Wake):
-                assert self._wakes is not None, "a device of fabric message wakes nobody"
-                self._wakes.send(effect.dst, effect.message)
+            elif isinstance(effect, Wake):  # of no device in fabric message
+                self._wake(effect.dst, effect.message)
             elif isinstance(effect, Deliver):
                 if self._tun is not None and not self._write_tun(effect.packet, effect.offload_header):
                     self.tun_write_drops += 1

@@ -12,13 +12,13 @@ from typing import Any, cast
 import pytest
 
 from ntbnet.app.ask import ask
-from ntbnet.devices.effects import Deliver, Effect, Restart, Send
+from ntbnet.devices.effects import Deliver, Effect, Restart, Send, Wake
 from ntbnet.devices.path import Path
 from ntbnet.edge.driver import Driver
 from ntbnet.edge.stopwatch import points_from
 from ntbnet.edge.tun import Tun
 from ntbnet.log import Logger
-from ntbnet.wire import Kind, MemWrite, encode_control
+from ntbnet.wire import Irq, IrqSource, Kind, MemWrite, Message, encode_control
 from tests.contract.fabrics import Recorder
 
 PACKET = Deliver(memoryview(b"packet"))
@@ -29,6 +29,7 @@ class Story:
 
     def __init__(self) -> None:
         self.lines: list[str] = []
+        self.heard = asyncio.Event()
 
 
 class StoryTun:
@@ -60,6 +61,10 @@ class StoryDevice(Recorder):
         self.story.lines.append(f"{'up' if up else 'down'}: {reason}")
         return (Restart(peer, "again"), Deliver(memoryview(b"answer")))
 
+    def handle(self, src: str, message: Message, now_ns: int) -> Sequence[Effect]:
+        self.story.heard.set()
+        return super().handle(src, message, now_ns)
+
 
 @pytest.fixture
 def story() -> Story:
@@ -84,7 +89,15 @@ def driver(story: Story, tmp_path: FilePath) -> Iterator[Driver]:
     log = Logger(sys.stderr, "error", {"run_id": "contract", "node": "ep", "service": "epc", "epoch": 1})
     sockets = {"rc-host": (f"ipc://{tmp_path}/in", f"ipc://{tmp_path}/out")}
     tun = StoryTun(story)
-    driver = Driver(StoryDevice(story), {"rc-host": path}, sockets, log, cast("Tun", tun))
+    driver = Driver(
+        StoryDevice(story),
+        {"rc-host": path},
+        sockets,
+        log,
+        cast("Tun", tun),
+        service="epc",
+        wake_path=lambda label: tmp_path / f"wake.{label}",
+    )
     yield driver
     driver.close()
     tun.nothing.close()
@@ -129,8 +142,22 @@ async def test_stopwatch_notes_what_passes_from_its_start_to_its_stop(driver: Dr
 
     points = points_from(await asked(b"stopwatch 0"))
 
-    assert [point for point, _ in points] == ["out rc-host", "tun out"]
+    assert [point for point, _ in points] == ["out rc-host", "tun out", "sent"]
     assert 0 < points[0][1] <= points[1][1]
+
+
+async def test_stopwatch_notes_wakes_of_others_and_of_its_own(
+    driver: Driver, story: Story, asked: Ask
+) -> None:
+    interrupt = Irq(IrqSource.EDMA_LINE, 1)
+    await asked(b"stopwatch 100")
+    driver.perform([Wake("epc", interrupt), Wake("edma", interrupt)])
+    async with asyncio.timeout(5):
+        await story.heard.wait()
+
+    points = [point for point, _ in points_from(await asked(b"stopwatch 0"))]
+
+    assert points[:5] == ["wake epc", "wake edma", "sent", "arrived epc", "in epc"]
 
 
 async def test_nothing_stands_around_a_driver_whose_stopwatch_was_stopped(
@@ -151,7 +178,7 @@ async def test_stopwatch_that_is_started_again_starts_anew(driver: Driver, asked
     await asked(b"stopwatch 100")
     driver.perform([PACKET])
 
-    assert [point for point, _ in points_from(await asked(b"stopwatch 0"))] == ["tun out"]
+    assert [point for point, _ in points_from(await asked(b"stopwatch 0"))] == ["tun out", "sent"]
 
 
 @pytest.mark.parametrize("question", [b"stopwatch", b"stopwatch -1", b"stopwatch many"])

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 from ntbnet.app.bench_backends import TRIGGERS, backend_configs, fabrics
-from ntbnet.app.bench_hops import ROUTED_FABRICS
 from ntbnet.app.bench_latencies import PUBLISHED, QUANTILES
 from ntbnet.app.bench_tally import REFERENCES
 from ntbnet.edge.startup import load_config
@@ -51,6 +50,7 @@ def check(result: dict[str, Any], profile: str) -> None:
     assert [(row["fabric"], row["backend"]) for row in result["results"]] == expected
     assert result["profile"] == profile
     assert result["fabrics"] == list(fabrics())
+    assert result["fabric"] == fabrics()[0]
     assert result["published"] == [dict(row) for row in PUBLISHED]
     assert result["invalid"] == []
     assert any("pump_zmq" in row["what"] for row in result["budgets"])
@@ -66,9 +66,9 @@ def check(result: dict[str, Any], profile: str) -> None:
         moved, hops = row["backend_counts"], row["hops"]
         assert row["samples"] <= row["messages"] <= moved["frames_rc_to_ep"] == moved["arrived_at_ep"]
         assert {name for name in TRIGGERS.values() if moved[name]} == {TRIGGERS[row["backend"]]}
-        if row["fabric"] in ROUTED_FABRICS:
-            assert hops["trips"] > 0
-            assert hops["sum_us"] == pytest.approx(sum(hop["p50_us"] for hop in hops["hops"]), abs=0.1)
+        assert moved["msis"] == moved["frames_ep_to_rc"] == moved["arrived_at_rc"] >= row["samples"]
+        assert hops["trips"] > 0
+        assert hops["sum_us"] == pytest.approx(sum(hop["p50_us"] for hop in hops["hops"]), abs=0.1)
     for fabric in fabrics():
         averages = {row["backend"]: row["avg_us"] for row in result["results"] if row["fabric"] == fabric}
         # half of a 12 ms period, however slow the machine
@@ -77,6 +77,7 @@ def check(result: dict[str, Any], profile: str) -> None:
         if "dw-edma-testirq" in averages:
             ratio = averages["doorbell"] / averages["dw-edma-testirq"]
             assert result["ratios_polled_to_edma"][fabric] == pytest.approx(ratio, rel=0.01)
+    assert result["ratio_polled_to_edma"] == result["ratios_polled_to_edma"][result["fabric"]]
 
 
 def test_every_backend_is_measured_and_counted(programs: None, name: str, tmp_path: Path) -> None:
