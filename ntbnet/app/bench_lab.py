@@ -281,6 +281,7 @@ class Lab:
             "use_intr": config.transport.interrupts,
             "mtu": config.netdev.mtu,
             "tx_stop": config.netdev.tx_stop,
+            "poll": config.netdev.poll,
             "hz": config.profile.kernel.hz,
             "poll_ms": config.profile.kernel.poll_ms,
             "mw1_bytes": config.ntb.mw1,

@@ -9,17 +9,15 @@ from typing import Any
 
 from ntbnet import __version__
 from ntbnet.app import bench_budgets, bench_parts, bench_report, ring_rate
-from ntbnet.app.bench_backends import fabrics
 from ntbnet.app.bench_lab import require_programs
 from ntbnet.app.bench_latencies import Latencies
 from ntbnet.app.bench_latency import choose_tool, play, references
 from ntbnet.app.bench_samples import Samples, ratios
 from ntbnet.app.bench_tally import REFERENCES, VETH, Tally
-from ntbnet.app.wake import MEDIA
+from ntbnet.app.wake import MEDIA, REFERENCE
 from ntbnet.config import load_text
 
 BLOCKS_BYTES = (64 << 10, 256 << 10, 1 << 20)
-EVENTFD = "eventfd"
 
 Say = Callable[[str], None]
 
@@ -53,17 +51,18 @@ def run(name: str, plan: Plan, say: Say) -> dict[str, Any]:
         SetupError: a program is missing, or something cannot be measured.
     """
     require_programs(("ip",))
-    machine = bench_report.machine()
+    machine, invalid = bench_report.machine(), list[str]()
     result: dict[str, Any] = {
         "bench": "micro",
         "version": __version__,
         "wall": time.time(),
         "rounds": plan.rounds,
         "tool": choose_tool(),
-        "ping_pong": _ping_pong(name, plan, say),
+        "ping_pong": _ping_pong(name, plan, say, invalid),
         "stores": _stores(plan, say),
         "interrupts": _interrupts(plan, say),
-        **_ring(plan, say),
+        "ring": _ring(plan, say, invalid),
+        "invalid": invalid,
         "machine": machine,
     }
     machine["loadavg_after"] = bench_report.machine()["loadavg"]
@@ -71,8 +70,8 @@ def run(name: str, plan: Plan, say: Say) -> dict[str, Any]:
     return result
 
 
-def _ping_pong(name: str, plan: Plan, say: Say) -> dict[str, Any]:
-    """Of veth and the pumps."""
+def _ping_pong(name: str, plan: Plan, say: Say, invalid: list[str]) -> dict[str, Any]:
+    """Of veth and the pumps; what does not count is added to ``invalid``."""
     tool, tallies = choose_tool(), {reference: Tally() for reference in REFERENCES}
     with references(name, load_text("", "defaults").netdev.mtu) as ways:
         for number in range(plan.rounds):
@@ -82,6 +81,7 @@ def _ping_pong(name: str, plan: Plan, say: Say) -> dict[str, Any]:
     found = {}
     for reference, tally in tallies.items():
         ratio = Samples.of(ratios(tally.p50s_us, tallies[VETH].p50s_us))
+        invalid += tally.invalid
         row = tally.as_json()
         del row["ping"]
         row["rounds"]["ratio_to_veth"] = ratio.as_json()
@@ -113,13 +113,13 @@ def _stores(plan: Plan, say: Say) -> list[dict[str, Any]]:
 
 def _interrupts(plan: Plan, say: Say) -> list[dict[str, Any]]:
     """Of each fabric, beside a pair of eventfds."""
-    media = [EVENTFD, *(fabric for fabric in fabrics() if fabric in MEDIA)]
+    media = list(MEDIA)
     taken: dict[str, list[list[float]]] = {medium: [] for medium in media}
     for number in range(plan.rounds):
         say(f"round {number + 1} of {plan.rounds}: interrupts by {', '.join(media)}")
         for medium in media if number % 2 == 0 else reversed(media):
             taken[medium].append(bench_parts.interrupts(medium, plan.interrupts))
-    reference = bench_parts.p50s(taken[EVENTFD])
+    reference = bench_parts.p50s(taken[REFERENCE])
     rows = []
     for fabric in media[1:]:
         mine = bench_parts.p50s(taken[fabric])
@@ -134,28 +134,26 @@ def _interrupts(plan: Plan, say: Say) -> list[dict[str, Any]]:
                     "ratio": ratio.as_json(),
                 },
                 **Latencies(value for one in taken[fabric] for value in one).figures(),
-                "eventfd": Latencies(value for one in taken[EVENTFD] for value in one).figures(),
+                "eventfd": Latencies(value for one in taken[REFERENCE] for value in one).figures(),
             }
         )
     return rows
 
 
-def _ring(plan: Plan, say: Say) -> dict[str, Any]:
-    """``ring`` and ``invalid``."""
+def _ring(plan: Plan, say: Say, invalid: list[str]) -> dict[str, Any]:
+    """Small frames; what does not count is added to ``invalid``."""
     runs = []
     for number in range(plan.rounds):
         say(f"round {number + 1} of {plan.rounds}: {plan.frames} frames through a ring")
         runs.append(bench_parts.ring_run(plan.frames))
     found = [bench_parts.ring_complaint(one, plan.frames) for one in runs]
+    invalid += [complaint for complaint in found if complaint]
     rates = Samples.of([one["frames_per_s"] for one in runs], 1)
     return {
-        "ring": {
-            "payload_bytes": ring_rate.PAYLOAD_BYTES,
-            "batch": ring_rate.BATCH,
-            "entries": ring_rate.GEOMETRY.max_entry,
-            "frames": plan.frames,
-            "frames_per_s": rates.as_json(),
-            "raw": runs,
-        },
-        "invalid": [complaint for complaint in found if complaint],
+        "payload_bytes": ring_rate.PAYLOAD_BYTES,
+        "batch": ring_rate.BATCH,
+        "entries": ring_rate.GEOMETRY.max_entry,
+        "frames": plan.frames,
+        "frames_per_s": rates.as_json(),
+        "raw": runs,
     }

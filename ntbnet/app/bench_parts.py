@@ -17,32 +17,45 @@ from typing import IO, Any
 from ntbnet.app import ring_rate
 from ntbnet.app.bench_latencies import Latencies
 from ntbnet.app.bench_pump import process_end
+from ntbnet.app.wake import REFERENCE
+from ntbnet.devices.direct import MEMORY, CpuBus, Far, Grant, to_body
+from ntbnet.devices.effects import Outbox, Send
+from ntbnet.devices.lease import LEASE_BYTES, Lease
 from ntbnet.devices.memory import Window
+from ntbnet.devices.task import Tasks
 from ntbnet.errors import SetupError
+from ntbnet.wire import Completion, MemRead, Status
 
 STORE_BYTES = 16 << 20
 """Of each mapping: more than fits a cache of one core."""
+WINDOW_ADDR = 1 << 32
+UPSTREAM, MEMORY_IDENT, EPOCH = "rc-host", 1, 1
+"""Of a host of its own, which talks to nobody."""
 WARM_UP = 200
 """Interrupts that are not counted."""
 
 
 class Stores:
-    """Shared mappings, touched once, to store into and to copy into."""
+    """Shared mappings, touched once, to store into as a peer does in fabric ``local`` and to copy into."""
 
     def __init__(self) -> None:
         self._source = memoryview(mmap.mmap(-1, STORE_BYTES))
         self._plain = memoryview(mmap.mmap(-1, STORE_BYTES))
-        mapped = memoryview(mmap.mmap(-1, STORE_BYTES))
-        self._window = Window(mapped, 0, "bench")
-        for memory in (self._source, self._plain, mapped):
+        self._mapped = memoryview(mmap.mmap(-1, STORE_BYTES))
+        for memory in (self._source, self._plain, self._mapped):
             memory[:] = bytes(STORE_BYTES)
+        self._bus = granted_bus(Window(self._mapped, WINDOW_ADDR, "bench"))
 
     def measure(self, block_bytes: int, passes: int) -> tuple[float, float]:
-        """Gigabytes a second of stores into a window, and of slice assignments to a plain mapping.
+        """Gigabytes a second of a CPU's stores into a window, and of slice assignments to a plain mapping.
 
         Each pass goes over all of a mapping; passes of both kinds alternate, and the fastest of each
         counts: what else runs on the machine makes single ones several times slower.
+
+        Raises:
+            SetupError: the stores did not land.
         """
+        self._source[:] = os.urandom(STORE_BYTES)
         starts = range(0, STORE_BYTES, block_bytes)
         blocks = [(at, self._source[at : at + block_bytes]) for at in starts]
         stores_ns, copies_ns = [], []
@@ -53,17 +66,36 @@ class Stores:
             self._copy(blocks)
             stores_ns.append(middle_ns - began_ns)
             copies_ns.append(time.monotonic_ns() - middle_ns)
+        if bytes(self._mapped) != bytes(self._source):
+            raise SetupError("what was stored is not in the window")
         return STORE_BYTES / min(stores_ns), STORE_BYTES / min(copies_ns)
 
     def _store(self, blocks: Sequence[tuple[int, memoryview]]) -> None:
-        store = self._window.store
+        write = self._bus.write
         for at, data in blocks:
-            store("bench", at, data)
+            write(WINDOW_ADDR + at, data)
 
     def _copy(self, blocks: Sequence[tuple[int, memoryview]]) -> None:
         plain = self._plain
         for at, data in blocks:
             plain[at : at + len(data)] = data
+
+
+def granted_bus(window: Window) -> CpuBus:
+    """The CPU of a host, which may store to all of ``window`` directly."""
+    outbox = Outbox(wakes=True)
+    tasks = Tasks(outbox, UPSTREAM, 1 << 40)
+    lease = Lease(Window(memoryview(bytearray(LEASE_BYTES)), 0, "lease"), "rc")
+    bus = CpuBus(outbox, tasks, UPSTREAM, Far(window, MEMORY_IDENT, lease))
+    tasks.epoch = EPOCH
+    bus.enter(EPOCH)
+    grant = Grant(WINDOW_ADDR, window.size, MEMORY, 0)
+    bus.grant({"memory": MEMORY_IDENT, "ranges": to_body([grant])})
+    for effect in outbox.take():  # the read behind which stores are direct
+        if isinstance(effect, Send) and isinstance(effect.message, MemRead):
+            tasks.complete(Completion(effect.message.tag, Status.OK, bytes(effect.message.size), EPOCH))
+    assert bus.snapshot()["direct"]
+    return bus
 
 
 def interrupts(medium: str, count: int) -> list[float]:
@@ -78,7 +110,7 @@ def interrupts(medium: str, count: int) -> list[float]:
     """
     total = str(count + WARM_UP)
     with ExitStack() as stack:
-        if medium == "eventfd":
+        if medium == REFERENCE:
             one, other = (stack.enter_context(eventfd(os.EFD_NONBLOCK)) for _ in range(2))
             fds: tuple[int, ...] = (one, other)
             arguments: list[tuple[str, ...]] = [(str(one), str(other)), (str(other), str(one))]

@@ -215,19 +215,21 @@ def tcp_bounds(config: Config, ring_entries: int) -> dict[str, float]:
     """The most that the modelled kernels let through, in Gbit/s, with the longest packet in each frame.
 
     One frame of a ring stays empty. ntb_netdev stops its queue below ``netdev.tx_stop`` free ones,
-    and free ones come back with the doorbell poll (RC->EP), or are noticed by the transmit timer,
-    which runs on the kernel tick (EP->RC).
+    and free ones come back with the doorbell poll (RC->EP), or are noticed by the transmit timer
+    (EP->RC), which runs on the kernel tick where ``netdev.poll`` is ``never``; otherwise it is no bound.
 
     Returns:
-        ``rc->ep`` and ``ep->rc``; ``rc->ep_whole_ring``: RC->EP if the queue did not stop early.
+        ``rc->ep``; ``rc->ep_whole_ring``: RC->EP if the queue did not stop early; ``ep->rc``, if bound.
     """
     kernel = config.profile.kernel
     poll_ns, timer_ns = poll_period_ms(config) * 1e6, Tick(kernel.hz).expiry(0, TX_TIME_NS)
     bits = (offload_bytes(config) or config.netdev.mtu) * 8
     usable = ring_entries - 1
     in_use = max(usable - config.netdev.tx_stop + 1, 0)
-    return {
+    bounds = {
         "rc->ep": round(in_use * bits / poll_ns, 4),
         "rc->ep_whole_ring": round(usable * bits / poll_ns, 4),
-        "ep->rc": round(in_use * bits / timer_ns, 4),
     }
+    if config.netdev.poll == "never":
+        bounds["ep->rc"] = round(in_use * bits / timer_ns, 4)
+    return bounds

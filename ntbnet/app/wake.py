@@ -15,11 +15,12 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path as FilePath
 from typing import Any
 
 import uvloop
 
-from ntbnet.devices.effects import Effect, Send
+from ntbnet.devices.effects import Effect, Send, Wake
 from ntbnet.devices.path import Path
 from ntbnet.edge.clock import monotonic_ns
 from ntbnet.edge.driver import Driver
@@ -62,23 +63,31 @@ class Trips:
             self._finish()
 
 
-class Pinger:
-    """A device that asks by interrupt, and again at each answer."""
+INTERRUPT = Irq(IrqSource.EDMA_LINE, 1)
 
-    def __init__(self, trips: Trips | None, peer: str) -> None:
+
+class Pinger:
+    """A device that asks by interrupt, and again at each answer.
+
+    Args:
+        trips: of who asks; None for who answers.
+        ring: how the other end is interrupted.
+    """
+
+    def __init__(self, trips: Trips | None, ring: Send | Wake) -> None:
         self._trips = trips
-        self._send = (Send(peer, Irq(IrqSource.EDMA_LINE, 1)),)
+        self._ring = (ring,)
 
     def handle(self, src: str, message: Message, now_ns: int) -> Sequence[Effect]:
         """See ``Device``."""
         if self._trips is None:
-            return self._send
+            return self._ring
         self._trips.answered()
-        return self._send if self._trips.is_asking() else ()
+        return self._ring if self._trips.is_asking() else ()
 
     def on_path(self, peer: str, up: bool, session: int, reason: str, now_ns: int) -> Sequence[Effect]:
         """See ``Device``."""
-        return self._send if up and self._trips is not None and self._trips.is_asking() else ()
+        return self._ring if up and self._trips is not None and self._trips.is_asking() else ()
 
     def next_deadline(self) -> int | None:
         """See ``Device``."""
@@ -111,7 +120,21 @@ def over_eventfd(loop: asyncio.AbstractEventLoop, trips: Trips | None, arguments
 
 
 def over_messages(loop: asyncio.AbstractEventLoop, trips: Trips | None, arguments: Sequence[str]) -> None:
-    """Through the driver of a service."""
+    """Through the driver of a service, as a message."""
+    _over_driver(loop, trips, arguments, Send)
+
+
+def over_wakes(loop: asyncio.AbstractEventLoop, trips: Trips | None, arguments: Sequence[str]) -> None:
+    """Through the driver of a service, as a wake; its path only tells when the other end is there."""
+    _over_driver(loop, trips, arguments, Wake)
+
+
+def _over_driver(
+    loop: asyncio.AbstractEventLoop,
+    trips: Trips | None,
+    arguments: Sequence[str],
+    ring: type[Send | Wake],
+) -> None:
     (folder,) = arguments
     me, peer = (LABELS["answer"], LABELS["ask"]) if trips is None else (LABELS["ask"], LABELS["answer"])
     path = Path(
@@ -126,14 +149,24 @@ def over_messages(loop: asyncio.AbstractEventLoop, trips: Trips | None, argument
     )
     sockets = {peer: (f"ipc://{folder}/{peer}-{me}", f"ipc://{folder}/{me}-{peer}")}
     log = Logger(sys.stderr, "error", {"run_id": "bench", "node": "ep", "service": me, "epoch": 1})
-    Driver(Pinger(trips, peer), {peer: path}, sockets, log).start(loop, f"ipc://{folder}/ask.{me}", dict)
+    driver = Driver(
+        Pinger(trips, ring(peer, INTERRUPT)),
+        {peer: path},
+        sockets,
+        log,
+        service=me,
+        wake_path=lambda label: FilePath(folder, f"wake.{label}"),
+    )
+    driver.start(loop, f"ipc://{folder}/ask.{me}", dict)
 
 
+REFERENCE = "eventfd"
 MEDIA: dict[str, Callable[[asyncio.AbstractEventLoop, Trips | None, Sequence[str]], None]] = {
-    "eventfd": over_eventfd,
+    REFERENCE: over_eventfd,
+    "local": over_wakes,
     "message": over_messages,
 }
-"""``eventfd`` is the reference; the others are fabrics."""
+"""The reference, and the fabrics."""
 
 
 def main(medium: str, role: str, count: str, *arguments: str) -> None:

@@ -163,10 +163,16 @@ def test_ring_counters_are_those_of_all_queues() -> None:
             ring_counters({"link": {"queues": queues}}, way)
 
 
-def test_bounds_of_the_default_configuration_are_those_of_the_kernel() -> None:
-    config = load_text("", "defaults")
+def test_bounds_without_a_watched_ring_are_those_of_the_kernel() -> None:
+    config = load_text('[netdev]\npoll = "never"', "test")
     assert poll_period_ms(config) == 12.0
     assert tcp_bounds(config, 14) == {"rc->ep": 0.3931, "rc->ep_whole_ring": 0.5678, "ep->rc": 0.5896}
+
+
+@pytest.mark.parametrize("poll", ["adaptive", "always"])
+def test_a_watched_ring_is_not_bound_by_the_transmit_timer(poll: str) -> None:
+    config = load_text(f'[netdev]\npoll = "{poll}"', "test")
+    assert tcp_bounds(config, 14) == {"rc->ep": 0.3931, "rc->ep_whole_ring": 0.5678}
 
 
 def test_recovery_is_the_end_of_the_last_outage() -> None:

@@ -17,7 +17,7 @@ from ntbnet.app.bench_parts import Stores, p50s, ring_complaint
 from ntbnet.app.bench_samples import Samples
 from ntbnet.app.pump import BATCH, MEMORY_BYTES, SLOTS, SharedRing
 from ntbnet.app.wake import Pinger, Trips
-from ntbnet.devices.effects import Send
+from ntbnet.devices.effects import Send, Wake
 from ntbnet.wire import Irq, IrqSource
 
 Pair = tuple[socket.socket, socket.socket]
@@ -114,16 +114,17 @@ def test_ring_run_counts_only_when_everything_arrived() -> None:
     assert "639 received" in (ring_complaint({**whole, "bytes_received": 639}, 10) or "")
 
 
-def test_who_asks_asks_again_until_all_is_answered() -> None:
+@pytest.mark.parametrize("ring", [Send, Wake])
+def test_who_asks_asks_again_until_all_is_answered(ring: type[Send | Wake]) -> None:
     ended: list[bool] = []
     trips = Trips(2, lambda: ended.append(True))
-    asking, answering = Pinger(trips, "peer-ep"), Pinger(None, "epc")
     interrupt = Irq(IrqSource.EDMA_LINE, 1)
+    asking, answering = Pinger(trips, ring("peer-ep", interrupt)), Pinger(None, ring("epc", interrupt))
 
-    assert asking.on_path("peer-ep", True, 1, "", 0) == (Send("peer-ep", interrupt),)
+    assert asking.on_path("peer-ep", True, 1, "", 0) == (ring("peer-ep", interrupt),)
     assert answering.on_path("epc", True, 1, "", 0) == ()
-    assert answering.handle("epc", interrupt, 0) == (Send("epc", interrupt),)
-    assert asking.handle("peer-ep", interrupt, 0) == (Send("peer-ep", interrupt),)
+    assert answering.handle("epc", interrupt, 0) == (ring("epc", interrupt),)
+    assert asking.handle("peer-ep", interrupt, 0) == (ring("peer-ep", interrupt),)
     assert not ended
     assert asking.handle("peer-ep", interrupt, 0) == ()
     assert ended
@@ -139,7 +140,10 @@ def result() -> dict[str, Any]:
         "machine": {**about, "tcp_congestion": "bbr"},
         "ping_pong": {"veth": {"rounds": {"p50_us": one, "avg_us": one, "ratio_to_veth": one}}},
         "stores": [{"bytes": 65536, "ratio": 0.8, "rounds": dict.fromkeys(keys, one)}],
-        "interrupts": [{"fabric": "message", "ratio": 3.1, "rounds": {"p50_us": one, "eventfd_p50_us": one}}],
+        "interrupts": [
+            {"fabric": fabric, "ratio": 3.1, "rounds": {"p50_us": one, "eventfd_p50_us": one}}
+            for fabric in ("local", "message")
+        ],
         "ring": {"payload_bytes": 64, "batch": 64, "frames_per_s": Samples.of([200_000.0]).as_json()},
     }
     found["budgets"] = bench_report.as_json(bench_budgets.micro_rows(found))
