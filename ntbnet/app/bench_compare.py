@@ -15,7 +15,7 @@ from rich.table import Table
 
 from ntbnet.errors import ConfigError
 
-IDENTITY = ("fabric", "backend", "protocol", "streams", "mtu", "direction", "bytes")
+IDENTITY = ("fabric", "backend", "protocol", "streams", "mtu", "direction", "bytes", "queues", "bridges")
 """Keys that tell the rows of a list from each other."""
 SAMPLES = {"n", "min", "median", "max", "samples"}
 LEAST_SAMPLES = 2

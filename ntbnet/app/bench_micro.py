@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ntbnet import __version__
-from ntbnet.app import bench_budgets, bench_parts, bench_report, ring_rate
+from ntbnet.app import bench_budgets, bench_curves, bench_parts, bench_report, ring_rate
 from ntbnet.app.bench_lab import require_programs
 from ntbnet.app.bench_latencies import Latencies
 from ntbnet.app.bench_latency import choose_tool, play, references
@@ -39,13 +39,14 @@ FULL = Plan(rounds=5, seconds=1, store_passes=20, interrupts=2000, frames=200_00
 QUICK = Plan(rounds=1, seconds=1, store_passes=5, interrupts=300, frames=20_000)
 
 
-def run(name: str, plan: Plan, say: Say) -> dict[str, Any]:
+def run(name: str, plan: Plan, say: Say, curves: bench_curves.Plan | None = None) -> dict[str, Any]:
     """Measure everything in ``plan``; what ``--json`` prints.
 
     Args:
         name: namespaces are named after it.
         plan: how much is measured.
         say: told in words what happens.
+        curves: how much of the cost of packets over queues and bridges; None leaves that out.
 
     Raises:
         SetupError: a program is missing, or something cannot be measured.
@@ -65,6 +66,10 @@ def run(name: str, plan: Plan, say: Say) -> dict[str, Any]:
         "invalid": invalid,
         "machine": machine,
     }
+    if curves is not None:
+        found = bench_curves.Curves(name, curves, say).run()
+        invalid += found.pop("invalid")
+        result["curves"] = found
     machine["loadavg_after"] = bench_report.machine()["loadavg"]
     result["budgets"] = bench_report.as_json(bench_budgets.micro_rows(result))
     return result

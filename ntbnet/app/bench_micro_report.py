@@ -35,6 +35,10 @@ def show(result: Mapping[str, Any], console: Console) -> None:
     groups.append(
         (f"frames of {ring['payload_bytes']} B, batches of {ring['batch']}", "/s", ring["frames_per_s"])
     )
+    for curve in ("queues", "bridges"):
+        for row in result.get("curves", {}).get(curve, ()):
+            what = f"{curve} {row[curve]}, processor time for a packet, x{row['ratio_to_first']:g}"
+            groups.append((what, "us", row["us_per_packet"]))
     show_samples(groups, console)
     show_budgets(result["budgets"], console)
 

@@ -93,9 +93,12 @@ def test_throughput_of_one_backend_mtu_direction_and_several_streams(name: str) 
 
 
 def test_parts_are_measured_beside_their_references(name: str) -> None:
-    result = measure("micro", name)
+    result = measure("micro", name, "--curves")
 
     assert result["invalid"] == []
+    for curve, counts in (("queues", [1, 4]), ("bridges", [1, 2])):
+        assert [row[curve] for row in result["curves"][curve]] == counts
+        assert all(0 < row["us_per_packet"]["median"] < 100_000 for row in result["curves"][curve])
     assert list(result["ping_pong"]) == ["veth", *PUMPS]
     medians = {way: row["p50_us"] for way, row in result["ping_pong"].items()}
     assert medians["veth"] < min(medians[way] for way in PUMPS)
