@@ -35,6 +35,7 @@ from ntbnet.app.bench_lab import Direction, Lab, require_programs, run_program, 
 from ntbnet.app.bench_latencies import PUBLISHED
 from ntbnet.app.bench_pump import PUMPS, pump
 from ntbnet.app.bench_tally import REFERENCES, Combination, Tally, summary
+from ntbnet.app.bench_traffic import poll_period_ms
 from ntbnet.config import Config
 from ntbnet.errors import SetupError
 
@@ -253,6 +254,7 @@ def run(
         "profile": config.profile.name,
         "fabrics": names,
         "tool": tool,
+        "poll_period_ms": poll_period_ms(config),
         "rounds": plan.rounds,
         "seconds": plan.seconds,
         **summary(bench.tallies, bench.references),

@@ -140,7 +140,7 @@ def _title(result: Mapping[str, Any]) -> str:
     about, ratio = result["machine"], result["ratio_polled_to_edma"]
     text = f"UDP ping-pong RC to EP by {result['tool']}; profile {result['profile']}"
     if ratio is not None:
-        text += f"; polled / eDMA = {ratio:.1f}"
+        text += f"; {result['fabric']}: polled / eDMA = {ratio:.1f}"
     return f"{text}\n{about['cores']} x {about['cpu']}, Linux {about['kernel']}, ntbnet {result['version']}"
 
 

@@ -144,23 +144,48 @@ def test_budgets_are_for_one_stream_of_tcp_where_there_is_one(result: dict[str, 
     ]
 
 
-def test_ping_pong_budgets_are_ratios_to_the_fabrics_own_pump() -> None:
-    rows = [
-        {"fabric": fabric, "backend": backend, "ratio_to_pump": 2.0, "ratio_to_veth": 5.0, "pump": pump}
-        for fabric, pump in (("message", "pump_zmq"), ("local", "pump_shm"))
-        for backend in ("doorbell", "dw-edma-testirq")
-    ]
+@pytest.fixture
+def latencies() -> dict[str, Any]:
+    ratios = {"ratio_to_pump": 2.0, "ratio_to_veth": 5.0}
+    return {
+        "results": [
+            {"fabric": fabric, "backend": backend, "avg_us": 6200.0, "pump": pump, **ratios}
+            for fabric, pump in (("message", "pump_zmq"), ("local", "pump_shm"))
+            for backend in ("doorbell", "dw-edma-testirq")
+        ],
+        "ratios_polled_to_edma": {"message": 11.0, "local": 50.0},
+        "pump_shm": {"avg_us": 30.0},
+        "poll_period_ms": 12.0,
+    }
 
-    judged = bench_budgets.latency_rows({"results": rows, "ratios_polled_to_edma": {"local": 50.0}})
+
+def test_ping_pong_budgets_are_ratios_to_the_fabrics_own_pump(latencies: dict[str, Any]) -> None:
+    judged = bench_budgets.latency_rows(latencies)
 
     assert [(row.what, row.within) for row in judged] == [
+        ("message, polled, ping-pong average", True),
         ("message, eDMA, ping-pong p50 / pump_zmq", True),
         ("message, eDMA, ping-pong p50 / veth", True),
+        ("local, polled, ping-pong average", True),
         ("local, eDMA, ping-pong p50 / pump_shm", False),
         ("local, eDMA, ping-pong p50 / veth", False),
+        ("message, polled / eDMA, averages", False),
+        ("message, polled / eDMA, averages", False),
         ("local, polled / eDMA, averages", True),
         ("local, polled / eDMA, averages", False),
     ]
+
+
+def test_figures_of_the_boards_bind_only_their_poll_and_machines_that_could_reach_them(
+    latencies: dict[str, Any],
+) -> None:
+    latencies |= {"poll_period_ms": 10.0, "pump_shm": {"avg_us": 81.0}}
+    latencies["ratios_polled_to_edma"]["message"] = None
+
+    judged = [row.what for row in bench_budgets.latency_rows(latencies)]
+
+    assert len(judged) == 4
+    assert not any("polled" in what for what in judged)
 
 
 def test_table_shows_spread_and_what_does_not_count(result: dict[str, Any]) -> None:
