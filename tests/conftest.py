@@ -32,7 +32,13 @@ WITH_BRIDGES = ("tests/system/", "tests/chaos/", "tests/test_readme.py")
 ONE_NAME = {"tests/system/test_demo.py", "tests/test_readme.py"}
 """Modules whose bridges have the names that the commands choose by themselves."""
 
-ALONE = {"test_rates.py", "test_bench.py", "test_kill_under_load.py", "test_random_kills.py"}
+ALONE = {
+    "test_rates.py",
+    "test_bench.py",
+    "test_bench_kinds.py",
+    "test_kill_under_load.py",
+    "test_random_kills.py",
+}
 """Modules that judge latencies, rates and times of recovery."""
 
 # the suite runs beside bridges of its own on two cores: how long an example takes says nothing there

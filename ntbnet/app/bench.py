@@ -5,31 +5,36 @@ from __future__ import annotations
 import json
 import signal
 import sys
-import tempfile
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-
-if TYPE_CHECKING:
-    from ntbnet.app.bench_lab import Lab
 
 DEFAULT_BENCH_NAME = "ntbnet-bench"
 
 bench_app = typer.Typer(help="Measure a bridge of the bench's own.", no_args_is_help=True)
 err = Console(stderr=True, highlight=False)
 
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object, raw samples included.")]
 NameOption = Annotated[str, typer.Option("--name", "-n", help="Name of the bench's bridge.")]
 ConfigOption = Annotated[
     str | None,
     typer.Option("--config", "-c", metavar="FILE", help="Configuration (TOML); defaults without it."),
 ]
+ProfileOption = Annotated[
+    str | None, typer.Option("--profile", "-p", metavar="P", help="Platform: a profile's name or path.")
+]
 QuickOption = Annotated[
     bool, typer.Option("--quick", help="Few and short runs: shows that it works, measures little.")
+]
+FabricOption = Annotated[
+    list[str] | None,
+    typer.Option("--fabric", metavar="FABRIC", help="Only this fabric; may be repeated. All without it."),
+]
+PlotOption = Annotated[
+    Path | None, typer.Option("--plot", metavar="FILE.png", help="Draw a picture too (needs matplotlib).")
 ]
 
 
@@ -42,109 +47,11 @@ def _stop_on_sigterm() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """How much is measured."""
-
-    startups: int
-    import_runs: int
-    idle_windows: int
-    idle_window_s: float
-    latency_s: int
-    rounds: int
-    stream_s: int
-    kill_rounds: int
-    killed: tuple[str, ...]
-
-
-FULL = Plan(
-    startups=5,
-    import_runs=5,
-    idle_windows=5,
-    idle_window_s=2.0,
-    latency_s=10,
-    rounds=3,
-    stream_s=3,
-    kill_rounds=2,
-    killed=("rc-host", "epc", "edma", "peer-rc", "peer-ep"),
-)
-QUICK = Plan(
-    startups=1,
-    import_runs=1,
-    idle_windows=2,
-    idle_window_s=0.5,
-    latency_s=1,
-    rounds=1,
-    stream_s=1,
-    kill_rounds=1,
-    killed=("peer-ep",),
-)
-
-
-def run(name: str, config_path: str | None, plan: Plan, say: Callable[[str], None]) -> dict[str, Any]:
-    """Measure everything in ``plan`` with polled doorbells; what ``--json`` prints. The bridge is down then.
-
-    Raises:
-        ConfigError: name or configuration is wrong.
-        SetupError: a program is missing, the bridge does not start or work, or its name is taken.
-    """
-    from ntbnet.app.bench_backends import POLLED, backend_configs, write_config
-    from ntbnet.app.bench_lab import Lab, require_programs
-    from ntbnet.edge.startup import load_config
-
-    require_programs()
-    polled = backend_configs(load_config(config_path))[POLLED]
-    with tempfile.TemporaryDirectory() as folder:
-        return _measure(Lab(name, write_config(polled, Path(folder)), say), plan)
-
-
-def _measure(lab: Lab, plan: Plan) -> dict[str, Any]:
-    from ntbnet import __version__
-    from ntbnet.app import bench_cost, bench_report
-    from ntbnet.app.bench_lab import veth_pair
-    from ntbnet.app.bench_recovery import recovery
-    from ntbnet.app.bench_samples import Samples
-    from ntbnet.app.bench_sockperf import ping_pong
-    from ntbnet.app.bench_traffic import tcp_bounds, throughput
-
-    name, say = lab.name, lab.say
-    result: dict[str, Any] = {
-        "bench": "basics",
-        "version": __version__,
-        "wall": time.time(),
-        "machine": bench_report.machine(),
-        "settings": lab.settings(),
-    }
-    startups = []
-    try:
-        for number in range(plan.startups):
-            lab.down()
-            say(f"starting bridge {name}, run {number + 1} of {plan.startups}")
-            startups.append(lab.up())
-        result["startup_s"] = Samples.of(startups).as_json()
-        status = lab.bridge.status()
-        pids = bench_cost.service_pids(status)
-        result["private_bytes"] = bench_cost.memory(name, pids)
-        say("idle")
-        idle = bench_cost.idle_cost(pids, plan.idle_windows, plan.idle_window_s)
-        result["idle_percent"] = {service: samples.as_json() for service, samples in idle.items()}
-        say("importing the services")
-        imports = bench_cost.import_times(plan.import_runs)
-        result["imports_ms"] = {module: samples.as_json() for module, samples in imports.items()}
-        say("sockperf ping-pong")
-        result["latency"] = ping_pong(lab.direction("rc", "ep"), plan.latency_s)
-        with veth_pair(name, lab.config.netdev.mtu) as veth:
-            result["throughput"] = throughput(lab, veth, plan.rounds, plan.stream_s)
-        entries = status["link"]["queues"][0]["rc"]["tx_max_entry"]
-        result["tcp_bounds_gbit_s"] = tcp_bounds(lab.config, entries)
-        result["recovery"] = recovery(lab, plan.killed, plan.kill_rounds)
-    finally:
-        say(f"stopping bridge {name}")
-        lab.down()
-    result["machine"]["loadavg_after"] = bench_report.machine()["loadavg"]
-    result["unverified"] = result["throughput"].pop("unverified")
-    result["budgets"] = bench_report.as_json(bench_report.rows(result))
-    return result
+def _end(complaints: list[str]) -> None:
+    """Exit code 1 when a figure does not count; says which."""
+    for complaint in complaints:
+        _say(f"invalid: {complaint}")
+    raise typer.Exit(1 if complaints else 0)
 
 
 @bench_app.callback()
@@ -154,9 +61,7 @@ def bench() -> None:
 
 @bench_app.command(epilog="Example: ntbnet bench basics --json > basics.json")
 def basics(
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object, raw samples included.")
-    ] = False,
+    as_json: JsonOption = False,
     name: NameOption = DEFAULT_BENCH_NAME,
     config: ConfigOption = None,
     quick: QuickOption = False,
@@ -166,10 +71,11 @@ def basics(
     Exit code 0 when all was measured, whether or not within budget; 1 when it could not be, or the
     bridge's own counters contradict what iperf3 says.
     """
-    from ntbnet.app import bench_report
+    from ntbnet.app import bench_basics, bench_report
 
     _stop_on_sigterm()
-    result = run(name, config, QUICK if quick else FULL, _say)
+    plan = bench_basics.QUICK if quick else bench_basics.FULL
+    result = bench_basics.basics(name, config, plan, _say)
     if as_json:
         print(json.dumps(result, indent=2))
     else:
@@ -177,28 +83,67 @@ def basics(
     raise typer.Exit(1 if result["unverified"] else 0)
 
 
+@bench_app.command(epilog="Example: ntbnet bench startup --json | jq '.results[] | {fabric, startup_s}'")
+def startup(
+    as_json: JsonOption = False,
+    fabric: FabricOption = None,
+    profile: ProfileOption = None,
+    name: NameOption = DEFAULT_BENCH_NAME,
+    config: ConfigOption = None,
+    quick: QuickOption = False,
+) -> None:
+    """Cold start to the first ping reply, imports, memory and idle cost; half a minute for each fabric."""
+    from ntbnet.app import bench_basics, bench_report
+    from ntbnet.edge.startup import load_config
+
+    _stop_on_sigterm()
+    plan = bench_basics.QUICK if quick else bench_basics.FULL
+    result = bench_basics.startup(name, load_config(config, profile), plan, _say, fabric or ())
+    if as_json:
+        print(json.dumps(result, indent=2))
+    else:
+        bench_report.show_fabrics(result, bench_report.startup_groups, Console(highlight=False))
+
+
+@bench_app.command(epilog="Example: ntbnet bench recovery --fabric message --json > recovery.json")
+def recovery(
+    as_json: JsonOption = False,
+    fabric: FabricOption = None,
+    profile: ProfileOption = None,
+    name: NameOption = DEFAULT_BENCH_NAME,
+    config: ConfigOption = None,
+    quick: QuickOption = False,
+) -> None:
+    """SIGKILL each service in turn until packets cross again; sixty kills, three minutes for each fabric."""
+    from ntbnet.app import bench_basics, bench_report
+    from ntbnet.edge.startup import load_config
+
+    _stop_on_sigterm()
+    plan = bench_basics.QUICK if quick else bench_basics.RECOVERY
+    result = bench_basics.kills(name, load_config(config, profile), plan, _say, fabric or ())
+    if as_json:
+        print(json.dumps(result, indent=2))
+    else:
+        bench_report.show_fabrics(result, bench_report.recovery_groups, Console(highlight=False))
+
+
 @bench_app.command(
     epilog="Examples: ntbnet bench latency --plot latency.png; "
     "ntbnet bench latency --quick --json --profile generic | jq .ratio_polled_to_edma"
 )
 def latency(
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-    plot: Annotated[
-        Path | None,
-        typer.Option("--plot", metavar="FILE.png", help="Draw the distributions (needs matplotlib)."),
-    ] = None,
-    profile: Annotated[
-        str | None,
-        typer.Option("--profile", "-p", metavar="P", help="Platform: a profile's name or path."),
-    ] = None,
+    as_json: JsonOption = False,
+    plot: PlotOption = None,
+    fabric: FabricOption = None,
+    profile: ProfileOption = None,
     name: NameOption = DEFAULT_BENCH_NAME,
     config: ConfigOption = None,
     quick: QuickOption = False,
 ) -> None:
-    """Ping-pong over each interrupt backend, beside veth and the published figures; about two minutes.
+    """Ping-pong over each fabric and interrupt backend, beside veth, pumps and the published figures.
 
-    Exit code 0 when all was measured; 1 when it could not be, or a backend's own counters contradict
-    the messages that were sent.
+    Two minutes for the references and one fabric, about one more for another. Exit code 0 when all was
+    measured; 1 when it could not be, or a backend's own counters contradict the messages that were sent.
     """
     from ntbnet.app import bench_latency, bench_latency_report, bench_plot
     from ntbnet.edge.startup import load_config
@@ -207,7 +152,7 @@ def latency(
         bench_plot.require_matplotlib(plot)
     _stop_on_sigterm()
     plan = bench_latency.QUICK if quick else bench_latency.FULL
-    result, samples_us = bench_latency.run(name, load_config(config, profile), plan, _say)
+    result, samples_us = bench_latency.run(name, load_config(config, profile), plan, _say, fabric or ())
     if as_json:
         print(json.dumps(result, indent=2))
     else:
@@ -215,6 +160,119 @@ def latency(
     if plot is not None:
         bench_plot.draw(result, samples_us, plot)
         _say(f"drawn: {plot}")
-    for complaint in result["invalid"]:
-        _say(f"invalid: {complaint}")
-    raise typer.Exit(1 if result["invalid"] else 0)
+    _end(result["invalid"])
+
+
+@bench_app.command(
+    epilog="Examples: ntbnet bench throughput --plot tcp.png; "
+    "ntbnet bench throughput --backend dw-edma-testirq --mtu 1500 --direction 'rc->ep' --rounds 5 --json"
+)
+def throughput(
+    as_json: JsonOption = False,
+    plot: PlotOption = None,
+    fabric: FabricOption = None,
+    backend: Annotated[
+        list[str] | None, typer.Option("--backend", metavar="B", help="Only this one; may be repeated.")
+    ] = None,
+    mtu: Annotated[
+        list[int] | None, typer.Option("--mtu", min=1280, max=65510, help="Instead of 1500 and 65510.")
+    ] = None,
+    direction: Annotated[
+        list[str] | None, typer.Option("--direction", metavar="D", help="rc->ep or ep->rc; both without it.")
+    ] = None,
+    protocol: Annotated[
+        list[str] | None, typer.Option("--protocol", metavar="P", help="tcp or udp; both without it.")
+    ] = None,
+    streams: Annotated[
+        list[int] | None, typer.Option("--streams", min=1, max=64, help="Instead of 1 and 4.")
+    ] = None,
+    rounds: Annotated[int | None, typer.Option("--rounds", min=1, help="Runs of each transfer.")] = None,
+    seconds: Annotated[int | None, typer.Option("--seconds", min=1, help="Length of a transfer.")] = None,
+    profile: ProfileOption = None,
+    name: NameOption = DEFAULT_BENCH_NAME,
+    config: ConfigOption = None,
+    quick: QuickOption = False,
+) -> None:
+    """iperf3 over each fabric and backend, both ways, beside veth; about three minutes for each fabric.
+
+    Exit code 0 when all was measured; 1 when it could not be, or the bridge's own counters contradict
+    what iperf3 says.
+    """
+    from ntbnet.app import bench_plot, bench_throughput, bench_throughput_report
+    from ntbnet.app.bench_backends import chosen
+    from ntbnet.edge.startup import load_config
+
+    if plot is not None:
+        bench_plot.require_matplotlib(plot)
+    _stop_on_sigterm()
+    plan = bench_throughput.QUICK if quick else bench_throughput.FULL
+    plan = replace(
+        plan,
+        fabrics=fabric or (),
+        backends=backend or (),
+        only_default_backend=plan.only_default_backend and not backend,
+        mtus=sorted(set(mtu or plan.mtus)),
+        directions=chosen(direction or (), bench_throughput.DIRECTIONS, "direction"),
+        protocols=chosen(protocol or (), bench_throughput.PROTOCOLS, "protocol"),
+        streams=sorted(set(streams or plan.streams)),
+        rounds=rounds or plan.rounds,
+        seconds=seconds or plan.seconds,
+    )
+    result = bench_throughput.run(name, load_config(config, profile), plan, _say)
+    if as_json:
+        print(json.dumps(result, indent=2))
+    else:
+        bench_throughput_report.show(result, Console(highlight=False))
+    if plot is not None:
+        bench_plot.draw_throughput(result, plot)
+        _say(f"drawn: {plot}")
+    _end(result["invalid"])
+
+
+@bench_app.command(
+    epilog="Examples: ntbnet bench micro --json | jq '.ring.frames_per_s.median'; ntbnet bench micro --curves"
+)
+def micro(
+    as_json: JsonOption = False,
+    curves: Annotated[
+        bool, typer.Option("--curves", help="Cost of a packet with 1 to 4 queues, 1 to 10 bridges, too.")
+    ] = False,
+    name: NameOption = DEFAULT_BENCH_NAME,
+    quick: QuickOption = False,
+) -> None:
+    """The parts beside what Python can do without them: pumps, stores, interrupts, small frames; a minute.
+
+    The curves take four minutes more.
+
+    Exit code 0 when all was measured; 1 when it could not be, or what arrived is not what was sent.
+    """
+    from ntbnet.app import bench_curves, bench_micro, bench_micro_report
+
+    _stop_on_sigterm()
+    plan, of_curves = bench_micro.FULL, bench_curves.FULL
+    if quick:
+        plan, of_curves = bench_micro.QUICK, bench_curves.QUICK
+    result = bench_micro.run(name, plan, _say, of_curves if curves else None)
+    if as_json:
+        print(json.dumps(result, indent=2))
+    else:
+        bench_micro_report.show(result, Console(highlight=False))
+    _end(result["invalid"])
+
+
+@bench_app.command(epilog="Example: ntbnet bench compare before.json after.json")
+def compare(
+    before: Annotated[Path, typer.Argument(metavar="A.json", help="What a bench printed with --json.")],
+    after: Annotated[Path, typer.Argument(metavar="B.json", help="What the same bench printed later.")],
+    as_json: JsonOption = False,
+) -> None:
+    """The same figures of two runs side by side; what differs by more than both spreads is marked."""
+    from ntbnet.app import bench_compare
+
+    rows: list[dict[str, Any]] = bench_compare.compare(
+        bench_compare.read_result(before), bench_compare.read_result(after)
+    )
+    if as_json:
+        print(json.dumps({"before": str(before), "after": str(after), "figures": rows}, indent=2))
+    else:
+        bench_compare.show(rows, Console(highlight=False))

@@ -1,17 +1,19 @@
-"""The interrupt backends of a profile: how to get exactly one, and whether it is what was used."""
+"""Fabrics, and a profile's interrupt backends: how to get exactly one, and whether it is what was used."""
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from ntbnet.config import Config, load_text, to_toml
 from ntbnet.edge.startup import read_profile
 from ntbnet.errors import ConfigError, SetupError
+from ntbnet.schema import Choice
+from ntbnet.sections import Bridge
 
 SETTLE_TIMEOUT_S = 2.0
 LOOK_INTERVAL_S = 0.02
@@ -26,6 +28,32 @@ TRIGGERS = {
     "msi": "local_msis",
 }
 """By backend RC->EP, the counter that moves with each ring of it."""
+TO_RC = "msis"
+"""The counter that moves with each ring EP->RC: vectors of the host, whoever they were handed to."""
+
+
+def fabrics() -> tuple[str, ...]:
+    """The fabrics of this version, as the configuration allows them."""
+    (rule,) = get_type_hints(Bridge, include_extras=True)["fabric"].__metadata__
+    assert isinstance(rule, Choice)
+    return rule.words
+
+
+def with_fabric(config: Config, fabric: str) -> Config:
+    """``config`` on another fabric, one of ``fabrics()``."""
+    return replace(config, bridge=replace(config.bridge, fabric=fabric))
+
+
+def chosen(wanted: Sequence[str], available: Sequence[str], what: str) -> list[str]:
+    """``wanted``, or everything that there is when nothing is; in the order of ``available``.
+
+    Raises:
+        ConfigError: one of them is not available; names those that are.
+    """
+    unknown = [word for word in wanted if word not in available]
+    if unknown:
+        raise ConfigError(f"{what} {unknown[0]}: available are {', '.join(available)}")
+    return [word for word in available if not wanted or word in wanted]
 
 
 def backend_configs(config: Config) -> dict[str, Config]:
@@ -53,7 +81,8 @@ def _changed(config: Config, target: str, *, use_intr: str) -> Config:
 
 def write_config(config: Config, folder: Path) -> str:
     """Path of a file in ``folder`` with the whole of ``config``; another call replaces it."""
-    path = folder / f"{config.transport.use_intr}-{config.ntb.mw2_target}.toml"
+    settings = (config.bridge.fabric, config.transport.use_intr, config.ntb.mw2_target, config.netdev.mtu)
+    path = folder / f"{'-'.join(map(str, settings))}.toml"
     path.write_text(to_toml(config), encoding="utf-8")
     return str(path)
 
@@ -64,7 +93,9 @@ def backend_counts(status: Mapping[str, Any]) -> dict[str, int]:
     Raises:
         SetupError: a service did not answer.
     """
-    counters = {service["name"]: service["counters"] for service in status["services"]}
+    counters = {
+        service["name"]: {**service["counters"], **service["stores"]} for service in status["services"]
+    }
     silent = [service["name"] for service in status["services"] if service["state"] != "up"]
     if silent:
         raise SetupError(f"{', '.join(silent)} did not answer while being measured")
@@ -77,7 +108,10 @@ def backend_counts(status: Mapping[str, Any]) -> dict[str, int]:
         "doorbell_polls_hit": counters["epc"].get("doorbell_polls_hit", 0),
         "test_interrupts": counters["edma"].get("test_interrupts", 0),
         "local_msis": counters["epc"].get("local_msis", 0),
-        "msis": counters["rc-host"].get("msis", 0),
+        # by way of the host, by message to its driver, or by a wake of its driver: each is counted once
+        TO_RC: counters["rc-host"].get("msis", 0)
+        + counters["peer-rc"].get("msis", 0)
+        + counters["peer-ep"].get("direct_doorbells", 0),
     }
 
 
@@ -114,8 +148,8 @@ def loss_complaints(name: str, dropped: int, duplicated: int, out_of_order: int)
 def complaints(backend: str, counts: Mapping[str, int], messages: int) -> list[str]:
     """Why counters do not bear out that ``messages`` crossed RC->EP by ``backend``; [] when they do.
 
-    Each frame is one ring. A poll may find several rings at once, but never those of two messages of
-    a ping-pong.
+    Each frame is one ring, and each frame of an answer one MSI. A poll may find several rings at once, but
+    never those of two messages of a ping-pong.
 
     Args:
         backend: one of TRIGGERS.
@@ -133,6 +167,10 @@ def complaints(backend: str, counts: Mapping[str, int], messages: int) -> list[s
         found.append(f"{messages} messages, but {rings} polls that found the doorbell ({used})")
     if backend != POLLED and rings != frames:
         found.append(f"{frames} frames from RC to EP, but {rings} rings ({used})")
+    if counts["arrived_at_rc"] != counts["frames_ep_to_rc"]:
+        found.append(f"{counts['frames_ep_to_rc']} frames from EP to RC, {counts['arrived_at_rc']} arrived")
+    if counts[TO_RC] != counts["frames_ep_to_rc"]:
+        found.append(f"{counts['frames_ep_to_rc']} frames from EP to RC, but {counts[TO_RC]} rings ({TO_RC})")
     others = {name: counts[name] for name in TRIGGERS.values() if name != used}
     found += [f"another trigger was used: {name} {count}" for name, count in others.items() if count]
     return [f"{backend}: {text}" for text in found]

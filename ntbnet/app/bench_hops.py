@@ -38,52 +38,95 @@ class Hop:
     point: str
 
 
-_THERE = (
-    Hop("rc: application, IP stack, TUN read", "peer-rc", TUN_IN),
-    Hop("peer-rc: ring write", "peer-rc", "out rc-host"),
-    Hop("peer-rc: trigger", "peer-rc", SENT),
-    Hop("message to rc-host", "rc-host", "in peer-rc"),
-    Hop("rc-host: root complex", "rc-host", "out epc"),
-    Hop("PCIe link to epc", "epc", "in rc-host"),
-)
-_TO_INTERRUPT = {
-    "doorbell": (
-        Hop("epc: store, until the poll finds the doorbell", "epc", "out peer-ep"),
-        Hop("interrupt to peer-ep", "peer-ep", "arrived epc"),
-        Hop("peer-ep: until its handler", "peer-ep", "in epc"),
-    ),
-    "dw-edma-testirq": (
-        Hop("epc: BAR, inbound window", "epc", "out edma"),
-        Hop("message to edma", "edma", "in epc"),
-        Hop("edma: test interrupt", "edma", "out peer-ep"),
-        Hop("interrupt to peer-ep", "peer-ep", "arrived edma"),
-        Hop("peer-ep: until its handler", "peer-ep", "in edma"),
-    ),
-    "msi": (
-        Hop("epc: BAR, inbound window, MSI page", "epc", "out peer-ep"),
-        Hop("interrupt to peer-ep", "peer-ep", "arrived epc"),
-        Hop("peer-ep: until its handler", "peer-ep", "in epc"),
-    ),
-}
-_BACK = (
+_TO_PEER_RC = Hop("rc: application, IP stack, TUN read", "peer-rc", TUN_IN)
+_FROM_PEER_EP = (
     Hop("peer-ep: handler, ring read", "peer-ep", TUN_OUT),
     Hop("ep: TUN write, IP stack, application, TUN read", "peer-ep", TUN_IN),
-    Hop("peer-ep: ring write", "peer-ep", "out epc"),
-    Hop("peer-ep: trigger", "peer-ep", SENT),
-    Hop("message to epc", "epc", "in peer-ep"),
-    Hop("epc: outbound window, MSI", "epc", "out rc-host"),
-    Hop("PCIe link to rc-host", "rc-host", "in epc"),
-    Hop("rc-host: MSI target", "rc-host", "out peer-rc"),
-    Hop("interrupt to peer-rc", "peer-rc", "arrived rc-host"),
-    Hop("peer-rc: until its handler", "peer-rc", "in rc-host"),
-    Hop("peer-rc: handler, ring read", "peer-rc", TUN_OUT),
 )
+_FROM_PEER_RC = Hop("peer-rc: handler, ring read", "peer-rc", TUN_OUT)
 LAST_HOP = "rc: TUN write, IP stack, application"
 
 
-def route(backend: str) -> tuple[Hop, ...]:
-    """Every hop of a round trip from the RC but the last one, by the backend that triggers the EP."""
-    return (*_THERE, *_TO_INTERRUPT[backend], *_BACK)
+def _handled(service: str, src: str) -> tuple[Hop, Hop]:
+    """An interrupt on its way from ``src`` to a peer."""
+    return (
+        Hop(f"interrupt to {service}", service, f"arrived {src}"),
+        Hop(f"{service}: until its handler", service, f"in {src}"),
+    )
+
+
+_MESSAGE_THERE = (
+    _TO_PEER_RC,
+    Hop("peer-rc: ring write", "peer-rc", "out epc"),
+    Hop("peer-rc: trigger", "peer-rc", SENT),
+    Hop("message to epc", "epc", "in peer-rc"),
+)
+_MESSAGE_BACK = (
+    *_FROM_PEER_EP,
+    Hop("peer-ep: ring write", "peer-ep", "out epc"),
+    Hop("peer-ep: trigger", "peer-ep", SENT),
+    Hop("message to epc", "epc", "in peer-ep"),
+    Hop("epc: outbound window, MSI", "epc", "out peer-rc"),
+    *_handled("peer-rc", "epc"),
+    _FROM_PEER_RC,
+)
+_LOCAL_BACK = (
+    *_FROM_PEER_EP,
+    Hop("peer-ep: ring write", "peer-ep", "wake peer-rc"),
+    Hop("peer-ep: wake written", "peer-ep", SENT),
+    *_handled("peer-rc", "peer-ep"),
+    _FROM_PEER_RC,
+)
+
+
+def _local_there(owner: str, work: str) -> tuple[Hop, ...]:
+    """By a wake of the service that owns the trigger's register."""
+    return (
+        _TO_PEER_RC,
+        Hop("peer-rc: ring write", "peer-rc", f"wake {owner}"),
+        Hop("peer-rc: wake written", "peer-rc", SENT),
+        Hop(f"trigger to {owner}", owner, "in peer-rc"),
+        Hop(f"{owner}: {work}", owner, "wake peer-ep"),
+        *_handled("peer-ep", owner),
+    )
+
+
+_ROUTES: dict[tuple[str, str], tuple[Hop, ...]] = {
+    ("message", "doorbell"): (
+        *_MESSAGE_THERE,
+        Hop("epc: store, until the poll finds the doorbell", "epc", "out peer-ep"),
+        *_handled("peer-ep", "epc"),
+        *_MESSAGE_BACK,
+    ),
+    ("message", "dw-edma-testirq"): (
+        *_MESSAGE_THERE,
+        Hop("epc: BAR, inbound window", "epc", "out edma"),
+        Hop("message to edma", "edma", "in epc"),
+        Hop("edma: test interrupt", "edma", "out peer-ep"),
+        *_handled("peer-ep", "edma"),
+        *_MESSAGE_BACK,
+    ),
+    ("message", "msi"): (
+        *_MESSAGE_THERE,
+        Hop("epc: BAR, inbound window, MSI page", "epc", "out peer-ep"),
+        *_handled("peer-ep", "epc"),
+        *_MESSAGE_BACK,
+    ),
+    ("local", "doorbell"): (
+        _TO_PEER_RC,
+        Hop("peer-rc: ring write, doorbell", "peer-rc", SENT),
+        Hop("epc: until the poll finds the doorbell", "epc", "wake peer-ep"),
+        *_handled("peer-ep", "epc"),
+        *_LOCAL_BACK,
+    ),
+    ("local", "dw-edma-testirq"): (*_local_there("edma", "test interrupt"), *_LOCAL_BACK),
+    ("local", "msi"): (*_local_there("epc", "MSI page"), *_LOCAL_BACK),
+}
+
+
+def route(fabric: str, backend: str) -> tuple[Hop, ...]:
+    """Every hop of a round trip from the RC but the last one, by what triggers the EP."""
+    return _ROUTES[fabric, backend]
 
 
 Points = Mapping[str, Sequence[tuple[str, int]]]
@@ -119,22 +162,22 @@ def hop_times(points: Points, spans: Sequence[tuple[int, int]], hops: Sequence[H
 
 
 def breakdown(
-    found: Sequence[tuple[int, ...]], incomplete: int, backend: str, round_trip_us: float
+    found: Sequence[tuple[int, ...]], incomplete: int, combination: tuple[str, str], round_trip_us: float
 ) -> dict[str, Any]:
     """Medians of the hops, in order, and whether their sum is the round trip without a stopwatch.
 
     Args:
-        found: what ``hop_times`` found on the route of ``backend``.
+        found: what ``hop_times`` found on the route of ``combination``.
         incomplete: trips that it left out.
-        backend: that triggers the EP.
+        combination: fabric, and backend that triggers the EP.
         round_trip_us: median round trip of the built-in ping-pong without a stopwatch, microseconds.
 
     Raises:
         SetupError: no trip is complete.
     """
     if not found:
-        raise SetupError(f"no round trip of {incomplete} passed every hop of {backend}")
-    names = [*(hop.name for hop in route(backend)), LAST_HOP]
+        raise SetupError(f"no round trip of {incomplete} passed every hop of {' '.join(combination)}")
+    names = [*(hop.name for hop in route(*combination)), LAST_HOP]
     medians_us = [statistics.median(one[number] for one in found) / 1000 for number in range(len(names))]
     sum_us = sum(medians_us)
     return {

@@ -151,18 +151,27 @@ def veth_pair(bridge: str, mtu: int) -> Iterator[Direction]:
     Raises:
         SetupError: ``ip`` refuses.
     """
-    names = (f"{bridge}-veth-a", f"{bridge}-veth-b")
-    one, other = names
+    with fresh_namespaces((f"{bridge}-veth-a", f"{bridge}-veth-b")) as (one, other):
+        ends = ("mtu", str(mtu), "type", "veth", "peer", "name", "veth0", "netns", other, "mtu", str(mtu))
+        ip("link", "add", "veth0", "netns", one, *ends)
+        for name, address in ((one, "192.0.2.1/30"), (other, "192.0.2.2/30")):
+            ip("-n", name, "addr", "add", address, "dev", "veth0")
+            ip("-n", name, "link", "set", "veth0", "up")
+        yield Direction("veth", one, other, "192.0.2.2")
+
+
+@contextmanager
+def fresh_namespaces(names: tuple[str, str]) -> Iterator[tuple[str, str]]:
+    """Two empty network namespaces, there inside the ``with`` block.
+
+    Raises:
+        SetupError: ``ip`` refuses.
+    """
     try:
         _remove_namespaces(names)
         for name in names:
-            _ip("netns", "add", name)
-        ends = ("mtu", str(mtu), "type", "veth", "peer", "name", "veth0", "netns", other, "mtu", str(mtu))
-        _ip("link", "add", "veth0", "netns", one, *ends)
-        for name, address in ((one, "192.0.2.1/30"), (other, "192.0.2.2/30")):
-            _ip("-n", name, "addr", "add", address, "dev", "veth0")
-            _ip("-n", name, "link", "set", "veth0", "up")
-        yield Direction("veth", one, other, "192.0.2.2")
+            ip("netns", "add", name)
+        yield names
     finally:
         _remove_namespaces(names)
 
@@ -170,10 +179,15 @@ def veth_pair(bridge: str, mtu: int) -> Iterator[Direction]:
 def _remove_namespaces(names: Sequence[str]) -> None:
     for name in names:
         if netns_inode(name) is not None:
-            _ip("netns", "del", name)
+            ip("netns", "del", name)
 
 
-def _ip(*words: str) -> None:
+def ip(*words: str) -> None:
+    """Run ``ip``.
+
+    Raises:
+        SetupError: it refuses; says why.
+    """
     done = subprocess.run(["ip", *words], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise SetupError(f"ip {' '.join(words)}: {done.stderr.strip()}")
@@ -267,6 +281,7 @@ class Lab:
             "use_intr": config.transport.interrupts,
             "mtu": config.netdev.mtu,
             "tx_stop": config.netdev.tx_stop,
+            "poll": config.netdev.poll,
             "hz": config.profile.kernel.hz,
             "poll_ms": config.profile.kernel.poll_ms,
             "mw1_bytes": config.ntb.mw1,

@@ -1,37 +1,41 @@
-"""``ntbnet bench latency``: a ping-pong over each interrupt backend, beside veth, in alternating rounds.
+"""``ntbnet bench latency``: a ping-pong over each fabric and backend, beside veth and the pumps.
 
-Each backend has a bridge of its own, one at a time, so that nothing of the others runs meanwhile;
-the rounds go over all of them and veth, every second one backwards, so that a machine that gets
-slower or faster does so for all alike.
+Each of them has a bridge of its own, one at a time, so that nothing of the others runs meanwhile;
+the rounds go over all of them and the references, every second one backwards, so that a machine that
+gets slower or faster does so for all alike. A ratio is one of a round.
 """
 
 from __future__ import annotations
 
 import re
 import shutil
-import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ntbnet.app import bench_report, bench_sockperf, pingpong
+from ntbnet.app import bench_budgets, bench_report, bench_sockperf, pingpong
 from ntbnet.app.bench_backends import (
-    EDMA,
     LOOK_INTERVAL_S,
-    POLLED,
     backend_configs,
+    chosen,
     complaints,
     difference,
+    fabrics,
     loss_complaints,
     settled_counts,
+    with_fabric,
     write_config,
 )
-from ntbnet.app.bench_hops import breakdown, hop_times, route, timed_ping_pong
+from ntbnet.app.bench_hops import hop_times, route, timed_ping_pong
 from ntbnet.app.bench_lab import Direction, Lab, require_programs, run_program, veth_pair
-from ntbnet.app.bench_latencies import PUBLISHED, Latencies
+from ntbnet.app.bench_latencies import PUBLISHED
+from ntbnet.app.bench_pump import PUMPS, pump
+from ntbnet.app.bench_tally import REFERENCES, Combination, Tally, summary
+from ntbnet.app.bench_traffic import poll_period_ms
 from ntbnet.config import Config
 from ntbnet.errors import SetupError
 
@@ -40,7 +44,6 @@ BACKEND_TIMEOUT_S = 2.0
 PING_INTERVAL_S = 0.017
 """No multiple of the doorbell poll's period: pings meet it in every phase."""
 HOP_TRIPS_TIME_S = 5.0
-VETH = "veth"
 
 _PING_TIME = re.compile(r"time=([\d.]+) ms")
 
@@ -59,44 +62,6 @@ class Plan:
 
 FULL = Plan(rounds=3, seconds=5, pings=50, trips=100)
 QUICK = Plan(rounds=1, seconds=1, pings=10, trips=40)
-
-
-@dataclass(slots=True)
-class Tally:
-    """What the rounds of one backend, or of veth, have given."""
-
-    samples_us: list[float] = field(default_factory=list)
-    dropped: int = 0
-    duplicated: int = 0
-    out_of_order: int = 0
-    pings_sent: int = 0
-    pings_ms: list[float] = field(default_factory=list)
-    counts: dict[str, int] = field(default_factory=dict)
-    messages: int = 0
-    invalid: list[str] = field(default_factory=list)
-    hops: list[tuple[int, ...]] = field(default_factory=list)
-    incomplete: int = 0
-    """Trips of which a hop is missing."""
-    plain_us: list[float] = field(default_factory=list)
-    """Round trips of the program that the hops are taken with, without a stopwatch."""
-
-    def as_json(self) -> dict[str, Any]:
-        """Figures of sockperf's report, whether they count, and those of ping."""
-        times_ms = self.pings_ms
-        return {
-            **Latencies(self.samples_us).figures(),
-            "valid": not self.invalid,
-            "dropped": self.dropped,
-            "duplicated": self.duplicated,
-            "out_of_order": self.out_of_order,
-            "ping": {
-                "sent": self.pings_sent,
-                "received": len(times_ms),
-                "min_ms": min(times_ms, default=None),
-                "avg_ms": round(statistics.mean(times_ms), 3) if times_ms else None,
-                "max_ms": max(times_ms, default=None),
-            },
-        }
 
 
 def choose_tool() -> str:
@@ -119,12 +84,12 @@ def play(tool: str, name: str, way: Direction, seconds: int, tally: Tally) -> in
     """
     if tool == "sockperf":
         result = bench_sockperf.ping_pong(way, seconds, "udp")
-        tally.samples_us += result["samples_us"]
+        tally.rounds_us.append(result["samples_us"])
         dropped, duplicated, out_of_order = result["dropped_duplicated_reordered"]
         sent: int = result["sent"]
     else:
         trips = pingpong.ping_pong((way.sender, way.receiver), way.address, seconds=seconds)
-        tally.samples_us += trips.latencies_us()
+        tally.rounds_us.append(trips.latencies_us())
         dropped, duplicated, out_of_order = trips.dropped, trips.duplicated, trips.out_of_order
         sent = trips.sent
     tally.dropped += dropped
@@ -147,68 +112,93 @@ class Bench:
 
     Args:
         name: of its bridges.
-        config: what the backends' configurations are made from.
+        configs: one for each combination.
         tool: ``sockperf`` or ``built-in``.
         plan: how much is measured.
         say: told in words what happens.
     """
 
-    def __init__(self, name: str, config: Config, tool: str, plan: Plan, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        name: str,
+        configs: Mapping[Combination, Config],
+        tool: str,
+        plan: Plan,
+        say: Callable[[str], None],
+    ) -> None:
         self._name = name
         self._tool = tool
         self._plan = plan
         self._say = say
-        self._configs = backend_configs(config)
-        self.tallies = {way: Tally() for way in (*self._configs, VETH)}
+        self._configs = configs
+        self.tallies = {combination: Tally() for combination in configs}
+        self.references = {name: Tally() for name in REFERENCES}
 
-    def run(self, veth: Direction, folder: Path) -> None:
+    def run(self, references: Sequence[Direction], folder: Path) -> None:
         """Every round.
 
         Args:
-            veth: the pair to compare with.
+            references: what to compare with.
             folder: where configurations are written.
 
         Raises:
             SetupError: something cannot be measured.
         """
-        labs = {backend: self._lab(backend, folder) for backend in self._configs}
+        labs = {combination: self._lab(combination, folder) for combination in self._configs}
+        everything: list[Combination | Direction] = [*labs, *references]
         for number in range(self._plan.rounds):
-            order = list(self.tallies) if number % 2 == 0 else list(reversed(self.tallies))
-            for way in order:
-                self._say(f"round {number + 1} of {self._plan.rounds}: {self._tool} over {way}")
-                if way == VETH:
-                    ping(veth, self._plan.pings, self.tallies[VETH])
-                    play(self._tool, VETH, veth, self._plan.seconds, self.tallies[VETH])
+            for way in everything if number % 2 == 0 else reversed(everything):
+                name = way.name if isinstance(way, Direction) else " ".join(way)
+                self._say(f"round {number + 1} of {self._plan.rounds}: {self._tool} over {name}")
+                if isinstance(way, Direction):
+                    self._measure(way, self.references[way.name])
                     continue
                 try:
                     self._measure_bridge(labs[way], way)
                 except SetupError as problem:
-                    raise SetupError(f"{way}: {problem}") from None
+                    raise SetupError(f"{name}: {problem}") from None
                 finally:
                     labs[way].down()
 
-    def _lab(self, backend: str, folder: Path) -> Lab:
-        return Lab(self._name, write_config(self._configs[backend], folder), self._say)
+    def _lab(self, combination: Combination, folder: Path) -> Lab:
+        return Lab(self._name, write_config(self._configs[combination], folder), self._say)
 
-    def _measure_bridge(self, lab: Lab, backend: str) -> None:
+    def _measure(self, way: Direction, tally: Tally) -> int:
+        ping(way, self._plan.pings, tally)
+        return play(self._tool, way.name, way, self._plan.seconds, tally)
+
+    def _measure_bridge(self, lab: Lab, combination: Combination) -> None:
+        fabric, backend = combination
         lab.up()
-        _await_backend(lab, backend)
-        tally, way = self.tallies[backend], lab.direction("rc", "ep")
+        await_backend(lab, backend)
+        tally, way = self.tallies[combination], lab.direction("rc", "ep")
         ping(way, self._plan.pings, tally)
         before = settled_counts(lab.bridge.status)
-        messages = play(self._tool, backend, way, self._plan.seconds, tally)
+        messages = play(self._tool, f"{fabric} {backend}", way, self._plan.seconds, tally)
         moved = difference(before, settled_counts(lab.bridge.status))
-        tally.invalid += complaints(backend, moved, messages)
+        tally.invalid += [f"{fabric}: {text}" for text in complaints(backend, moved, messages)]
         tally.messages += messages
         tally.counts = {name: tally.counts.get(name, 0) + count for name, count in moved.items()}
         plain_us, trips, points = timed_ping_pong(lab.bridge.run, way, self._plan.trips, HOP_TRIPS_TIME_S)
-        hops = hop_times(points, trips.spans, route(backend))
+        hops = hop_times(points, trips.spans, route(fabric, backend))
         tally.plain_us += plain_us
         tally.hops += hops
         tally.incomplete += len(trips.spans) - len(hops)
 
 
-def _await_backend(lab: Lab, backend: str) -> None:
+@contextmanager
+def references(name: str, mtu: int) -> Iterator[list[Direction]]:
+    """The veth pair and both pumps, there inside the ``with`` block.
+
+    Raises:
+        SetupError: one of them cannot be had.
+    """
+    with ExitStack() as stack:
+        veth = stack.enter_context(veth_pair(name, mtu))
+        yield [veth, *(stack.enter_context(pump(kind, name, mtu)) for kind in PUMPS)]
+
+
+def await_backend(lab: Lab, backend: str) -> None:
     """The first frames may still go by doorbell.
 
     Raises:
@@ -222,59 +212,55 @@ def _await_backend(lab: Lab, backend: str) -> None:
 
 
 def run(
-    name: str, config: Config, plan: Plan, say: Callable[[str], None]
+    name: str, config: Config, plan: Plan, say: Callable[[str], None], wanted_fabrics: Sequence[str] = ()
 ) -> tuple[dict[str, Any], dict[str, list[float]]]:
     """Measure everything; the bridges are down afterwards.
 
+    Args:
+        name: of the bridges.
+        config: what the others are made from.
+        plan: how much is measured.
+        say: told in words what happens.
+        wanted_fabrics: all there are, when empty.
+
     Returns:
-        What ``--json`` prints, and the latencies in microseconds of each backend and of veth.
+        What ``--json`` prints, and the latencies in microseconds of everything that was measured.
 
     Raises:
-        ConfigError: the name is wrong.
+        ConfigError: the name or a fabric is wrong.
         SetupError: a program is missing, a bridge does not start or work, or its name is taken.
     """
     from ntbnet import __version__
 
+    names = chosen(wanted_fabrics, fabrics(), "fabric")
     require_programs(("ip", "ping"))
     tool = choose_tool()
     if tool == "built-in":
         say("sockperf is not installed: the built-in ping-pong takes its place")
-    bench = Bench(name, config, tool, plan, say)
+    configs = {
+        (fabric, backend): changed
+        for fabric in names
+        for backend, changed in backend_configs(with_fabric(config, fabric)).items()
+    }
+    bench = Bench(name, configs, tool, plan, say)
     machine = bench_report.machine()
-    with tempfile.TemporaryDirectory() as folder, veth_pair(name, config.netdev.mtu) as veth:
-        bench.run(veth, Path(folder))
+    with tempfile.TemporaryDirectory() as folder, references(name, config.netdev.mtu) as compared:
+        bench.run(compared, Path(folder))
     machine["loadavg_after"] = bench_report.machine()["loadavg"]
-    result = {
+    result: dict[str, Any] = {
         "bench": "latency",
         "version": __version__,
         "wall": time.time(),
         "profile": config.profile.name,
-        "fabric": config.bridge.fabric,
+        "fabrics": names,
         "tool": tool,
+        "poll_period_ms": poll_period_ms(config),
         "rounds": plan.rounds,
         "seconds": plan.seconds,
-        **summary(bench.tallies),
+        **summary(bench.tallies, bench.references),
         "published": list(PUBLISHED),
         "machine": machine,
     }
-    return result, {way: tally.samples_us for way, tally in bench.tallies.items()}
-
-
-def summary(tallies: Mapping[str, Tally]) -> dict[str, Any]:
-    """``results``, ``veth``, ``ratio_polled_to_edma`` (None unless both runs count) and ``invalid``."""
-    results = []
-    for backend, tally in tallies.items():
-        if backend == VETH:
-            continue
-        own: dict[str, Any] = {"messages": tally.messages, "backend_counts": tally.counts}
-        round_trip_us = Latencies(tally.plain_us).percentile(0.5)
-        own["hops"] = breakdown(tally.hops, tally.incomplete, backend, round_trip_us)
-        results.append({"backend": backend, **tally.as_json(), **own})
-    averages = {result["backend"]: result["avg_us"] for result in results if result["valid"]}
-    ratio = round(averages[POLLED] / averages[EDMA], 3) if {POLLED, EDMA} <= averages.keys() else None
-    return {
-        "results": results,
-        "veth": tallies[VETH].as_json(),
-        "ratio_polled_to_edma": ratio,
-        "invalid": [text for tally in tallies.values() for text in tally.invalid],
-    }
+    result["budgets"] = bench_report.as_json(bench_budgets.latency_rows(result))
+    samples_us = {" ".join(combination): tally.samples_us for combination, tally in bench.tallies.items()}
+    return result, {**samples_us, **{name: tally.samples_us for name, tally in bench.references.items()}}

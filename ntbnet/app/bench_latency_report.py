@@ -11,6 +11,8 @@ from rich.table import Table
 
 from ntbnet.app.bench_hops import TOLERANCE
 from ntbnet.app.bench_latencies import PUBLISHED, QUANTILES
+from ntbnet.app.bench_report import show_budgets
+from ntbnet.app.bench_tally import REFERENCES
 
 FIGURES = {
     "avg_us": "average",
@@ -25,9 +27,10 @@ COUNTS = {
     "duplicated": "duplicated",
     "out_of_order": "out of order",
 }
+RATIOS = {"ratio_to_veth": "p50 / veth", "ratio_to_pump": "p50 / pump"}
 PINGS = {"min_ms": "ping min, ms", "avg_ms": "ping avg, ms", "max_ms": "ping max, ms"}
-WIDTH = 104
-"""Columns that the table of three backends takes."""
+WIDTH = 160
+"""Columns that the table of three backends, two fabrics and the references takes."""
 PUBLISHED_RATIO = PUBLISHED[0]["avg_us"] / PUBLISHED[1]["avg_us"]
 
 
@@ -42,16 +45,17 @@ def show(result: Mapping[str, Any], console: Console) -> None:
         f"load {one:.1f} {five:.1f}, ntbnet {result['version']}"
     )
     say(
-        f"profile {result['profile']}, fabric {result['fabric']}, RC to EP, UDP ping-pong by "
+        f"profile {result['profile']}, RC to EP, UDP ping-pong by "
         f"{result['tool']}, {result['rounds']} x {result['seconds']} s; half a round trip in us"
     )
     say()
     say(_figures(result))
     say()
     _show_ratio(result, console)
+    show_budgets(result["budgets"], console)
     for row in result["results"]:
         console.print()
-        _show_hops(row["backend"], row["hops"], console)
+        _show_hops(f"{row['fabric']} {row['backend']}", row["hops"], console)
 
 
 def _figures(result: Mapping[str, Any]) -> Table:
@@ -60,15 +64,19 @@ def _figures(result: Mapping[str, Any]) -> Table:
     table = Table("", box=None)
     columns = []
     for row in result["results"]:
-        if row["backend"] in published:
+        if row["backend"] in published and row["fabric"] == result["fabrics"][0]:
             table.add_column(f"{row['backend']}\npublished", justify="right", style="dim")
             columns.append(published[row["backend"]])
-        table.add_column(f"{row['backend']}\n{_verdict(row)}", justify="right")
+        table.add_column(f"{row['backend']}\n{_verdict(row, row['fabric'])}", justify="right")
         columns.append(row)
-    table.add_column(f"veth\n{_verdict(result['veth'])}", justify="right")
-    columns.append(result["veth"])
+    for name in REFERENCES:
+        table.add_column(f"{name}\n{_verdict(result[name], 'measured')}", justify="right")
+        columns.append(result[name])
     for key, name in FIGURES.items():
         table.add_row(name, *(f"{column[key]:.3f}" for column in columns))
+    for key, name in RATIOS.items():
+        rounds = [column["rounds"].get(key) if "rounds" in column else None for column in columns]
+        table.add_row(name, *("" if found is None else f"{found['median']:.2f}" for found in rounds))
     for key, name in COUNTS.items():
         table.add_row(name, *(str(column[key]) for column in columns))
     for key, name in PINGS.items():
@@ -77,14 +85,16 @@ def _figures(result: Mapping[str, Any]) -> Table:
     return table
 
 
-def _verdict(row: Mapping[str, Any]) -> str:
-    return "measured" if row["valid"] else "INVALID"
+def _verdict(row: Mapping[str, Any], word: str) -> str:
+    return word if row["valid"] else "INVALID"
 
 
 def _show_ratio(result: Mapping[str, Any], console: Console) -> None:
-    ratio = result["ratio_polled_to_edma"]
-    measured = "not measured" if ratio is None else f"{ratio:.1f}"
-    console.print(f"polled / eDMA, averages: {measured} (published: {PUBLISHED_RATIO:.1f})", markup=False)
+    for fabric, ratio in result["ratios_polled_to_edma"].items():
+        measured = "not measured" if ratio is None else f"{ratio:.1f}"
+        console.print(
+            f"{fabric}: polled / eDMA, averages: {measured} (published: {PUBLISHED_RATIO:.1f})", markup=False
+        )
 
 
 def _show_hops(backend: str, hops: Mapping[str, Any], console: Console) -> None:

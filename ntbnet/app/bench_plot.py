@@ -1,4 +1,4 @@
-"""Latencies as a picture: how large a share of all is below which latency, on a logarithmic axis."""
+"""Pictures: latencies as shares of all below each, on a logarithmic axis; throughput as bars beside veth."""
 
 from __future__ import annotations
 
@@ -10,7 +10,17 @@ from typing import Any
 from ntbnet.app.bench_latencies import PUBLISHED, QUANTILES
 from ntbnet.errors import SetupError
 
-COLOURS = {"doorbell": "#b2182b", "dw-edma-testirq": "#2166ac", "msi": "#1b7837", "veth": "#636363"}
+COLOURS = {
+    "doorbell": "#b2182b",
+    "dw-edma-testirq": "#2166ac",
+    "msi": "#1b7837",
+    "veth": "#636363",
+    "pump_shm": "#e08214",
+    "pump_zmq": "#8073ac",
+}
+"""By backend or reference."""
+STYLES = {"message": "--", "local": "-"}
+"""Of a line, by fabric."""
 MOST_POINTS = 4000
 """Points of a curve: more are not seen."""
 
@@ -34,7 +44,8 @@ def draw(result: Mapping[str, Any], samples_us: Mapping[str, Sequence[float]], p
 
     Args:
         result: what ``--json`` prints.
-        samples_us: latencies of each backend and of veth, microseconds.
+        samples_us: latencies of each fabric and backend (their names, a space between) and of each
+            reference, microseconds.
         path: a .png file.
 
     Raises:
@@ -50,9 +61,17 @@ def draw(result: Mapping[str, Any], samples_us: Mapping[str, Sequence[float]], p
     for way, values in samples_us.items():
         average_us, ordered = sum(values) / len(values), _thinned(sorted(values))
         label = f"{way}: average {average_us:.1f} us, n = {len(values)}"
-        axes.plot(*ordered, drawstyle="steps-post", linewidth=2, color=COLOURS[way], label=label)
+        fabric, _, backend = way.rpartition(" ")
+        axes.plot(
+            *ordered,
+            drawstyle="steps-post",
+            linewidth=2,
+            color=COLOURS[backend],
+            linestyle=STYLES.get(fabric, "-"),
+            label=label,
+        )
     for row in PUBLISHED:
-        if row["backend"] in samples_us:
+        if any(way.endswith(f" {row['backend']}") for way in samples_us):
             axes.plot(
                 [row["min_us"], *(row[key] for key in QUANTILES)],
                 [0, *(100 * share for share in QUANTILES.values())],
@@ -77,13 +96,51 @@ def draw(result: Mapping[str, Any], samples_us: Mapping[str, Sequence[float]], p
     figure.savefig(path, format="png")
 
 
+def draw_throughput(result: Mapping[str, Any], path: Path) -> None:
+    """Write the picture of ``bench throughput``: its shares of veth, least to greatest as a line.
+
+    Args:
+        result: what ``--json`` prints.
+        path: a .png file.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    rows = list(reversed(result["results"]))
+    figure = Figure(figsize=(9.6, 1.6 + 0.24 * len(rows)), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for at, row in enumerate(rows):
+        ratio = row["rounds"]["ratio"]
+        axes.barh(at, ratio["median"], color=COLOURS[row["backend"]])
+        axes.plot([ratio["min"], ratio["max"]], [at, at], color="black", linewidth=1)
+        text = f" {row['gbit_s']:.2f} of {row['veth_gbit_s']:.2f} Gbit/s"
+        axes.annotate(text, (ratio["max"], at), va="center", fontsize=7)
+    keys = ("fabric", "backend", "mtu", "protocol", "streams", "direction")
+    names = [" ".join(str(row[key]) for key in keys) for row in rows]
+    axes.set_yticks(range(len(rows)), names, fontsize=7)
+    axes.margins(x=0.25)
+    axes.set_xlim(left=0)
+    axes.set_xlabel("throughput / veth")
+    about = result["machine"]
+    axes.set_title(
+        f"iperf3, profile {result['profile']}\n{about['cores']} x {about['cpu']}, Linux {about['kernel']}, "
+        f"ntbnet {result['version']}",
+        fontsize=10,
+        loc="left",
+    )
+    axes.grid(visible=True, axis="x", alpha=0.3)
+    figure.savefig(path, format="png")
+
+
 def _title(result: Mapping[str, Any]) -> str:
     about, ratio = result["machine"], result["ratio_polled_to_edma"]
-    text = (
-        f"UDP ping-pong RC to EP by {result['tool']}; profile {result['profile']}, fabric {result['fabric']}"
-    )
+    text = f"UDP ping-pong RC to EP by {result['tool']}; profile {result['profile']}"
     if ratio is not None:
-        text += f"; polled / eDMA = {ratio:.1f}"
+        text += f"; {result['fabric']}: polled / eDMA = {ratio:.1f}"
     return f"{text}\n{about['cores']} x {about['cpu']}, Linux {about['kernel']}, ntbnet {result['version']}"
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+
+from ntbnet.app.bench_samples import Samples
 
 REFERENCE_LATENCY_US = 5995.68
 """sockperf ping-pong average of the RFC series, TCP 14 B, doorbells polled every 5 ms at HZ=250."""
@@ -24,8 +26,6 @@ RECOVERY_P50_BUDGET_MS = 250.0
 RECOVERY_WORST_BUDGET_MS = 1000.0
 BOUND_TOLERANCE = 0.05
 """A polled direction faster than its bound by more than that was not polled."""
-TCP_BUDGET = {"message": 0.12, "local": 0.6}
-"""Least share of veth by fabric, at the largest MTU, where interrupts are not polled."""
 MIB = 1 << 20
 
 
@@ -40,6 +40,13 @@ class Row:
     ratio: float
     """Measured to budget."""
     within: bool
+    is_wish: bool = False
+    """Beyond the budget: nobody was promised it."""
+
+    @classmethod
+    def wish(cls, row: Row) -> Row:
+        """The same as something wished for."""
+        return replace(row, is_wish=True)
 
     @classmethod
     def at_most(cls, what: str, measured: float, unit: str, budget: float) -> Row:
@@ -59,24 +66,37 @@ class Row:
         return cls(what, measured, unit, budget, round(ratio, 3), abs(ratio - 1) <= tolerance)
 
 
-def rows(result: Mapping[str, Any]) -> list[Row]:
-    """Every budget that ``result`` has a figure for."""
+def startup_rows(result: Mapping[str, Any]) -> list[Row]:
+    """Of a result with cold starts, imports, memory and idle cost."""
     imports = max(samples["median"] for samples in result["imports_ms"].values())
     private_mib = round(max(result["private_bytes"].values()) / MIB, 2)
-    recovery = result["recovery"]["all_ms"]
-    tcp, bounds = result["throughput"], result["tcp_bounds_gbit_s"]
-    down_gbit_s = tcp["gbit_s"]["rc->ep"]["median"]
-    up_ratio = tcp["ratio_to_veth"]["ep->rc"]["median"]
+    idle_percent = result["idle_percent"]["total"]["median"]
     return [
         Row.at_most("cold start to first ping reply", result["startup_s"]["median"], "s", STARTUP_BUDGET_S),
         Row.at_most("imports, slowest service", imports, "ms", IMPORT_BUDGET_MS),
         Row.at_most("private memory, largest service", private_mib, "MiB", MEMORY_BUDGET_MIB),
-        Row.at_most(
-            "idle, five services",
-            result["idle_percent"]["total"]["median"],
-            "% of a core",
-            IDLE_BUDGET_PERCENT,
-        ),
+        Row.at_most("idle, five services", idle_percent, "% of a core", IDLE_BUDGET_PERCENT),
+    ]
+
+
+def recovery_rows(recovery: Mapping[str, Any]) -> list[Row]:
+    """Of kills."""
+    every = recovery["all_ms"]
+    return [
+        Row.at_most("recovery from SIGKILL, p50", every["median"], "ms", RECOVERY_P50_BUDGET_MS),
+        Row.at_most("recovery from SIGKILL, worst", every["max"], "ms", RECOVERY_WORST_BUDGET_MS),
+    ]
+
+
+def rows(result: Mapping[str, Any]) -> list[Row]:
+    """Every budget that ``result``, of ``bench basics``, has a figure for.
+
+    There is none for EP->RC: its acknowledgements wait for the doorbell poll.
+    """
+    tcp, bounds = result["throughput"], result["tcp_bounds_gbit_s"]
+    down_gbit_s = tcp["gbit_s"]["rc->ep"]["median"]
+    return [
+        *startup_rows(result),
         Row.near(
             "TCP 14 B ping-pong, average",
             result["latency"]["average_us"],
@@ -90,11 +110,7 @@ def rows(result: Mapping[str, Any]) -> list[Row]:
             "Gbit/s",
             round(bounds["rc->ep_whole_ring"] * (1 + BOUND_TOLERANCE), 4),
         ),
-        Row.at_least(
-            "TCP EP->RC, share of veth", up_ratio, "", TCP_BUDGET.get(result["settings"]["fabric"], 0.6)
-        ),
-        Row.at_most("recovery from SIGKILL, p50", recovery["median"], "ms", RECOVERY_P50_BUDGET_MS),
-        Row.at_most("recovery from SIGKILL, worst", recovery["max"], "ms", RECOVERY_WORST_BUDGET_MS),
+        *recovery_rows(result["recovery"]),
     ]
 
 
@@ -134,25 +150,14 @@ def as_json(table: list[Row]) -> list[dict[str, Any]]:
 
 def show(result: Mapping[str, Any], console: Console) -> None:
     """The whole result, for people."""
-    about, settings = result["machine"], result["settings"]
-    one, five, _ = about["loadavg"]
-    console.print(
-        f"{about['cores']} x {about['cpu']}, Linux {about['kernel']}, Python {about['python']}, "
-        f"load {one:.1f} {five:.1f}, TCP {about['tcp_congestion']}",
-        markup=False,
-    )
+    settings = result["settings"]
+    show_machine(result["machine"], console)
     console.print(
         f"profile {settings['profile']}, fabric {settings['fabric']} over {settings['transport']}, "
         f"MTU {settings['mtu']}, ntbnet {result['version']}",
         markup=False,
     )
-    budgets = Table("measured", "", "", "budget", "ratio", "", box=None)
-    for row in result["budgets"]:
-        verdict = "within" if row["within"] else "MISSED"
-        budgets.add_row(
-            row["what"], f"{row['measured']:g}", row["unit"], row["budget"], f"{row['ratio']:.2f}", verdict
-        )
-    console.print(budgets)
+    show_budgets(result["budgets"], console)
     console.print()
     _show_spread(result, console)
     _show_latency(result["latency"], console)
@@ -161,22 +166,76 @@ def show(result: Mapping[str, Any], console: Console) -> None:
         console.print(f"DOES NOT COUNT: {complaint}", markup=False)
 
 
+def show_machine(about: Mapping[str, Any], console: Console) -> None:
+    """The machine, in a line."""
+    one, five, _ = about["loadavg"]
+    console.print(
+        f"{about['cores']} x {about['cpu']}, Linux {about['kernel']}, Python {about['python']}, "
+        f"load {one:.1f} {five:.1f}, TCP {about['tcp_congestion']}",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def show_budgets(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """Rows as ``--json`` has them; nothing when there is none."""
+    if not rows:
+        return
+    budgets = Table("measured", "", "", "budget", "ratio", "", box=None)
+    for row in rows:
+        verdict = "within" if row["within"] else "missed" if row["is_wish"] else "MISSED"
+        budget = f"{'wish ' if row['is_wish'] else ''}{row['budget']}"
+        budgets.add_row(
+            row["what"], f"{row['measured']:g}", row["unit"], budget, f"{row['ratio']:.2f}", verdict
+        )
+    console.print(budgets)
+
+
 def _show_spread(result: Mapping[str, Any], console: Console) -> None:
     tcp = result["throughput"]
-    table = Table("samples", "n", "min", "median", "max", "unit", box=None)
-    groups = [("cold start", "s", result["startup_s"])]
-    groups += [(f"import {name}", "ms", item) for name, item in result["imports_ms"].items()]
-    groups += [(f"idle {name}", "%", item) for name, item in result["idle_percent"].items()]
+    groups = startup_groups(result)
     groups += [(f"TCP {name}", "Gbit/s", item) for name, item in tcp["gbit_s"].items()]
     groups += [(f"TCP {name} to veth", "", item) for name, item in tcp["ratio_to_veth"].items()]
-    groups += [(f"SIGKILL {name}", "ms", item) for name, item in result["recovery"]["service_ms"].items()]
+    show_samples(groups + recovery_groups(result["recovery"]), console)
+
+
+Group = tuple[str, str, Mapping[str, Any]]
+"""What was measured, its unit, and its Samples as JSON."""
+
+
+def startup_groups(result: Mapping[str, Any]) -> list[Group]:
+    """Of a result with cold starts, imports, memory and idle cost."""
+    groups: list[Group] = [("cold start", "s", result["startup_s"])]
+    groups += [(f"import {name}", "ms", item) for name, item in result["imports_ms"].items()]
+    groups += [(f"idle {name}", "%", item) for name, item in result["idle_percent"].items()]
+    private_mib = {name: Samples.of([size / MIB], 1) for name, size in result["private_bytes"].items()}
+    return groups + [(f"private memory {name}", "MiB", one.as_json()) for name, one in private_mib.items()]
+
+
+def recovery_groups(recovery: Mapping[str, Any]) -> list[Group]:
+    """Of kills."""
+    return [(f"SIGKILL {name}", "ms", item) for name, item in recovery["service_ms"].items()]
+
+
+def show_samples(groups: Sequence[Group], console: Console) -> None:
+    """Spread of each."""
+    table = Table("samples", "n", "min", "median", "max", "unit", box=None)
     for name, unit, samples in groups:
         figures = (f"{samples[key]:g}" for key in ("min", "median", "max"))
         table.add_row(name, str(samples["n"]), *figures, unit)
-    for name, size in result["private_bytes"].items():
-        table.add_row(f"private memory {name}", "1", "", f"{size / MIB:.1f}", "", "MiB")
     console.print(table)
     console.print()
+
+
+def show_fabrics(
+    result: Mapping[str, Any], groups: Callable[[Mapping[str, Any]], Sequence[Group]], console: Console
+) -> None:
+    """A result with one part for each fabric."""
+    show_machine(result["machine"], console)
+    for row in result["results"]:
+        console.print(f"fabric {row['fabric']}, profile {row['settings']['profile']}", markup=False)
+        show_samples(groups(row), console)
+    show_budgets([{**row, "what": f"{row['fabric']}: {row['what']}"} for row in result["budgets"]], console)
 
 
 def _show_latency(latency: Mapping[str, Any], console: Console) -> None:
@@ -197,8 +256,11 @@ def _show_bounds(result: Mapping[str, Any], console: Console) -> None:
         f"measured {median['rc->ep']:.0f}.",
         markup=False,
     )
+    bound = mbit_s.get("ep->rc")
     console.print(
-        f"EP->RC waits for the transmit timer on the kernel tick: at most {mbit_s['ep->rc']:.0f} Mbit/s; "
-        f"measured {median['ep->rc']:.0f}.",
+        "EP->RC: its acknowledgements wait for the doorbell poll"
+        if bound is None
+        else f"EP->RC waits for the transmit timer on the kernel tick: at most {bound:.0f} Mbit/s",
+        end=f"; measured {median['ep->rc']:.0f}.\n",
         markup=False,
     )

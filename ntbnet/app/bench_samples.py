@@ -51,3 +51,12 @@ class Samples:
             "max": self.high,
             "samples": list(self.values),
         }
+
+
+def ratios(values: Sequence[float], references: Sequence[float]) -> list[float]:
+    """Each value to the reference of its own round.
+
+    Raises:
+        ValueError: there are not as many of one as of the other.
+    """
+    return [value / reference for value, reference in zip(values, references, strict=True)]

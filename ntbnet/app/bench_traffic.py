@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ntbnet.app.bench_lab import Direction, Lab, json_from, run_program, serving
-from ntbnet.app.bench_samples import Samples
+from ntbnet.app.bench_samples import Samples, ratios
 from ntbnet.config import Config, offload_bytes
 from ntbnet.devices.netdev import TX_TIME_NS
 from ntbnet.devices.tick import Tick
@@ -20,9 +20,40 @@ MARGIN_S = 20.0
 COUNTERS_TIMEOUT_S = 2.0
 
 
+FRAME_OVERHEAD_BYTES = 128
+"""Most bytes of a frame that are not the application's: Ethernet, IP and TCP headers with options."""
+OTHER_BYTES = 256 << 10
+"""Most bytes that iperf3's control connection and IPv6's own packets add to a transfer."""
+OTHER_FRAMES = 256
+"""Most frames that those add."""
+UDP_HEADERS_BYTES = 28
+"""IPv4 and UDP."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What iperf3 sends.
+
+    Attributes:
+        protocol: ``tcp`` or ``udp``; UDP is sent as fast as the sender can, in datagrams that fill a packet.
+        streams: 1 or more, all by one process.
+        mtu: of the interface, bytes.
+    """
+
+    protocol: str
+    streams: int
+    mtu: int
+
+    @property
+    def options(self) -> list[str]:
+        """Of an iperf3 client."""
+        udp = ["-u", "-b", "0", "-l", str(self.mtu - UDP_HEADERS_BYTES)] if self.protocol == "udp" else []
+        return ["-P", str(self.streams), *udp]
+
+
 @dataclass(frozen=True, slots=True)
 class Ring:
-    """What crossed a bridge one way, by both ends' transport counters."""
+    """What crossed a bridge one way, by both ends' transport counters, summed over the queues."""
 
     sent: int
     """Frames that the sender's transport put into the ring."""
@@ -30,28 +61,50 @@ class Ring:
     """Frames that the receiver's transport took out of it."""
     received_bytes: int
 
-    def complaint(self, least_bytes: int) -> str | None:
-        """Why the counters do not bear out a transfer of ``least_bytes``; None when they do."""
+    def complaint(self, load: Load, result: Mapping[str, Any]) -> str | None:
+        """Why the counters do not bear out a transfer; None when they do.
+
+        Every frame that was put into the ring was taken out, and what crossed is what iperf3 delivered at
+        least, what it sent at most.
+
+        Args:
+            load: what was sent.
+            result: what ``iperf3_result`` says of it.
+        """
         if not 0 < self.sent == self.received:
             return f"{self.sent} frames sent, {self.received} received"
-        if self.received_bytes < least_bytes:
-            return f"{self.received_bytes} bytes crossed the ring, fewer than the {least_bytes} delivered"
+        delivered, sent = result["bytes"], result["bytes_sent"]
+        if self.received_bytes < delivered:
+            return f"{self.received_bytes} bytes crossed the ring, fewer than the {delivered} delivered"
+        most = sent + self.sent * FRAME_OVERHEAD_BYTES + (result["retransmits"] or 0) * load.mtu + OTHER_BYTES
+        if self.received_bytes > most:
+            return f"{self.received_bytes} bytes crossed the ring, more than {sent} sent by iperf3 explain"
+        if load.protocol == "udp":
+            least, most = result["packets"], result["packets_sent"] + OTHER_FRAMES
+            if not least <= self.sent <= most:
+                return f"{self.sent} frames crossed the ring for {least} datagrams delivered, {most} sent"
         return None
 
 
 def ring_counters(status: Mapping[str, Any], way: Direction) -> Ring:
-    """Counters of queue 0 in the direction ``rc->ep`` or ``ep->rc``.
+    """Counters in the direction ``rc->ep`` or ``ep->rc``.
 
     Raises:
         SetupError: a peer did not answer.
     """
     sender, _, receiver = way.name.partition("->")
     try:
-        queue = status["link"]["queues"][0]
-        out, into = queue[sender], queue[receiver]
-        return Ring(out["tx_pkts"], into["rx_pkts"], into["rx_bytes"])
-    except (IndexError, KeyError):
+        ends = [(queue[sender], queue[receiver]) for queue in status["link"]["queues"]]
+        sent, received, received_bytes = (
+            [out["tx_pkts"] for out, _ in ends],
+            [into["rx_pkts"] for _, into in ends],
+            [into["rx_bytes"] for _, into in ends],
+        )
+    except KeyError:
         raise SetupError("a peer does not answer while being measured") from None
+    if not ends:
+        raise SetupError("the link has no queue while being measured")
+    return Ring(sum(sent), sum(received), sum(received_bytes))
 
 
 def _crossed(lab: Lab, way: Direction, before: Ring) -> Ring:
@@ -69,17 +122,30 @@ def _crossed(lab: Lab, way: Direction, before: Ring) -> Ring:
         time.sleep(0.02)  # between questions to other processes; nothing to await here
 
 
-def stream(way: Direction, seconds: int) -> dict[str, Any]:
-    """One iperf3 TCP transfer: what the receiver got.
+def stream(way: Direction, seconds: int, load: Load) -> dict[str, Any]:
+    """One iperf3 transfer: what the receiver got.
 
     Raises:
         SetupError: iperf3 fails or says nothing that can be read.
     """
     server = ["iperf3", "-s", "-p", str(IPERF3_PORT)]
-    client = ["iperf3", "-c", way.address, "-p", str(IPERF3_PORT), "-t", str(seconds), "-J"]
+    client = ["iperf3", "-c", way.address, "-p", str(IPERF3_PORT), "-t", str(seconds), "-J", *load.options]
     with serving(way.receiver, server, IPERF3_PORT):
         done = run_program(way.sender, client, seconds + MARGIN_S)
     return iperf3_result(done.stdout)
+
+
+def checked_stream(lab: Lab, way: Direction, seconds: int, load: Load) -> tuple[dict[str, Any], str | None]:
+    """One iperf3 transfer over a bridge, with what crossed its ring, and why that does not fit, if so.
+
+    Raises:
+        SetupError: iperf3 fails, or a peer does not answer.
+    """
+    before = ring_counters(lab.bridge.status(), way)
+    result = stream(way, seconds, load)
+    ring = _crossed(lab, way, before)
+    frames = {"tx_pkts": ring.sent, "rx_pkts": ring.received, "rx_bytes": ring.received_bytes}
+    return {**result, "ring": frames}, ring.complaint(load, result)
 
 
 def iperf3_result(output: str) -> dict[str, Any]:
@@ -90,19 +156,24 @@ def iperf3_result(output: str) -> dict[str, Any]:
     """
     body = json_from("iperf3", output)
     try:
-        end = body["end"]
-        return {
-            "gbit_s": round(end["sum_received"]["bits_per_second"] / 1e9, 4),
-            "bytes": int(end["sum_received"]["bytes"]),
-            "seconds": round(end["sum_received"]["seconds"], 3),
-            "retransmits": end["sum_sent"].get("retransmits"),
-            "congestion": end.get("sender_tcp_congestion"),
+        sent, received = body["end"]["sum_sent"], body["end"]["sum_received"]
+        result = {
+            "gbit_s": round(received["bits_per_second"] / 1e9, 4),
+            "bytes": int(received["bytes"]),
+            "bytes_sent": int(sent["bytes"]),
+            "seconds": round(received["seconds"], 3),
+            "retransmits": sent.get("retransmits"),
+            "congestion": body["end"].get("sender_tcp_congestion"),
             "intervals_gbit_s": [
                 round(interval["sum"]["bits_per_second"] / 1e9, 4) for interval in body["intervals"]
             ],
         }
+        if "packets" in received:
+            lost = int(received["lost_packets"])
+            result |= {"packets_sent": int(sent["packets"]), "packets": int(received["packets"]) - lost}
     except (KeyError, TypeError, ValueError):
         raise SetupError("iperf3 reports no transfer") from None
+    return result
 
 
 def throughput(lab: Lab, veth: Direction, rounds: int, seconds: int) -> dict[str, Any]:
@@ -112,30 +183,22 @@ def throughput(lab: Lab, veth: Direction, rounds: int, seconds: int) -> dict[str
         For each direction over the bridge: samples, ratio to the veth run of the same round, raw
         rounds, and ``unverified``: how its counters contradict iperf3, if they do.
     """
-    ways = [lab.direction("rc", "ep"), lab.direction("ep", "rc")]
+    ways, load = [lab.direction("rc", "ep"), lab.direction("ep", "rc")], Load("tcp", 1, lab.config.netdev.mtu)
     raw: dict[str, list[dict[str, Any]]] = {way.name: [] for way in (*ways, veth)}
     unverified = []
     for number in range(rounds):
         for way in ways:
             lab.say(f"iperf3 {way.name}, round {number + 1} of {rounds}")
-            before = ring_counters(lab.bridge.status(), way)
-            result = stream(way, seconds)
-            ring = _crossed(lab, way, before)
-            complaint = ring.complaint(result["bytes"])
+            result, complaint = checked_stream(lab, way, seconds, load)
             if complaint is not None:
                 unverified.append(f"iperf3 {way.name}, round {number + 1}: {complaint}")
-            frames = {"tx_pkts": ring.sent, "rx_pkts": ring.received, "rx_bytes": ring.received_bytes}
-            raw[way.name].append({**result, "ring": frames})
-        raw[veth.name].append(stream(veth, seconds))
+            raw[way.name].append(result)
+        raw[veth.name].append(stream(veth, seconds, load))
     speeds = {name: [result["gbit_s"] for result in results] for name, results in raw.items()}
     return {
         "gbit_s": {name: Samples.of(values, 4).as_json() for name, values in speeds.items()},
         "ratio_to_veth": {
-            way.name: Samples.of(
-                [mine / reference for mine, reference in zip(speeds[way.name], speeds["veth"], strict=True)],
-                4,
-            ).as_json()
-            for way in ways
+            way.name: Samples.of(ratios(speeds[way.name], speeds["veth"]), 4).as_json() for way in ways
         },
         "rounds": raw,
         "unverified": unverified,
@@ -152,19 +215,21 @@ def tcp_bounds(config: Config, ring_entries: int) -> dict[str, float]:
     """The most that the modelled kernels let through, in Gbit/s, with the longest packet in each frame.
 
     One frame of a ring stays empty. ntb_netdev stops its queue below ``netdev.tx_stop`` free ones,
-    and free ones come back with the doorbell poll (RC->EP), or are noticed by the transmit timer,
-    which runs on the kernel tick (EP->RC).
+    and free ones come back with the doorbell poll (RC->EP), or are noticed by the transmit timer
+    (EP->RC), which runs on the kernel tick where ``netdev.poll`` is ``never``; otherwise it is no bound.
 
     Returns:
-        ``rc->ep`` and ``ep->rc``; ``rc->ep_whole_ring``: RC->EP if the queue did not stop early.
+        ``rc->ep``; ``rc->ep_whole_ring``: RC->EP if the queue did not stop early; ``ep->rc``, if bound.
     """
     kernel = config.profile.kernel
     poll_ns, timer_ns = poll_period_ms(config) * 1e6, Tick(kernel.hz).expiry(0, TX_TIME_NS)
     bits = (offload_bytes(config) or config.netdev.mtu) * 8
     usable = ring_entries - 1
     in_use = max(usable - config.netdev.tx_stop + 1, 0)
-    return {
+    bounds = {
         "rc->ep": round(in_use * bits / poll_ns, 4),
         "rc->ep_whole_ring": round(usable * bits / poll_ns, 4),
-        "ep->rc": round(in_use * bits / timer_ns, 4),
     }
+    if config.netdev.poll == "never":
+        bounds["ep->rc"] = round(in_use * bits / timer_ns, 4)
+    return bounds

@@ -113,8 +113,8 @@ class Bridge:
                     "state": state,
                     "uptime_s": answer["uptime_s"] if answer else None,
                     "counters": answer["counters"] if answer else {},
-                    "paths": answer["paths"] if answer else [],
                     "stores": answer.get("stores", {}) if answer else {},
+                    "paths": answer["paths"] if answer else [],
                     "wakes": answer.get("wakes", {}) if answer else {},
                 }
             )

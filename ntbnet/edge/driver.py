@@ -129,6 +129,9 @@ class Driver:
         if self._tun is not None:
             self._read_tun: Callable[[memoryview], int] = self._tun.readinto
             self._write_tun: Callable[[memoryview, bytes], bool] = self._tun.write
+        if self._wakes is not None:
+            self._wakes.on_wake = self._on_wake
+            self._wake: Callable[[str, Irq | MemWrite], None] = self._wakes.send
 
     def _time_everything(self, stopwatch: Stopwatch) -> None:
         self._call_directly()
@@ -139,6 +142,9 @@ class Driver:
         if self._tun is not None:
             self._read_tun = stopwatch.around_read(self._read_tun)
             self._write_tun = stopwatch.around_write(self._write_tun)
+        if self._wakes is not None:
+            self._wakes.on_wake = stopwatch.around("arrived", self._on_wake)
+            self._wake = stopwatch.around("wake", self._wake)
 
     def start(
         self, loop: asyncio.AbstractEventLoop, question_endpoint: str, status: Callable[[], dict[str, Any]]
@@ -173,7 +179,7 @@ class Driver:
             self._loop.remove_reader(self._timer.fd)
             if self._tun is not None:
                 self._loop.remove_reader(self._tun.fileno())
-        self._flush_all()
+        self._flush()
         if self._wakes is not None:
             self._wakes.close()
         self._bus.close(last_words=self._take_leave())
@@ -210,7 +216,7 @@ class Driver:
         path = self._paths[label]
         if path.refused:
             self._log_refusals(path)
-        self._flush_all()
+        self._flush()
         self._arm()
 
     def _on_wake(self, src: str, message: Irq | MemWrite) -> None:
@@ -218,7 +224,7 @@ class Driver:
         self._perform(self._handle(src, message, now_ns), now_ns)
 
     def _on_wakes(self) -> None:
-        self._flush_all()
+        self._flush()
         self._arm()
 
     def _flush_all(self) -> None:
@@ -260,7 +266,7 @@ class Driver:
     def perform(self, effects: Sequence[Effect]) -> None:
         """Perform effects that nobody's message or deadline asked for."""
         self._perform(effects, self._clock())
-        self._flush_all()
+        self._flush()
         self._arm()
 
     def _perform(self, effects: Sequence[Effect], now_ns: int) -> None:
@@ -280,9 +286,8 @@ class Driver:
                     self._unsettled.append(path)
             elif isinstance(effect, Store):
                 effect.memory.store("direct", effect.offset, effect.data)
-            elif isinstance(effect, Wake):
-                assert self._wakes is not None, "a device of fabric message wakes nobody"
-                self._wakes.send(effect.dst, effect.message)
+            elif isinstance(effect, Wake):  # of no device in fabric message
+                self._wake(effect.dst, effect.message)
             elif isinstance(effect, Deliver):
                 if self._tun is not None and not self._write_tun(effect.packet, effect.offload_header):
                     self.tun_write_drops += 1
@@ -337,7 +342,7 @@ class Driver:
         due = self._device.next_deadline()
         if due is not None and due <= now_ns:
             self._perform(self._device.on_deadline(now_ns), now_ns)
-        self._flush_all()
+        self._flush()
         self._arm()
 
     def _arm(self) -> None:

@@ -6,8 +6,9 @@ for all processes of a machine: points of several processes can be put into one 
 
 Each point is noted before its call, ``tun in`` after it (before, there is no packet yet), so that what
 causes comes before what is caused, whichever process was faster. A packet passes ``tun in``, ``out``
-for each of its messages, the last of which is its trigger, and ``sent``; a message ``arrived``, before
-it is checked, and ``in``, where its handler begins.
+for each of its messages, or ``wake`` for a wake of fabric ``local``, the last of which is its trigger, and
+``sent``; a message ``arrived``, before it is checked, a wake once it is read, and ``in``, where its
+handler begins. A store straight into the other host's memory is no point: it lies between those around it.
 """
 
 from __future__ import annotations

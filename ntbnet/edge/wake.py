@@ -113,7 +113,7 @@ class Wakes:
     ) -> None:
         self._src = int(SERVICE_BY_LABEL[me])
         self._path_of = path_of
-        self._on_wake = on_wake
+        self.on_wake = on_wake
         self._on_batch = on_batch
         self._fd = open_fifo(path_of(me))
         self._out: dict[str, int] = {}
@@ -141,7 +141,7 @@ class Wakes:
             except WireError:
                 self.counters["wakes_refused"] += 1
                 continue
-            self._on_wake(src, message)
+            self.on_wake(src, message)
         self._on_batch()
 
     def send(self, dst: str, message: Irq | MemWrite) -> None:

@@ -22,7 +22,7 @@ from ntbnet.edge.stopwatch import points_from
 from ntbnet.edge.tun import Tun
 from ntbnet.edge.wake import decode, open_fifo
 from ntbnet.log import Logger
-from ntbnet.wire import Irq, IrqSource, Kind, MemWrite, encode_control
+from ntbnet.wire import Irq, IrqSource, Kind, MemWrite, Message, encode_control
 from tests.contract.fabrics import Recorder
 
 PACKET = Deliver(memoryview(b"packet"))
@@ -33,6 +33,7 @@ class Story:
 
     def __init__(self) -> None:
         self.lines: list[str] = []
+        self.heard = asyncio.Event()
 
 
 class StoryTun:
@@ -64,6 +65,10 @@ class StoryDevice(Recorder):
         self.story.lines.append(f"{'up' if up else 'down'}: {reason}")
         return (Restart(peer, "again"), Deliver(memoryview(b"answer")))
 
+    def handle(self, src: str, message: Message, now_ns: int) -> Sequence[Effect]:
+        self.story.heard.set()
+        return super().handle(src, message, now_ns)
+
 
 @pytest.fixture
 def story() -> Story:
@@ -93,7 +98,9 @@ def driver_of(story: Story, folder: FilePath, tun: StoryTun, **wakes: Any) -> Dr
 @pytest.fixture
 def driver(story: Story, tmp_path: FilePath) -> Iterator[Driver]:
     tun = StoryTun(story)
-    driver = driver_of(story, tmp_path, tun)
+    driver = driver_of(
+        story, tmp_path, tun, service="epc", wake_path=lambda label: tmp_path / f"wake.{label}"
+    )
     yield driver
     driver.close()
     tun.nothing.close()
@@ -177,8 +184,22 @@ async def test_stopwatch_notes_what_passes_from_its_start_to_its_stop(driver: Dr
 
     points = points_from(await asked(b"stopwatch 0"))
 
-    assert [point for point, _ in points] == ["out rc-host", "tun out"]
+    assert [point for point, _ in points] == ["out rc-host", "tun out", "sent"]
     assert 0 < points[0][1] <= points[1][1]
+
+
+async def test_stopwatch_notes_wakes_of_others_and_of_its_own(
+    driver: Driver, story: Story, asked: Ask
+) -> None:
+    interrupt = Irq(IrqSource.EDMA_LINE, 1)
+    await asked(b"stopwatch 100")
+    driver.perform([Wake("epc", interrupt), Wake("edma", interrupt)])
+    async with asyncio.timeout(5):
+        await story.heard.wait()
+
+    points = [point for point, _ in points_from(await asked(b"stopwatch 0"))]
+
+    assert points[:5] == ["wake epc", "wake edma", "sent", "arrived epc", "in epc"]
 
 
 async def test_nothing_stands_around_a_driver_whose_stopwatch_was_stopped(
@@ -199,7 +220,7 @@ async def test_stopwatch_that_is_started_again_starts_anew(driver: Driver, asked
     await asked(b"stopwatch 100")
     driver.perform([PACKET])
 
-    assert [point for point, _ in points_from(await asked(b"stopwatch 0"))] == ["tun out"]
+    assert [point for point, _ in points_from(await asked(b"stopwatch 0"))] == ["tun out", "sent"]
 
 
 @pytest.mark.parametrize("question", [b"stopwatch", b"stopwatch -1", b"stopwatch many"])

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from ntbnet import topology
-from ntbnet.app.bench import QUICK
+from ntbnet.app.bench_basics import QUICK
 from ntbnet.app.bridge import Bridge
 from ntbnet.edge.netns import NETNS_FOLDER
 from ntbnet.edge.rundir import RunDir
@@ -52,7 +52,7 @@ def test_basics_measures_everything_and_leaves_nothing(name: str, programs: None
     result: dict[str, Any] = json.loads(done.stdout)
     assert left_of(name) == []
     assert result["unverified"] == []
-    assert len(result["budgets"]) == 9
+    assert len(result["budgets"]) == 8
     assert {"cpu", "cores", "kernel", "python", "loadavg"} <= result["machine"].keys()
     assert result["startup_s"]["n"] == QUICK.startups
     assert 0 < result["startup_s"]["median"] < 15

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from ntbnet.app.bench_backends import TRIGGERS, backend_configs
+from ntbnet.app.bench_backends import TRIGGERS, backend_configs, fabrics
 from ntbnet.app.bench_latencies import PUBLISHED, QUANTILES
+from ntbnet.app.bench_tally import REFERENCES
 from ntbnet.edge.startup import load_config
 from tests.live.bridge import leftovers, new_name
 
@@ -45,30 +46,38 @@ def measure(name: str, *words: str, path: str | None = None) -> subprocess.Compl
 def check(result: dict[str, Any], profile: str) -> None:
     """Every promised key, and counters that match."""
     backends = list(backend_configs(load_config(None, profile)))
-    assert [row["backend"] for row in result["results"]] == backends
+    expected = [(fabric, backend) for fabric in fabrics() for backend in backends]
+    assert [(row["fabric"], row["backend"]) for row in result["results"]] == expected
     assert result["profile"] == profile
-    assert result["fabric"] == "message"
+    assert result["fabrics"] == list(fabrics())
+    assert result["fabric"] == fabrics()[0]
     assert result["published"] == [dict(row) for row in PUBLISHED]
     assert result["invalid"] == []
+    assert any("pump_zmq" in row["what"] for row in result["budgets"])
     assert {"cpu", "cores", "kernel", "python", "loadavg", "loadavg_after"} <= result["machine"].keys()
-    for row in (*result["results"], result["veth"]):
+    for row in (*result["results"], *(result[name] for name in REFERENCES)):
         assert row.keys() >= {*FIGURES, *LOSSES, "ping"}
         assert [row[key] for key in LOSSES] == [0, 0, 0]
         assert row["samples"] > 10
         assert row["ping"]["received"] == row["ping"]["sent"] > 0
     for row in result["results"]:
+        for key, name in (("ratio_to_veth", "veth"), ("ratio_to_pump", row["pump"])):
+            assert row[key] == pytest.approx(row["p50_us"] / result[name]["p50_us"], rel=0.01)
         moved, hops = row["backend_counts"], row["hops"]
         assert row["samples"] <= row["messages"] <= moved["frames_rc_to_ep"] == moved["arrived_at_ep"]
         assert {name for name in TRIGGERS.values() if moved[name]} == {TRIGGERS[row["backend"]]}
+        assert moved["msis"] == moved["frames_ep_to_rc"] == moved["arrived_at_rc"] >= row["samples"]
         assert hops["trips"] > 0
         assert hops["sum_us"] == pytest.approx(sum(hop["p50_us"] for hop in hops["hops"]), abs=0.1)
-    averages = {row["backend"]: row["avg_us"] for row in result["results"]}
-    # half of a 12 ms period, however slow the machine
-    assert averages["doorbell"] > 5000
-    assert result["veth"]["avg_us"] < min(averages.values())
-    if "dw-edma-testirq" in averages:
-        ratio = averages["doorbell"] / averages["dw-edma-testirq"]
-        assert result["ratio_polled_to_edma"] == pytest.approx(ratio, rel=0.01)
+    for fabric in fabrics():
+        averages = {row["backend"]: row["avg_us"] for row in result["results"] if row["fabric"] == fabric}
+        # half of a 12 ms period, however slow the machine
+        assert averages["doorbell"] > 5000
+        assert result["veth"]["avg_us"] < min(averages.values())
+        if "dw-edma-testirq" in averages:
+            ratio = averages["doorbell"] / averages["dw-edma-testirq"]
+            assert result["ratios_polled_to_edma"][fabric] == pytest.approx(ratio, rel=0.01)
+    assert result["ratio_polled_to_edma"] == result["ratios_polled_to_edma"][result["fabric"]]
 
 
 def test_every_backend_is_measured_and_counted(programs: None, name: str, tmp_path: Path) -> None:

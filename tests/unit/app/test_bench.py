@@ -8,15 +8,17 @@ import mmap
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ntbnet.app import bench_cost, bench_lab
+from ntbnet.app.bench_lab import Direction
 from ntbnet.app.bench_recovery import recovery_ns
 from ntbnet.app.bench_report import Row
 from ntbnet.app.bench_samples import Samples
 from ntbnet.app.bench_sockperf import sockperf_result
-from ntbnet.app.bench_traffic import Ring, iperf3_result, poll_period_ms, tcp_bounds
+from ntbnet.app.bench_traffic import Load, Ring, iperf3_result, poll_period_ms, ring_counters, tcp_bounds
 from ntbnet.config import load_text
 from ntbnet.errors import SetupError
 
@@ -74,7 +76,7 @@ def test_sockperf_that_measured_nothing_is_an_error(output: str, log: str) -> No
 
 def test_iperf3_counts_what_the_receiver_got() -> None:
     end = {
-        "sum_sent": {"bits_per_second": 9e9, "retransmits": 4},
+        "sum_sent": {"bits_per_second": 9e9, "retransmits": 4, "bytes": 43_760_000},
         "sum_received": {"bits_per_second": 3.5e8, "bytes": 43_750_000, "seconds": 1.0},
         "sender_tcp_congestion": "cubic",
     }
@@ -82,11 +84,27 @@ def test_iperf3_counts_what_the_receiver_got() -> None:
     assert iperf3_result(json.dumps(body)) == {
         "gbit_s": 0.35,
         "bytes": 43_750_000,
+        "bytes_sent": 43_760_000,
         "seconds": 1.0,
         "retransmits": 4,
         "congestion": "cubic",
         "intervals_gbit_s": [0.4],
     }
+
+
+def test_iperf3_over_udp_counts_datagrams_that_arrived() -> None:
+    end = {
+        "sum_sent": {"bits_per_second": 9e9, "bytes": 1_400_000, "packets": 1000, "lost_packets": 0},
+        "sum_received": {
+            "bits_per_second": 1e9,
+            "bytes": 1_120_000,
+            "seconds": 1.0,
+            "packets": 990,
+            "lost_packets": 190,
+        },
+    }
+    result = iperf3_result(json.dumps({"end": end, "intervals": []}))
+    assert (result["packets_sent"], result["packets"], result["retransmits"]) == (1000, 800, None)
 
 
 @pytest.mark.parametrize(
@@ -97,17 +115,64 @@ def test_iperf3_without_a_transfer_is_an_error(output: str) -> None:
         iperf3_result(output)
 
 
-def test_ring_bears_out_a_transfer_only_when_both_ends_agree_and_it_held_the_bytes() -> None:
-    assert Ring(10, 10, 5000).complaint(5000) is None
-    assert Ring(10, 9, 5000).complaint(5000) == "10 frames sent, 9 received"
-    assert Ring(0, 0, 0).complaint(0) == "0 frames sent, 0 received"
-    assert "fewer than" in (Ring(10, 10, 4999).complaint(5000) or "")
+TCP, UDP = Load("tcp", 1, 1500), Load("udp", 4, 1500)
 
 
-def test_bounds_of_the_default_configuration_are_those_of_the_kernel() -> None:
-    config = load_text("", "defaults")
+def transfer(**changed: int) -> dict[str, int | None]:
+    return {"bytes": 5_000_000, "bytes_sent": 5_000_000, "retransmits": 2, **changed}
+
+
+@pytest.mark.parametrize("crossed", [5_000_000, 5_000_000 + 3500 * 128 + 2 * 1500 + (256 << 10)])
+def test_ring_bears_out_a_transfer_when_both_ends_agree_and_it_held_its_bytes(crossed: int) -> None:
+    assert Ring(3500, 3500, crossed).complaint(TCP, transfer()) is None
+
+
+@pytest.mark.parametrize(
+    ("ring", "reason"),
+    [
+        (Ring(3500, 3499, 5_100_000), "3500 frames sent, 3499 received"),
+        (Ring(0, 0, 0), "0 frames sent, 0 received"),
+        (Ring(3500, 3500, 4_999_999), "fewer than the 5000000 delivered"),
+        (Ring(3500, 3500, 5_000_000 + 3500 * 128 + 2 * 1500 + (256 << 10) + 1), "more than 5000000 sent"),
+    ],
+)
+def test_ring_that_does_not_fit_a_transfer_says_why(ring: Ring, reason: str) -> None:
+    assert reason in (ring.complaint(TCP, transfer()) or "")
+
+
+@pytest.mark.parametrize(("frames", "fits"), [(799, False), (800, True), (1256, True), (1257, False)])
+def test_datagrams_are_counted_one_by_one(frames: int, fits: bool) -> None:
+    result = transfer(bytes=1_177_600, bytes_sent=1_472_000, packets=800, packets_sent=1000)
+
+    assert (Ring(frames, frames, 1_500_000).complaint(UDP, result) is None) is fits
+
+
+def test_datagrams_fill_a_packet_of_the_mtu() -> None:
+    assert UDP.options == ["-P", "4", "-u", "-b", "0", "-l", "1472"]
+    assert TCP.options == ["-P", "1"]
+
+
+def test_ring_counters_are_those_of_all_queues() -> None:
+    way = Direction("ep->rc", "a", "b", "192.0.2.1")
+    ends = {"tx_pkts": 1, "rx_pkts": 2, "rx_bytes": 3}
+    queue = {"rc": {"tx_pkts": 0, "rx_pkts": 20, "rx_bytes": 30}, "ep": ends}
+    assert ring_counters({"link": {"queues": [queue, queue]}}, way) == Ring(2, 40, 60)
+    broken: tuple[list[Any], list[Any]] = ([], [{"rc": {}, "ep": {}}])
+    for queues in broken:
+        with pytest.raises(SetupError):
+            ring_counters({"link": {"queues": queues}}, way)
+
+
+def test_bounds_without_a_watched_ring_are_those_of_the_kernel() -> None:
+    config = load_text('[netdev]\npoll = "never"', "test")
     assert poll_period_ms(config) == 12.0
     assert tcp_bounds(config, 14) == {"rc->ep": 0.3931, "rc->ep_whole_ring": 0.5678, "ep->rc": 0.5896}
+
+
+@pytest.mark.parametrize("poll", ["adaptive", "always"])
+def test_a_watched_ring_is_not_bound_by_the_transmit_timer(poll: str) -> None:
+    config = load_text(f'[netdev]\npoll = "{poll}"', "test")
+    assert tcp_bounds(config, 14) == {"rc->ep": 0.3931, "rc->ep_whole_ring": 0.5678}
 
 
 def test_recovery_is_the_end_of_the_last_outage() -> None:

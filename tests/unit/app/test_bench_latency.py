@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from ntbnet import topology
 from ntbnet.app import bench_latency_report, bench_plot
 from ntbnet.app.bench_backends import (
     TRIGGERS,
@@ -20,14 +19,15 @@ from ntbnet.app.bench_backends import (
     backend_counts,
     complaints,
     difference,
+    fabrics,
     loss_complaints,
     settled_counts,
     write_config,
 )
 from ntbnet.app.bench_hops import LAST_HOP, breakdown, hop_times, route
 from ntbnet.app.bench_latencies import PUBLISHED, QUANTILES, Latencies
-from ntbnet.app.bench_latency import Tally, summary
 from ntbnet.app.bench_sockperf import sockperf_result
+from ntbnet.app.bench_tally import Tally, summary
 from ntbnet.config import load_text
 from ntbnet.edge.startup import load_config
 from ntbnet.errors import SetupError
@@ -164,6 +164,19 @@ def test_a_run_with_too_few_or_too_many_frames_is_refused(messages: int) -> None
     assert found == [f"msi: {messages} messages, but 103 frames from RC to EP"]
 
 
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"msis": 102}, "103 frames from EP to RC, but 102 rings (msis)"),
+        ({"arrived_at_rc": 101}, "103 frames from EP to RC, 101 arrived"),
+    ],
+)
+def test_a_run_whose_answers_were_not_rung_or_are_missing_is_refused(
+    changed: dict[str, int], reason: str
+) -> None:
+    assert complaints("msi", counts(local_msis=103, **changed), 100) == [f"msi: {reason}"]
+
+
 def test_a_run_without_losses_counts() -> None:
     assert loss_complaints("veth", 0, 0, 0) == []
 
@@ -178,7 +191,7 @@ def test_a_run_that_lost_doubled_or_overtook_a_message_is_refused(losses: tuple[
 
 def status(frames: int, **changed: str) -> dict[str, Any]:
     services: list[dict[str, Any]] = [
-        {"name": name, "state": changed.get(name.replace("-", "_"), "up"), "counters": {}}
+        {"name": name, "state": changed.get(name.replace("-", "_"), "up"), "counters": {}, "stores": {}}
         for name in ("rc-host", "epc", "edma", "peer-rc", "peer-ep")
     ]
     services[1]["counters"] = {"doorbell_polls_hit": frames}
@@ -193,6 +206,16 @@ def test_counters_are_taken_once_they_do_not_move_any_more() -> None:
 
     assert (taken["frames_rc_to_ep"], taken["doorbell_polls_hit"]) == (6, 6)
     assert difference(backend_counts(status(2)), taken)["arrived_at_ep"] == 4
+
+
+def test_rings_of_the_host_are_counted_once_whichever_way_they_took() -> None:
+    answer = status(1)
+    services = {service["name"]: service for service in answer["services"]}
+    services["rc-host"]["counters"] = {"msis": 1}
+    services["peer-rc"]["counters"] = {"msis": 20}
+    services["peer-ep"]["stores"] = {"direct": True, "direct_doorbells": 300}
+
+    assert backend_counts(answer)["msis"] == 321
 
 
 def test_a_service_that_does_not_answer_is_named() -> None:
@@ -229,101 +252,130 @@ def test_a_layout_without_a_window_for_interrupts_has_doorbells_only() -> None:
 # hops
 
 
-def journey(backend: str, start_ns: int, step_ns: int) -> tuple[dict[str, list[tuple[str, int]]], int]:
+COMBINATIONS = [(fabric, backend) for fabric in fabrics() for backend in TRIGGERS]
+MSI, DOORBELL = ("message", "msi"), ("message", "doorbell")
+
+
+def journey(
+    way: tuple[str, str], start_ns: int, step_ns: int
+) -> tuple[dict[str, list[tuple[str, int]]], int]:
     """Points of one trip whose every hop takes ``step_ns``; and when it ended."""
     points: dict[str, list[tuple[str, int]]] = {}
-    for number, hop in enumerate(route(backend), 1):
+    for number, hop in enumerate(route(*way), 1):
         points.setdefault(hop.service, []).append((hop.point, start_ns + number * step_ns))
-    return points, start_ns + (len(route(backend)) + 1) * step_ns
+    return points, start_ns + (len(route(*way)) + 1) * step_ns
 
 
-@pytest.mark.parametrize("backend", TRIGGERS)
-def test_hops_add_up_to_the_round_trip(backend: str) -> None:
-    points, end_ns = journey(backend, 1000, 70)
+@pytest.mark.parametrize("way", COMBINATIONS, ids=" ".join)
+def test_hops_add_up_to_the_round_trip(way: tuple[str, str]) -> None:
+    points, end_ns = journey(way, 1000, 70)
 
-    (hops,) = hop_times(points, [(1000, end_ns)], route(backend))
+    (hops,) = hop_times(points, [(1000, end_ns)], route(*way))
 
-    assert hops == (70,) * (len(route(backend)) + 1)
+    assert hops == (70,) * (len(route(*way)) + 1)
     assert sum(hops) == end_ns - 1000
 
 
-@pytest.mark.parametrize("backend", TRIGGERS)
-def test_each_point_is_followed_by_one_of_the_same_process_or_of_a_neighbour(backend: str) -> None:
-    hops = route(backend)
-    for before, after in pairwise(hops):
-        assert after.service == before.service or after.service in topology.neighbours(before.service)
+@pytest.mark.parametrize("way", COMBINATIONS, ids=" ".join)
+def test_each_process_is_reached_by_what_the_one_before_sent(way: tuple[str, str]) -> None:
+    polled_in_memory = ("local", "doorbell")
+    handed_over = [
+        (before.service, after.service, after.point)
+        for before, after in pairwise(route(*way))
+        if before.service != after.service
+    ]
+
+    if way == polled_in_memory:
+        assert handed_over.pop(0) == ("peer-rc", "epc", "wake peer-ep")
+    assert [after for _, after, _ in handed_over][-1] == "peer-rc"
+    for before, _, point in handed_over:
+        assert point in {f"in {before}", f"arrived {before}"}
 
 
 def test_the_last_message_before_the_next_point_is_what_led_to_it() -> None:
-    points, end_ns = journey("msi", 1000, 70)
+    points, end_ns = journey(MSI, 1000, 70)
     # payload and header were sent before the trigger; a write back follows it, and a later trip
     points["peer-rc"] = sorted(
         [*points["peer-rc"], ("out rc-host", 1100), ("out rc-host", end_ns + 5), ("tun in", end_ns + 1)],
         key=lambda point: point[1],
     )
 
-    (hops,) = hop_times(points, [(1000, end_ns)], route("msi"))
+    (hops,) = hop_times(points, [(1000, end_ns)], route(*MSI))
 
-    assert hops == (70,) * (len(route("msi")) + 1)
+    assert hops == (70,) * (len(route(*MSI)) + 1)
 
 
 def test_a_trip_of_which_a_point_is_missing_is_left_out() -> None:
-    first, first_end_ns = journey("msi", 1000, 70)
-    second, second_end_ns = journey("msi", 50_000, 70)
+    first, first_end_ns = journey(MSI, 1000, 70)
+    second, second_end_ns = journey(MSI, 50_000, 70)
     points = {service: [*first[service], *second[service]] for service in first}
     points["epc"] = first["epc"]
 
-    found = hop_times(points, [(1000, first_end_ns), (50_000, second_end_ns)], route("msi"))
+    found = hop_times(points, [(1000, first_end_ns), (50_000, second_end_ns)], route(*MSI))
 
     assert len(found) == 1
 
 
 def test_breakdown_says_whether_its_sum_is_the_measured_round_trip() -> None:
-    points, end_ns = journey("doorbell", 0, 1000)
-    found = hop_times(points, [(0, end_ns)], route("doorbell"))
+    points, end_ns = journey(DOORBELL, 0, 1000)
+    found = hop_times(points, [(0, end_ns)], route(*DOORBELL))
 
-    close = breakdown(found, 2, "doorbell", end_ns / 1000 * 1.1)
-    far = breakdown(found, 2, "doorbell", end_ns / 1000 * 1.5)
+    close = breakdown(found, 2, DOORBELL, end_ns / 1000 * 1.1)
+    far = breakdown(found, 2, DOORBELL, end_ns / 1000 * 1.5)
 
     assert close["sum_us"] == end_ns / 1000
-    assert [row["p50_us"] for row in close["hops"]] == [1.0] * (len(route("doorbell")) + 1)
+    assert [row["p50_us"] for row in close["hops"]] == [1.0] * (len(route(*DOORBELL)) + 1)
     assert close["hops"][-1]["hop"] == LAST_HOP
     assert (close["agrees"], far["agrees"]) == (True, False)
     assert (close["trips"], close["incomplete_trips"]) == (1, 2)
 
 
 def test_no_complete_trip_is_an_error() -> None:
-    with pytest.raises(SetupError, match="no round trip of 1 passed every hop of msi"):
-        breakdown([], 1, "msi", 10.0)
+    with pytest.raises(SetupError, match="no round trip of 1 passed every hop of message msi"):
+        breakdown([], 1, MSI, 10.0)
 
 
 # the result
 
 
-def measured(*latencies_us: float, backend: str = "doorbell") -> Tally:
-    hops = [(1000,) * (len(route(backend)) + 1)]
-    pings, plain_us = [1.0, 2.0], [2 * latency_us + 50 for latency_us in latencies_us]
-    return Tally(list(latencies_us), pings_sent=2, pings_ms=pings, messages=3, hops=hops, plain_us=plain_us)
+def measured(*latencies_us: float, backend: str = "doorbell", fabric: str = "message") -> Tally:
+    hops = [(1000,) * (len(route(fabric, backend)) + 1)]
+    plain_us = [2 * latency_us + 50 for latency_us in latencies_us]
+    return Tally(
+        rounds_us=[list(latencies_us)],
+        pings_sent=2,
+        pings_ms=[1.0, 2.0],
+        messages=3,
+        hops=hops,
+        plain_us=plain_us,
+    )
+
+
+REFERENCES = {
+    "veth": measured(*(float(n) for n in range(5, 9000))),
+    "pump_shm": measured(30.0),
+    "pump_zmq": measured(50.0),
+}
 
 
 @pytest.fixture
 def result() -> dict[str, Any]:
     tallies = {
-        "doorbell": measured(6000.0, 5000.0),
-        "dw-edma-testirq": measured(120.0, 100.0, backend="dw-edma-testirq"),
-        "veth": measured(*(float(n) for n in range(5, 9000))),
+        ("message", "doorbell"): measured(6000.0, 5000.0),
+        ("message", "dw-edma-testirq"): measured(120.0, 100.0, backend="dw-edma-testirq"),
     }
     about = {"cores": 2, "cpu": "test", "kernel": "6.1", "python": "3.11", "loadavg": [0.1, 0.2, 0.3]}
     return {
-        **summary(tallies),
+        **summary(tallies, REFERENCES),
         "profile": "r-car-s4",
-        "fabric": "message",
+        "fabrics": ["message"],
         "tool": "sockperf",
         "rounds": 1,
         "seconds": 1,
         "version": "0",
         "machine": about,
         "published": list(PUBLISHED),
+        "budgets": [],
     }
 
 
@@ -339,11 +391,42 @@ def test_ratio_is_that_of_the_averages(result: dict[str, Any]) -> None:
     }
 
 
+def test_ratios_are_medians_of_the_ratios_of_each_round() -> None:
+    mine = measured(100.0, backend="dw-edma-testirq")
+    mine.rounds_us = [[90.0, 100.0, 400.0], [210.0], [300.0]]
+    slowing = measured()
+    slowing.rounds_us = [[50.0], [100.0], [200.0]]
+    references = dict.fromkeys(REFERENCES, slowing)
+
+    row = summary({("message", "dw-edma-testirq"): mine}, {**references, "pump_shm": measured(1.0)})[
+        "results"
+    ][0]
+
+    assert (row["ratio_to_veth"], row["ratio_to_pump"], row["pump"]) == (2.0, 2.0, "pump_zmq")
+    assert row["rounds"]["ratio_to_pump"]["samples"] == [2.0, 2.1, 1.5]
+    assert row["rounds"]["p50_us"]["samples"] == [100.0, 210.0, 300.0]
+
+
+def test_the_local_fabric_is_compared_with_shared_memory_and_its_ratio_is_its_own() -> None:
+    tallies = {
+        ("message", "doorbell"): measured(6000.0),
+        ("message", "dw-edma-testirq"): measured(600.0, backend="dw-edma-testirq"),
+        ("local", "doorbell"): measured(6000.0, fabric="local"),
+        ("local", "dw-edma-testirq"): measured(60.0, backend="dw-edma-testirq", fabric="local"),
+    }
+
+    found = summary(tallies, REFERENCES)
+
+    assert found["results"][3]["ratio_to_pump"] == 2.0
+    assert found["ratios_polled_to_edma"] == {"message": 10.0, "local": 100.0}
+    assert (found["fabric"], found["ratio_polled_to_edma"]) == ("message", 10.0)
+
+
 def test_without_the_edma_there_is_no_ratio_and_a_complaint_is_kept() -> None:
     polled = measured(6000.0)
     polled.invalid.append("doorbell: 1 messages, but 0 frames from RC to EP")
 
-    found = summary({"doorbell": polled, "veth": measured(7.0)})
+    found = summary({("message", "doorbell"): polled}, REFERENCES)
 
     assert found["ratio_polled_to_edma"] is None
     assert found["invalid"] == polled.invalid
@@ -354,14 +437,15 @@ def test_a_run_that_does_not_count_gives_no_ratio() -> None:
     refused = measured(120.0, backend="dw-edma-testirq")
     refused.invalid.append("dw-edma-testirq: 103 frames from RC to EP, but 0 rings (test_interrupts)")
 
-    found = summary({"doorbell": measured(6000.0), "dw-edma-testirq": refused, "veth": measured(7.0)})
+    tallies = {("message", "doorbell"): measured(6000.0), ("message", "dw-edma-testirq"): refused}
+    found = summary(tallies, REFERENCES)
 
     assert found["ratio_polled_to_edma"] is None
     assert [row["valid"] for row in found["results"]] == [True, False]
 
 
 def test_hops_are_compared_with_the_program_they_were_taken_with() -> None:
-    found = summary({"doorbell": measured(6000.0, 6100.0, 5900.0), "veth": measured(7.0)})
+    found = summary({("message", "doorbell"): measured(6000.0, 6100.0, 5900.0)}, REFERENCES)
 
     assert found["results"][0]["p50_us"] == 6000.0
     assert found["results"][0]["hops"]["round_trip_us"] == 12050.0
@@ -391,8 +475,8 @@ def test_table_has_every_published_figure_beside_ours(result: dict[str, Any]) ->
 def test_picture_is_a_png_of_some_size(result: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "latency.png"
     samples = {
-        "doorbell": [6000.0, 5000.0],
-        "dw-edma-testirq": [120.0],
+        "message doorbell": [6000.0, 5000.0],
+        "message dw-edma-testirq": [120.0],
         "veth": [float(n) for n in range(5, 9000)],
     }
 

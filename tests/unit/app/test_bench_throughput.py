@@ -1,0 +1,209 @@
+"""Choices, ratios, validity and report of ``bench throughput``; budgets that are ratios."""
+
+from __future__ import annotations
+
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from ntbnet.app import bench_budgets, bench_plot, bench_report, bench_throughput_report
+from ntbnet.app.bench_backends import TO_RC, TRIGGERS, chosen, fabrics, with_fabric, write_config
+from ntbnet.app.bench_samples import ratios
+from ntbnet.app.bench_throughput import Cell, Plan, settings, trigger_complaints
+from ntbnet.config import load_text
+from ntbnet.edge.startup import load_config
+from ntbnet.errors import ConfigError
+
+
+def test_fabrics_are_those_the_configuration_takes() -> None:
+    assert "message" in fabrics()
+    for fabric in fabrics():
+        config = load_text(f'[bridge]\nfabric = "{fabric}"\n', "test")
+        assert with_fabric(load_text("", "test"), fabric).bridge == config.bridge
+
+
+def test_nothing_wanted_is_everything_and_the_order_is_that_of_what_there_is() -> None:
+    assert chosen((), ("a", "b"), "x") == ["a", "b"]
+    assert chosen(("b", "a", "b"), ("a", "b", "c"), "x") == ["a", "b"]
+    with pytest.raises(ConfigError, match="x d: available are a, b"):
+        chosen(("a", "d"), ("a", "b"), "x")
+
+
+def test_every_bridge_of_a_plan_has_a_configuration_of_its_own(tmp_path: Path) -> None:
+    places = list(settings(load_config(None), Plan(1, 1)))
+
+    assert [(place.fabric, place.backend, place.mtu) for place in places] == [
+        (fabric, backend, mtu)
+        for fabric in fabrics()
+        for backend in ("doorbell", "dw-edma-testirq")
+        for mtu in (1500, 65510)
+    ]
+    paths = {write_config(place.config, tmp_path) for place in places}
+    assert len(paths) == len(places)
+    for place in places:
+        assert load_config(write_config(place.config, tmp_path)).netdev.mtu == place.mtu
+
+
+def test_the_default_backend_is_the_one_a_bridge_chooses_by_itself() -> None:
+    plan = Plan(1, 1, mtus=(1500,), only_default_backend=True)
+
+    assert {place.backend for place in settings(load_config(None), plan)} == {"dw-edma-testirq"}
+    assert {place.backend for place in settings(load_config(None, "generic"), plan)} == {"msi"}
+
+
+@pytest.mark.parametrize(
+    "plan", [Plan(1, 1, fabrics=("none",)), Plan(1, 1, backends=("msi",)), Plan(1, 1, mtus=(70000,))]
+)
+def test_what_there_is_not_is_refused_before_anything_runs(plan: Plan, tmp_path: Path) -> None:
+    def load_each() -> None:
+        for place in settings(load_config(None), plan):
+            load_config(write_config(place.config, tmp_path))
+
+    with pytest.raises(ConfigError):
+        load_each()
+
+
+def test_ratios_are_those_of_each_round() -> None:
+    assert ratios([1.0, 6.0], [2.0, 3.0]) == [0.5, 2.0]
+    with pytest.raises(ValueError, match="shorter"):
+        ratios([1.0, 2.0], [1.0])
+
+
+def cell(*speeds: float, veth: tuple[float, ...]) -> Cell:
+    return Cell([{"gbit_s": speed} for speed in speeds], [{"gbit_s": speed} for speed in veth])
+
+
+def test_cell_gives_medians_and_the_spread_of_its_ratios() -> None:
+    row = cell(1.0, 2.0, 3.0, veth=(4.0, 5.0, 10.0)).as_json()
+
+    assert (row["gbit_s"], row["veth_gbit_s"], row["ratio"]) == (2.0, 5.0, 0.3)
+    assert row["rounds"]["ratio"]["samples"] == [0.25, 0.4, 0.3]
+    assert [run["gbit_s"] for run in row["raw"]] == [1.0, 2.0, 3.0]
+    assert row["valid"] is True
+
+
+@pytest.mark.parametrize("backend", TRIGGERS)
+def test_the_backend_rang_and_no_other(backend: str) -> None:
+    nothing = dict.fromkeys((*TRIGGERS.values(), TO_RC), 0)
+    other = next(name for name in TRIGGERS.values() if name != TRIGGERS[backend])
+
+    assert trigger_complaints(backend, {**nothing, TRIGGERS[backend]: 1, TO_RC: 1}) == []
+    assert trigger_complaints(backend, nothing) == [
+        f"nothing was rung ({TRIGGERS[backend]})",
+        "nothing was rung (msis)",
+    ]
+    assert trigger_complaints(backend, {**nothing, TRIGGERS[backend]: 5, TO_RC: 1, other: 2}) == [
+        f"another trigger was used: {other} 2"
+    ]
+
+
+def row(fabric: str, backend: str, mtu: int, ratio: float, **changed: Any) -> dict[str, Any]:
+    whole = {"fabric": fabric, "backend": backend, "mtu": mtu, "streams": 1, "protocol": "tcp"}
+    measured = cell(ratio * 10, veth=(10.0,)).as_json()
+    return {**whole, "direction": "rc->ep", **measured, **changed}
+
+
+@pytest.fixture
+def result() -> dict[str, Any]:
+    rows = [
+        row("message", "dw-edma-testirq", 65510, 0.15),
+        row("message", "dw-edma-testirq", 65510, 0.01, streams=4),
+        row("message", "dw-edma-testirq", 65510, 0.01, protocol="udp"),
+        row("message", "dw-edma-testirq", 1500, 0.01),
+        row("local", "dw-edma-testirq", 1500, 0.39, valid=False),
+        row("local", "doorbell", 65510, 0.0597),
+    ]
+    bounds = {"65510": {"rc->ep_whole_ring": 0.5678}}
+    about = {"cores": 2, "cpu": "test", "kernel": "6.1", "python": "3.11", "loadavg": [0.1, 0.2, 0.3]}
+    result = {
+        "profile": "r-car-s4",
+        "rounds": 1,
+        "seconds": 1,
+        "version": "0",
+        "results": rows,
+        "tcp_bounds_gbit_s": bounds,
+        "machine": {**about, "tcp_congestion": "bbr"},
+    }
+    result["budgets"] = bench_report.as_json(bench_budgets.throughput_rows(result, "doorbell"))
+    return result
+
+
+def test_budgets_are_for_one_stream_of_tcp_where_there_is_one(result: dict[str, Any]) -> None:
+    judged = [(row["what"], row["is_wish"], row["within"]) for row in result["budgets"]]
+
+    message = "message, dw-edma-testirq, TCP rc->ep, MTU 65510 / veth"
+    local = "local, dw-edma-testirq, TCP rc->ep, MTU 1500 / veth"
+    polled = "local, doorbell, TCP rc->ep, MTU 65510"
+    assert judged == [
+        *((message, False, True), (message, True, False)),
+        *((local, False, False), (local, True, False)),
+        (polled, False, False),
+    ]
+
+
+@pytest.fixture
+def latencies() -> dict[str, Any]:
+    ratios = {"ratio_to_pump": 2.0, "ratio_to_veth": 5.0}
+    return {
+        "results": [
+            {"fabric": fabric, "backend": backend, "avg_us": 6200.0, "pump": pump, **ratios}
+            for fabric, pump in (("message", "pump_zmq"), ("local", "pump_shm"))
+            for backend in ("doorbell", "dw-edma-testirq")
+        ],
+        "ratios_polled_to_edma": {"message": 11.0, "local": 50.0},
+        "pump_shm": {"avg_us": 30.0},
+        "poll_period_ms": 12.0,
+    }
+
+
+def test_ping_pong_budgets_are_ratios_to_the_fabrics_own_pump(latencies: dict[str, Any]) -> None:
+    judged = bench_budgets.latency_rows(latencies)
+
+    assert [(row.what, row.within) for row in judged] == [
+        ("message, polled, ping-pong average", True),
+        ("message, eDMA, ping-pong p50 / pump_zmq", True),
+        ("message, eDMA, ping-pong p50 / veth", True),
+        ("local, polled, ping-pong average", True),
+        ("local, eDMA, ping-pong p50 / pump_shm", False),
+        ("local, eDMA, ping-pong p50 / veth", False),
+        ("message, polled / eDMA, averages", False),
+        ("message, polled / eDMA, averages", False),
+        ("local, polled / eDMA, averages", True),
+        ("local, polled / eDMA, averages", False),
+    ]
+
+
+def test_figures_of_the_boards_bind_only_their_poll_and_machines_that_could_reach_them(
+    latencies: dict[str, Any],
+) -> None:
+    latencies |= {"poll_period_ms": 10.0, "pump_shm": {"avg_us": 81.0}}
+    latencies["ratios_polled_to_edma"]["message"] = None
+
+    judged = [row.what for row in bench_budgets.latency_rows(latencies)]
+
+    assert len(judged) == 4
+    assert not any("polled" in what for what in judged)
+
+
+def test_table_shows_spread_and_what_does_not_count(result: dict[str, Any]) -> None:
+    shown_on = StringIO()
+
+    bench_throughput_report.show(result, Console(file=shown_on, width=200))
+
+    lines = shown_on.getvalue().splitlines()
+    assert any("1.500 (1.500..1.500)" in line and "INVALID" not in line for line in lines)
+    assert sum("INVALID" in line for line in lines) == 1
+    assert sum("MISSED" in line for line in lines) == 2
+
+
+def test_picture_is_a_png(result: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "tcp.png"
+
+    bench_plot.draw_throughput(result, path)
+
+    image = path.read_bytes()
+    assert image.startswith(b"\x89PNG\r\n")
+    assert int.from_bytes(image[16:20], "big") > 1000
