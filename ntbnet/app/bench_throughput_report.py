@@ -11,7 +11,7 @@ from rich.table import Table
 
 from ntbnet.app.bench_report import show_budgets, show_machine
 
-WIDTH = 120
+WIDTH = 140
 
 
 def show(result: Mapping[str, Any], console: Console) -> None:
