@@ -67,10 +67,16 @@ class RcPeer(Peer):
 
     def _endpoint_write(self, addr: int, data: bytes | memoryview) -> None:
         device = self._device
-        vector = device.vector_of(addr, data) if isinstance(device, NtbEpf) else None
-        if vector is None:
+        if not isinstance(device, NtbEpf) or not device.is_msi_target(addr, len(data)):
             self._mapped.store(addr, data)
-        elif isinstance(device, NtbEpf) and not self._leaving:
+            return
+        vector = device.vector_of(addr, data)
+        if vector is None:
+            self.counters["msis_refused"] += 1
+            if self._refusals.is_first("msi"):
+                vector_shown = int.from_bytes(data, "little")
+                self._outbox.log("msi.refused", cause="not granted", vector=vector_shown)
+        elif not self._leaving:
             self.counters["msis"] += 1
             device.on_vector(vector)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import random
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import msgpack
 import pytest
@@ -12,6 +14,7 @@ import zmq
 
 from ntbnet import topology
 from ntbnet.config import shared_identity
+from ntbnet.edge.wake import RECORD_BYTES
 from ntbnet.wire import HEADER_BYTES, SCHEMA_VERSION, SERVICE_BY_LABEL, Kind, encode_control
 from tests.live.bridge import LiveBridge, until
 from tests.live.forger import Forger
@@ -145,11 +148,17 @@ def test_highest_numbers_without_the_secret_lock_nobody_out(forger: Forger, kind
 def test_bytes_that_are_not_zeromq_are_survived(bridge: LiveBridge) -> None:
     before = bridge.pids()
 
-    for path in sorted((bridge.run.path / "sockets").iterdir()):
+    paths = sorted((bridge.run.path / "sockets").iterdir())
+    for path in filter(Path.is_socket, paths):
         for junk in (b"\0", b"GET / HTTP/1.1\r\n\r\n", random.Random(2).randbytes(4096)):
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stranger:
                 stranger.connect(str(path))
                 stranger.sendall(junk)
+    for path in filter(Path.is_fifo, paths):
+        for junk in (b"\0", b"\1" * RECORD_BYTES, random.Random(3).randbytes(40 * RECORD_BYTES)):
+            fd = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+            os.write(fd, junk)
+            os.close(fd)
 
     bridge.wait_for_link()
     assert bridge.pids() == before

@@ -73,14 +73,14 @@ def test_unknown_messages_to_both_cpus_are_counted_and_logged_once(make_bridge: 
                 for _ in range(TIMES):
                     forger.inject(MemWrite(target, vector.to_bytes(4, "little"), EPOCH))
         until(rises(bridge, "peer-rc", "irqs_spurious", 0), 5, "spurious interrupts of the host")
-        until(rises(bridge, "rc-host", "msis_refused", 0), 5, "refused messages")
+        until(rises(bridge, "peer-rc", "msis_refused", 0), 5, "refused messages")
 
     assert counter(bridge, "peer-ep", "irqs_spurious") == TIMES
     assert counter(bridge, "peer-rc", "irqs_spurious") == TIMES
-    assert counter(bridge, "rc-host", "msis_refused") == TIMES
+    assert counter(bridge, "peer-rc", "msis_refused") == TIMES
     (at_ep,) = events(bridge, "peer-ep", "irq.spurious")
     (at_rc,) = events(bridge, "peer-rc", "irq.spurious")
-    (refused,) = events(bridge, "rc-host", "msi.refused")
+    (refused,) = events(bridge, "peer-rc", "msi.refused")
     assert (at_ep["source"], at_ep["bits"]) == ("msi", UNKNOWN_LOCAL_MSI)
     assert (at_rc["source"], at_rc["bits"]) == ("msi", UNUSED_VECTOR)
     assert (refused["cause"], refused["vector"]) == ("not granted", UNKNOWN_VECTOR)
