@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: venv demo test lint clean
+.PHONY: venv demo test test-message lint clean
 
 venv: $(STAMP)
 
@@ -20,6 +20,11 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest --numprocesses 2 --ignore tests/benchmarks
 	$(BIN)/python -m pytest tests/benchmarks
+
+# The bridges of the system and chaos tests once more, in the other fabric; what measures both does so already.
+test-message: $(STAMP)
+	NTBNET_TEST_FABRIC=message $(BIN)/python -m pytest --numprocesses 2 tests/system tests/chaos \
+		--ignore-glob 'tests/system/test_bench*' --ignore tests/system/test_demo.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

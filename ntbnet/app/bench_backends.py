@@ -108,10 +108,8 @@ def backend_counts(status: Mapping[str, Any]) -> dict[str, int]:
         "doorbell_polls_hit": counters["epc"].get("doorbell_polls_hit", 0),
         "test_interrupts": counters["edma"].get("test_interrupts", 0),
         "local_msis": counters["epc"].get("local_msis", 0),
-        # by way of the host, by message to its driver, or by a wake of its driver: each is counted once
-        TO_RC: counters["rc-host"].get("msis", 0)
-        + counters["peer-rc"].get("msis", 0)
-        + counters["peer-ep"].get("direct_doorbells", 0),
+        # by way of the host, or straight to its driver (as a message or a wake): each is counted once
+        TO_RC: counters["rc-host"].get("msis", 0) + counters["peer-rc"].get("msis", 0),
     }
 
 

@@ -110,6 +110,8 @@ def from_body(body: object, memory_bytes: int) -> tuple[Grant, ...]:
             raise PeerError(f"grant {entry!r:.60}: impossible")
         if base + size > ADDRESS_END or at + size > limit:
             raise PeerError(f"grant {entry!r:.60}: leaves [0, {limit:#x})")
+        if not owner and (size < WORD_BYTES or (base | at | size) % WORD_BYTES):
+            raise PeerError(f"grant {entry!r:.60}: memory is granted in whole words")
         grants.append(Grant(base, size, owner, at))
     return tuple(grants)
 
@@ -231,13 +233,14 @@ class CpuBus:
             PeerError: it cannot be; nothing is granted then.
         """
         self._grants, self._vectors, self._settled = (), {}, False
+        self._posted += 1
         if self._far is None:
             raise PeerError("grants: this host's stores are messages")
         if args.get("memory") != self._far.ident:
             raise PeerError("grants: of other memory than this process has mapped")
-        self._vectors = _vectors(args.get("doorbells", []))
+        vectors = _vectors(args.get("doorbells", []))
         self._grants = from_body(args.get("ranges"), self._far.memory.size)
-        self._posted += 1
+        self._vectors = vectors
         self.counters["grants_taken"] += 1
         self._flush()
 

@@ -58,6 +58,9 @@ class Edma:
         self.engine = Engine(
             config, self.registers, dram, self.lines, self._outbox, self.counters, read_bytes
         )
+        self._last_epoch = 0
+        block = self.registers.block
+        self._ring_offsets = {block.offset(direction.register("INT_STATUS")) for direction in Direction}
         for direction in Direction:
             self.registers.on_write(direction.register("INT_STATUS"), self._ring_hook(direction))
             self.registers.on_write(direction.register("INT_MASK"), self._mask_hook(direction))
@@ -66,7 +69,7 @@ class Edma:
         """Register access of the CPU or the host; the controller's answers and news."""
         self.engine.now_ns = now_ns
         if isinstance(message, MemWrite):
-            if src == HOST_CPU and message.epoch < self.engine.epoch:
+            if src == HOST_CPU and self._is_stale(message):
                 self.counters["stale_epoch"] += 1
             elif self._span.contains(message.addr, len(message.data)):
                 self.registers.write(message.addr - self._span.base, message.data)
@@ -123,9 +126,17 @@ class Edma:
         data = self.registers.read(message.addr - self._span.base, message.size)
         return Completion(message.tag, Status.OK, data, message.epoch)
 
+    def _is_stale(self, message: MemWrite) -> bool:
+        """True for a store of an epoch that is over; while the link is down, a ring still counts as one."""
+        epoch = self.engine.epoch
+        if epoch or message.epoch > self._last_epoch:
+            return message.epoch < epoch
+        return message.epoch < self._last_epoch or message.addr - self._span.base not in self._ring_offsets
+
     def _on_link(self, args: dict[str, Any]) -> None:
         epoch, bus_master = args.get("epoch"), args.get("bus_master")
         if type(epoch) is int and 0 <= epoch <= 0xFFFFFFFF and type(bus_master) is bool:
+            self._last_epoch = max(epoch, self._last_epoch)
             self.engine.set_link(epoch, bus_master)
         else:
             self.counters["unexpected"] += 1

@@ -19,6 +19,7 @@ from typing import Any
 
 from ntbnet.address import Span
 from ntbnet.config import Config
+from ntbnet.devices.complaints import Once
 from ntbnet.devices.effects import Effect, Outbox, Restart
 from ntbnet.devices.epc import Epc
 from ntbnet.devices.epc_grants import EpcGrants
@@ -90,6 +91,7 @@ class EndpointController:
         self._paths: dict[str, bool] = {}
         self.counters: Counter[str] = Counter()
         self._refusals = Refusals(self._outbox, self.counters)
+        self._complaints = Once()
         self._told_engine: tuple[int, bool] | None = None
         """Link epoch and bus master enable as the engine has them; None while its path is down."""
         self._fence: int | None = None
@@ -100,7 +102,7 @@ class EndpointController:
         self.epc = Epc(endpoint, self._local, self._outbox, self, passthrough=config.ntb.passthrough)
         self._window_changed = False
         self._takes_from_driver = False
-        """The host's driver was told that it may send memory requests of this epoch here."""
+        """The host's driver sends memory requests of this epoch here, and so gets ours, all of them."""
         self.epc.iatu.on_change = self._on_window_change
         found = self.epc.detected
         self._outbox.log(
@@ -291,7 +293,8 @@ class EndpointController:
                 self._grants.on_host(message.args)
             except PeerError as problem:
                 self.counters["grants_refused"] += 1
-                self._outbox.log("grants.refused", reason=str(problem))
+                if self._complaints.is_first(str(problem)):
+                    self._outbox.log("grants.refused", reason=str(problem))
         else:
             self.counters["unexpected"] += 1
 
@@ -305,7 +308,12 @@ class EndpointController:
             self.counters["stale_epoch"] += 1
             if isinstance(message, MemRead):
                 self._outbox.send(DRIVER, Completion(message.tag, Status.UR, b"", message.epoch))
-        elif isinstance(message, MemWrite):
+        else:
+            self._takes_from_driver = bool(self._paths.get(DRIVER))
+            self._driver_request(message)
+
+    def _driver_request(self, message: MemWrite | MemRead) -> None:
+        if isinstance(message, MemWrite):
             self._inbound_write(message.addr, message.data)
         else:
             self._read(DRIVER, self.epc.inbound_address(message.addr, message.size), message)
@@ -313,12 +321,11 @@ class EndpointController:
     def _offer_path(self) -> None:
         """Tell the host's driver that its memory requests of this epoch may come straight here."""
         if self.epoch and self._paths.get(DRIVER):
-            self._takes_from_driver = True
             self._outbox.send(DRIVER, Notice("takes_requests", {}, self.epoch))
 
-    def _host_side(self, bus: int, length: int) -> str:
+    def _host_side(self) -> str:
         """Who gets a memory request of this side: the host's driver, whose memory it is, or the host."""
-        return DRIVER if self._takes_from_driver and self._grants.covers(bus, length) else HOST
+        return DRIVER if self._takes_from_driver else HOST
 
     def _inbound_write(self, addr: int, data: bytes | memoryview) -> None:
         local = self.epc.find_inbound(addr, len(data))
@@ -371,7 +378,7 @@ class EndpointController:
                 self._refusals.refuse_read("no_window", message.addr, message.size)
                 self._outbox.send(requester, Completion(message.tag, Status.UR, b"", message.epoch))
             else:
-                self._forward_read(self._host_side(bus, message.size), requester, bus, message)
+                self._forward_read(self._host_side(), requester, bus, message)
 
     def _forward_read(self, dst: str, requester: str, addr: int, message: MemRead) -> None:
         self._tag = (self._tag + 1) & 0xFFFFFFFF
@@ -415,12 +422,12 @@ class EndpointController:
         may_go_out = self.epoch and is_believed and self._is_bus_master()
         if isinstance(message, MemWrite):
             if may_go_out:
-                self._outbox.send(self._host_side(message.addr, len(message.data)), message)
+                self._outbox.send(self._host_side(), message)
             else:
                 self._refusals.drop_write("no_bus_master", message.addr, len(message.data))
         elif isinstance(message, MemRead):
             if may_go_out:
-                dst = self._host_side(message.addr, message.size)
+                dst = self._host_side()
                 self._forward_read(dst, EDMA, message.addr, message)
             else:
                 self._refusals.refuse_read("no_bus_master", message.addr, message.size)
@@ -455,7 +462,7 @@ class EndpointController:
     def _outbound_write(self, local: int, data: bytes | memoryview) -> None:
         bus = self.epc.iatu.find_outbound(local, len(data))
         if bus is not None:
-            self._outbox.send(self._host_side(bus, len(data)), MemWrite(bus, data, self.epoch))
+            self._outbox.send(self._host_side(), MemWrite(bus, data, self.epoch))
             return
         for offset, size in split_posted(local, len(data)):
             bus = self.epc.iatu.translate_outbound(local + offset, size)
@@ -463,7 +470,7 @@ class EndpointController:
                 self._refusals.drop_write("no_outbound_window", local + offset, size)
             else:
                 part = MemWrite(bus, data[offset : offset + size], self.epoch)
-                self._outbox.send(self._host_side(bus, size), part)
+                self._outbox.send(self._host_side(), part)
 
     def _call(self, message: Call) -> None:
         try:
@@ -514,11 +521,11 @@ class EndpointController:
 
     def post(self, bus_addr: int, data: bytes) -> None:
         """Send a posted write to the host, behind all earlier ones."""
-        self._outbox.send(self._host_side(bus_addr, len(data)), MemWrite(bus_addr, data, self.epoch))
+        self._outbox.send(self._host_side(), MemWrite(bus_addr, data, self.epoch))
 
     def flush(self, bus_addr: int, size: int) -> None:
         """Send a read to the host whose answer nobody needs."""
-        dst = self._host_side(bus_addr, size)
+        dst = self._host_side()
         self._forward_read(dst, NOBODY, bus_addr, MemRead(bus_addr, size, 0, self.epoch))
 
 

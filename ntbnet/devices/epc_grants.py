@@ -18,7 +18,6 @@ from ntbnet.address import Span
 from ntbnet.devices.direct import MEMORY, Grant, from_body, to_body, undisputed, within
 from ntbnet.devices.epc import Epc
 from ntbnet.devices.memory import Window
-from ntbnet.devices.msi import MSI_BYTES
 from ntbnet.errors import KernelError, PeerError
 from ntbnet.regs.ntb_ctrl import slot_of_db_bit
 
@@ -78,13 +77,6 @@ class EpcGrants:
         # the size of its memory is the client's to check, which maps it
         self._of_host = from_body(args.get("ranges"), 1 << 64)
         self._host_ident, self._host_msi = ident, (msi[0], msi[1], msi[2])
-
-    def covers(self, bus: int, length: int) -> bool:
-        """True when a bus access is to memory that the host granted, or to its MSI target."""
-        address, _, granted = self._host_msi
-        if granted and bus == address and length == MSI_BYTES:
-            return True
-        return any(grant.base <= bus and bus + length <= grant.end for grant in self._of_host)
 
     def publish(self, to_host: Say | None, to_client: Say | None) -> None:
         """Tell whoever is there (not None) of grants that changed since it was told last."""

@@ -21,7 +21,7 @@ from ntbnet.devices.task import Sleep, Task
 from ntbnet.errors import KernelError, PeerError
 from ntbnet.wire import Completion, Irq, IrqSource, MemRead, MemWrite, Message, Notice, Status
 
-ENDPOINT = "epc"
+ENDPOINT, EP_CPU = "epc", "peer-ep"
 OFFER_PATIENCE_NS = 200_000_000
 """How long a probe waits for the endpoint to offer its path; without it all goes by the host."""
 OFFER_POLL_NS = 1_000_000
@@ -44,6 +44,8 @@ class RcPeer(Peer):
 
     def handle(self, src: str, message: Message, now_ns: int) -> Sequence[Effect]:
         """As every peer, and memory requests of the endpoint."""
+        if src == EP_CPU and message.epoch == self._tasks.epoch:
+            self.counters["msis"] += 1
         if src != ENDPOINT or isinstance(message, Completion):
             return super().handle(src, message, now_ns)
         self._tasks.now_ns = now_ns

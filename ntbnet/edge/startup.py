@@ -50,6 +50,8 @@ LEAVE_PATIENCE_S = 0.3
 ALIVE_INTERVAL_S = 0.5
 """How often a supervised service shows that its loop runs."""
 DEFAULT_NAME = "ntbnet"
+STORE_ORDER = "x86_64"
+"""Machine whose stores become visible in the order they were made: what fabric ``local`` relies on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +123,14 @@ def load_config(path: str | None, profile: str | None = None) -> Config:
         ConfigError: the file cannot be read, or is wrong.
     """
     text, source = read_config(path)
-    return load_text(text, source, read_profile, profile)
+    config = load_text(text, source, read_profile, profile)
+    machine = os.uname().machine
+    if config.bridge.fabric == "local" and machine != STORE_ORDER:
+        raise ConfigError(
+            f"{source}: bridge.fabric = 'local': needs the store order of {STORE_ORDER}, this machine is "
+            f"{machine}; must be 'message'"
+        )
+    return config
 
 
 def main(recipe: Recipe, arguments: argparse.Namespace) -> int:

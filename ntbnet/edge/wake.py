@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import stat
 from collections import Counter, deque
@@ -122,8 +123,7 @@ class Wakes:
         self._loop: asyncio.AbstractEventLoop | None = None
         self.counters: Counter[str] = Counter()
         # what an earlier process left unread was told anew when its paths came up
-        while _read(self._fd):
-            pass
+        _empty(self._fd)
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Watch the FIFO from now on."""
@@ -133,7 +133,9 @@ class Wakes:
     def _drain(self) -> None:
         data = _read(self._fd)
         if len(data) % RECORD_BYTES:
+            # somebody wrote no whole record: where the next one begins is anybody's guess
             self.counters["wakes_refused"] += 1
+            _empty(self._fd)
             data = b""
         for at in range(0, len(data), RECORD_BYTES):
             try:
@@ -203,6 +205,13 @@ class Wakes:
             os.close(fd)
         self._fd = -1
         self._out.clear()
+
+
+def _empty(fd: int) -> None:
+    """Take what is there: at most as much as a pipe holds, so that no writer can keep us here."""
+    for _ in range(1 + fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ) // (READ_BATCH * RECORD_BYTES)):
+        if not _read(fd):
+            return
 
 
 def _read(fd: int) -> bytes:

@@ -14,7 +14,7 @@ from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
-from ntbnet import topology
+from ntbnet import sections, topology
 from ntbnet.app.bridge import Bridge
 from ntbnet.app.leftovers import kill as kill_process
 from ntbnet.app.leftovers import remove_leftovers
@@ -23,7 +23,7 @@ from ntbnet.edge.process import ProcessRecord, alive, record_of, send_signal
 from ntbnet.edge.rundir import RunDir
 from ntbnet.edge.startup import read_profile
 from ntbnet.errors import NtbnetError
-from tests.fabric import text_in_fabric
+from tests.fabric import FABRIC, text_in_fabric
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED_MEMORY = Path("/dev/shm")
@@ -138,6 +138,8 @@ class LiveBridge:
         self.folder = folder
         self.log_folder = folder / f"{self.name}-logs"
         self.config_path: Path | None = None
+        if text is None and sections.Bridge().fabric != FABRIC:
+            text = ""
         if text is not None:
             self.config_path = folder / f"{self.name}.toml"
             text = text_in_fabric(text)

@@ -223,4 +223,4 @@ def test_write_to_memory_the_host_did_not_map_is_an_abort_and_touches_nothing() 
 
     assert user.answers == [(cookie, False)]
     assert foreign.load(0, 4096) == bytes(4096)
-    assert world.device("rc-host").counters["dma_write_faults"] > 0
+    assert world.device("peer-rc").counters["dma_write_faults"] > 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -119,7 +120,17 @@ SPAN = st.tuples(st.integers(0, 200), st.integers(1, 80), st.integers(0, 200))
 
 @given(st.lists(GRANT, max_size=MAX_GRANTS))
 def test_grants_are_read_as_they_were_written(grants: list[Grant]) -> None:
-    assert from_body(to_body(grants), 1 << 64) == tuple(grants)
+    words = [replace(grant, base=4 * grant.base, size=4 * grant.size, at=4 * grant.at) for grant in grants]
+
+    assert from_body(to_body(words), 1 << 64) == tuple(words)
+
+
+@pytest.mark.parametrize("place", [(0, 1, 0), (0, 3, 0), (2, 8, 0), (0, 8, 2), (0, 6, 0)])
+def test_memory_is_granted_in_whole_words(place: tuple[int, int, int]) -> None:
+    base, size, at = place
+
+    with pytest.raises(PeerError, match="whole words"):
+        from_body([[base, size, "", at]], 1 << 20)
 
 
 @given(st.lists(GRANT, max_size=4), st.lists(SPAN, max_size=4))
