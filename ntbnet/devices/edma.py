@@ -29,6 +29,7 @@ from ntbnet.regs.edma import Direction, edma_block
 from ntbnet.regs.file import RegisterFile, WriteHook
 from ntbnet.wire import MAX_READ_BYTES, Completion, MemRead, MemWrite, Message, Notice, Status
 
+WORD_BYTES = 4
 HOST_CPU = "peer-rc"
 """Its stores come past the controller in fabric ``local``; those of an epoch that is over are dropped."""
 
@@ -60,7 +61,8 @@ class Edma:
         )
         self._last_epoch = 0
         block = self.registers.block
-        self._ring_offsets = {block.offset(direction.register("INT_STATUS")) for direction in Direction}
+        self._rings = {block.offset(direction.register("INT_STATUS")): direction for direction in Direction}
+        """Registers that ring, by offset: a whole write of one does nothing else."""
         for direction in Direction:
             self.registers.on_write(direction.register("INT_STATUS"), self._ring_hook(direction))
             self.registers.on_write(direction.register("INT_MASK"), self._mask_hook(direction))
@@ -71,6 +73,10 @@ class Edma:
         if isinstance(message, MemWrite):
             if src == HOST_CPU and self._is_stale(message):
                 self.counters["stale_epoch"] += 1
+            elif (ring := self._rings.get(message.addr - self._span.base)) and len(
+                message.data
+            ) == WORD_BYTES:
+                self.lines.ring(ring)
             elif self._span.contains(message.addr, len(message.data)):
                 self.registers.write(message.addr - self._span.base, message.data)
             else:
@@ -131,7 +137,7 @@ class Edma:
         epoch = self.engine.epoch
         if epoch or message.epoch > self._last_epoch:
             return message.epoch < epoch
-        return message.epoch < self._last_epoch or message.addr - self._span.base not in self._ring_offsets
+        return message.epoch < self._last_epoch or message.addr - self._span.base not in self._rings
 
     def _on_link(self, args: dict[str, Any]) -> None:
         epoch, bus_master = args.get("epoch"), args.get("bus_master")
