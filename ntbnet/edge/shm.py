@@ -124,8 +124,7 @@ class Dram:
             raise SetupError(f"cannot open {path}: {error.strerror}") from None
         try:
             found = os.fstat(fd)
-            if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
-                raise SetupError(f"{path} is not a plain file of this user's with mode 0600; remove it")
+            _check_private(path, found)
             if found.st_size != size_bytes:
                 raise SetupError(
                     f"{path} has {found.st_size} bytes, expected {size_bytes}; run down, then up"
@@ -169,8 +168,7 @@ def open_lease(path: Path) -> memoryview:
         raise SetupError(f"cannot open {path}: {error.strerror}") from None
     try:
         found = os.fstat(fd)
-        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
-            raise SetupError(f"{path} is not a plain file of this user's with mode 0600; remove it")
+        _check_private(path, found)
         os.posix_fallocate(fd, 0, LEASE_BYTES)
         return memoryview(mmap.mmap(fd, LEASE_BYTES))
     except OSError as error:
@@ -249,6 +247,11 @@ def _unlink(path: Path) -> None:
         path.unlink(missing_ok=True)
     except OSError as error:
         raise SetupError(f"cannot remove {path}: {error.strerror}") from None
+
+
+def _check_private(path: Path, found: os.stat_result) -> None:
+    if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+        raise SetupError(f"{path} is not a plain file of this user's with mode 0600; remove it")
 
 
 def _check_size(size_bytes: int) -> None:
