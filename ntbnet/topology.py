@@ -41,6 +41,17 @@ PATHS = (
 
 LINK_PATH = PATHS[0]
 
+STORE = "store"
+WAKES = {
+    ("peer-rc", "edma"): {STORE},
+    ("peer-rc", "epc"): {STORE},
+    ("peer-ep", "edma"): {STORE},
+    ("edma", "peer-ep"): {"edma_line"},
+    ("epc", "peer-ep"): {"doorbell_slots", "msi_vector"},
+    ("peer-ep", "peer-rc"): {"msi_vector"},
+}
+"""Fabric ``local``: (who wakes, who is woken) and what for: a store to registers, or interrupts by source."""
+
 
 def neighbours(service: str) -> dict[str, bool]:
     """Services that ``service`` has a path to; True where it is the initiator."""

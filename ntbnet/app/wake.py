@@ -26,14 +26,14 @@ from ntbnet.edge.clock import monotonic_ns
 from ntbnet.edge.driver import Driver
 from ntbnet.edge.process import die_with_parent
 from ntbnet.log import Logger
-from ntbnet.wire import Irq, IrqSource, Message
+from ntbnet.wire import Irq, IrqSource, MemWrite, Message
 
 MOST_SECONDS = 60
 """An end whose neighbour is gone ends by itself."""
 HEARTBEAT_NS = 300_000_000
 LIVENESS_NS = 5_000_000_000
-LABELS = {"ask": "epc", "answer": "peer-ep"}
-"""The pair of services that the ends stand for: one interrupts the other."""
+LABELS = {"ask": "edma", "answer": "peer-ep"}
+"""The pair of services that the ends stand for: an engine interrupts, and is acknowledged."""
 
 
 class Trips:
@@ -63,7 +63,7 @@ class Trips:
             self._finish()
 
 
-INTERRUPT = Irq(IrqSource.EDMA_LINE, 1)
+INTERRUPT, ACKNOWLEDGE = Irq(IrqSource.EDMA_LINE, 1), MemWrite(0, bytes(4))
 
 
 class Pinger:
@@ -150,7 +150,7 @@ def _over_driver(
     sockets = {peer: (f"ipc://{folder}/{peer}-{me}", f"ipc://{folder}/{me}-{peer}")}
     log = Logger(sys.stderr, "error", {"run_id": "bench", "node": "ep", "service": me, "epoch": 1})
     driver = Driver(
-        Pinger(trips, ring(peer, INTERRUPT)),
+        Pinger(trips, ring(peer, ACKNOWLEDGE if trips is None else INTERRUPT)),
         {peer: path},
         sockets,
         log,

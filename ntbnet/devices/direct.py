@@ -154,11 +154,14 @@ class CpuBus:
 
     # stores
 
-    def write(self, addr: int, data: Buffer) -> None:
-        """Posted store of ``data`` at ``addr``; the buffer may be reused once the call returned."""
+    def write(self, addr: int, data: Buffer, may_wait: bool = False) -> None:
+        """Posted store of ``data`` at ``addr``; the buffer may be reused once the call returned.
+
+        ``may_wait``: as a message it need not leave before the next one (see Send).
+        """
         grant = self._find(addr, len(data)) if self._grants else None
         if grant is None:
-            self._post(addr, data)
+            self._post(addr, data, may_wait)
         elif self._settled:
             self._land(grant, addr, data)
         elif self._is_flushing and len(self._held) < MAX_HELD:
@@ -213,9 +216,10 @@ class CpuBus:
         if held:
             self._posted += 1
 
-    def _post(self, addr: int, data: Buffer) -> None:
-        self._post_held()
-        self._outbox.send(self._via, MemWrite(addr, bytes(data), self._tasks.epoch))
+    def _post(self, addr: int, data: Buffer, may_wait: bool = False) -> None:
+        if self._held:
+            self._post_held()
+        self._outbox.send(self._via, MemWrite(addr, bytes(data), self._tasks.epoch), may_wait)
         self._posted += 1
         self._settled = False
         self._flush()

@@ -84,7 +84,12 @@ class DwEdma:
         base = hardware.edma_base
         self._clear = tuple(base + block.offset(name) for name in ("WR_INT_CLEAR", "RD_INT_CLEAR"))
         self._registers = SelfIrqRegisters(base + block.offset("RD_INT_STATUS"), self._clear[1])
-        self._callbacks: list[_Callback] = []
+        self._callbacks: tuple[_Callback, ...] = ()
+        self._acknowledge = [
+            outbox.signal_of(ENGINE, MemWrite(addr, ACKNOWLEDGE)) for addr in self._clear
+        ]
+        self._names_of: dict[int, tuple[str, ...]] = {}
+        """Set of lines -> the counters of its lines."""
         self._counters = counters
         self.is_present = True
 
@@ -97,7 +102,7 @@ class DwEdma:
     def remove(self) -> None:
         """The engine is gone: every callback is freed, and its owner told (EDMA 139)."""
         self.is_present = False
-        gone, self._callbacks = self._callbacks, []
+        gone, self._callbacks = self._callbacks, ()
         for one in gone:
             one.on_removed()
 
@@ -132,13 +137,13 @@ class DwEdma:
             raise KernelError(errno.EINVAL, "no function to run")
         if not self.is_present:
             raise KernelError(errno.ENODEV, "the eDMA engine is gone")
-        self._callbacks.append(_Callback(function, data, on_removed))
+        self._callbacks += (_Callback(function, data, on_removed),)
 
     def unregister_self_irq(self, function: Callable[[], None], data: object) -> None:
         """End the first registration of exactly this pair; nothing when there is none (EDMA 139)."""
         for position, one in enumerate(self._callbacks):
             if one.function == function and one.data is data:
-                del self._callbacks[position]
+                self._callbacks = self._callbacks[:position] + self._callbacks[position + 1 :]
                 return
 
     # the lines
@@ -146,16 +151,20 @@ class DwEdma:
     def on_lines(self, lines: int) -> None:
         """Interrupt lines are high: run every callback, whichever line it is (EDMA 137), and acknowledge."""
         self._counters["edma_interrupts"] += 1
-        for line in range(MAX_LINES):
-            if lines >> line & 1:
-                self._counters[f"edma_line_{line}"] += 1
+        for name in self._names_of.get(lines) or self._name(lines):
+            self._counters[name] += 1
         self.run_callbacks()
-        for addr in self._clear:
-            self._outbox.signal(ENGINE, MemWrite(addr, ACKNOWLEDGE))
+        self._outbox.effects += self._acknowledge
+
+    def _name(self, lines: int) -> tuple[str, ...]:
+        names = tuple(f"edma_line_{line}" for line in range(MAX_LINES) if lines >> line & 1)
+        if not lines >> MAX_LINES:
+            self._names_of[lines] = names
+        return names
 
     def run_callbacks(self) -> None:
         """A ring may have come or been lost: every callback looks."""
-        for one in list(self._callbacks):
+        for one in self._callbacks:
             one.function()
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from ntbnet.address import Span, hex_address
@@ -61,8 +62,16 @@ class Edma:
         )
         self._last_epoch = 0
         block = self.registers.block
-        self._rings = {block.offset(direction.register("INT_STATUS")): direction for direction in Direction}
-        """Registers that ring, by offset: a whole write of one does nothing else."""
+        self._rings = {
+            block.offset(direction.register("INT_STATUS")): partial(self.lines.ring, direction)
+            for direction in Direction
+        }
+        """Registers that ring, by offset."""
+        self._actions = self._rings | {
+            block.offset(direction.register("INT_CLEAR")): partial(self.engine.clear, direction)
+            for direction in Direction
+        }
+        """Registers that hold nothing of what is written, by offset: what a write of a whole one does."""
         for direction in Direction:
             self.registers.on_write(direction.register("INT_STATUS"), self._ring_hook(direction))
             self.registers.on_write(direction.register("INT_MASK"), self._mask_hook(direction))
@@ -73,14 +82,8 @@ class Edma:
         if isinstance(message, MemWrite):
             if src == HOST_CPU and self._is_stale(message):
                 self.counters["stale_epoch"] += 1
-            elif (ring := self._rings.get(message.addr - self._span.base)) and len(
-                message.data
-            ) == WORD_BYTES:
-                self.lines.ring(ring)
-            elif self._span.contains(message.addr, len(message.data)):
-                self.registers.write(message.addr - self._span.base, message.data)
             else:
-                self._ignore("outside the register block", message.addr)
+                self._write(message.addr, message.data)
         elif isinstance(message, MemRead):
             self._outbox.send(src, self._read(message))
         elif isinstance(message, Completion) and src == CONTROLLER:
@@ -89,7 +92,8 @@ class Edma:
             self._on_link(message.args)
         else:
             self.counters["unexpected"] += 1
-        self.engine.run()
+        if not self.engine.is_idle:
+            self.engine.run()
         return self._outbox.take()
 
     def on_path(self, peer: str, up: bool, session: int, reason: str, now_ns: int) -> Sequence[Effect]:
@@ -104,7 +108,10 @@ class Edma:
 
     def next_deadline(self) -> int | None:
         """Of the engine's next turn or timeout, and of a line nobody sees to."""
-        engine, lines = self.engine.next_deadline(), self.lines.next_deadline()
+        lines = self.lines.next_deadline()
+        if self.engine.is_idle:
+            return lines
+        engine = self.engine.next_deadline()
         if engine is None or lines is None:
             return lines if engine is None else engine
         return min(engine, lines)
@@ -125,6 +132,16 @@ class Edma:
             "channels": self.engine.snapshot(),
             "counters": dict(self.counters),
         }
+
+    def _write(self, addr: int, data: bytes | memoryview) -> None:
+        offset = addr - self._span.base
+        action = self._actions.get(offset)
+        if action is not None and len(data) == WORD_BYTES:
+            action(int.from_bytes(data, "little"))
+        elif self._span.contains(addr, len(data)):
+            self.registers.write(offset, data)
+        else:
+            self._ignore("outside the register block", addr)
 
     def _read(self, message: MemRead) -> Completion:
         if not self._span.contains(message.addr, message.size):

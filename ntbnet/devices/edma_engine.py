@@ -114,6 +114,10 @@ class Engine:
             registers.on_write(direction.register("DOORBELL"), self._doorbell_hook(direction))
             registers.on_write(direction.register("ENGINE_EN"), self._enable_hook(direction))
             registers.on_write(direction.register("INT_CLEAR"), self._clear_hook(direction))
+        self._errors = {
+            direction: sorted({where for (each, _), where in _ERROR_BITS.items() if each is direction})
+            for direction in Direction
+        }
 
     # the way to the link
 
@@ -166,6 +170,11 @@ class Engine:
             read.channel.on_data(read.cookie, message.data)
 
     # turns
+
+    @property
+    def is_idle(self) -> bool:
+        """No channel runs: there is nothing to do in a turn, and no deadline."""
+        return not self._active and not self._reads
 
     def run(self) -> None:
         """Do what can be done, at most the rest of this turn's steps."""
@@ -290,19 +299,18 @@ class Engine:
         return hook
 
     def _clear_hook(self, direction: Direction) -> WriteHook:
-        status = direction.register("INT_STATUS")
-        errors = sorted({where for (each, _), where in _ERROR_BITS.items() if each is direction})
+        return lambda _index, _old, bits: self.clear(direction, bits)
 
-        def hook(_index: int, _old: int, bits: int) -> None:
-            self.counters["clears"] += 1
-            if bits:
-                self._registers.set(status, self._registers.get(status) & ~bits)
-                for register, part in errors:
-                    left = self._registers.get_field(register, part) & ~(bits >> ABORT_SHIFT)
-                    self._registers.set_field(register, part, left)
-            self._lines.acknowledge(direction, bits, self.now_ns)
-
-        return hook
+    def clear(self, direction: Direction, bits: int) -> None:
+        """INT_CLEAR of ``direction`` was written."""
+        self.counters["clears"] += 1
+        if bits:
+            status = direction.register("INT_STATUS")
+            self._registers.set(status, self._registers.get(status) & ~bits)
+            for register, part in self._errors[direction]:
+                left = self._registers.get_field(register, part) & ~(bits >> ABORT_SHIFT)
+                self._registers.set_field(register, part, left)
+        self._lines.acknowledge(direction, bits, self.now_ns)
 
     def _ignore(self, cause: str, register: str) -> None:
         self.counters["doorbells_ignored"] += 1

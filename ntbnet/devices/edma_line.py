@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from ntbnet.devices.effects import Outbox
+from ntbnet.devices.effects import Effect, Log, Outbox
 from ntbnet.profile import EndpointHardware
 from ntbnet.regs.edma import ABORT_SHIFT, Direction
 from ntbnet.regs.file import RegisterFile
@@ -97,9 +97,17 @@ class InterruptLines:
         self._status_level = dict.fromkeys(Direction, 0)
         """Lines that they raise."""
         self._repeat_ns: int | None = None
+        lines = range(endpoint.edma_lines)
+        self._raised = {
+            direction: [Log("edma.line_raised", {"line": line, "register": names[0]}) for line in lines]
+            for direction, names in self._names.items()
+        }
+        self._lowered = [Log("edma.line_lowered", {"line": line}) for line in lines]
+        self._news: dict[int, Effect] = {}
+        """Set of lines -> what tells the CPU of it."""
 
-    def ring(self, direction: Direction) -> None:
-        """A test interrupt, through the INT_STATUS register of ``direction``."""
+    def ring(self, direction: Direction, _value: int = 0) -> None:
+        """A test interrupt, through the INT_STATUS register of ``direction``; the value does not matter."""
         self._counters["test_interrupts"] += 1
         if self._latched:
             self._counters["rings_collapsed"] += 1
@@ -176,12 +184,10 @@ class InterruptLines:
         if level == self.level:
             return False
         rising, falling, self.level = level & ~self.level, self.level & ~level, level
-        register = self._names[direction][0]
-        for line in range(self._all.bit_length()):
-            if rising >> line & 1:
-                self._outbox.log("edma.line_raised", line=line, register=register)
-            elif falling >> line & 1:
-                self._outbox.log("edma.line_lowered", line=line)
+        for lines, logs in ((rising, self._raised[direction]), (falling, self._lowered)):
+            while lines:
+                self._outbox.effects.append(logs[lines.bit_length() - 1])
+                lines ^= 1 << lines.bit_length() - 1
         if not level:
             self._repeat_ns = None
         if rising:
@@ -193,7 +199,11 @@ class InterruptLines:
         if not self._cpu_up:
             return
         self._counters["irqs"] += 1
-        self._outbox.signal(CPU, Irq(IrqSource.EDMA_LINE, lines or self.level))
+        lines = lines or self.level
+        news = self._news.get(lines)
+        if news is None:
+            news = self._news[lines] = self._outbox.signal_of(CPU, Irq(IrqSource.EDMA_LINE, lines))
+        self._outbox.effects.append(news)
         self._told.update(self._pending)
         self._rung_since = False
         self._repeat_ns = None

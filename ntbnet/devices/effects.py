@@ -20,6 +20,8 @@ class Send:
 
     dst: str
     message: Message
+    may_wait: bool = False
+    """Nobody waits for it: it may travel with the next message to ``dst`` that may not, or some ms later."""
 
 
 @dataclass(slots=True)
@@ -95,13 +97,17 @@ class Outbox:
         self.effects: list[Effect] = []
         self.wakes = wakes
 
-    def send(self, dst: str, message: Message) -> None:
-        """Queue ``message`` for ``dst`` behind everything queued before it."""
-        self.effects.append(Send(dst, message))
+    def send(self, dst: str, message: Message, may_wait: bool = False) -> None:
+        """Queue ``message`` for ``dst`` behind everything queued before it; ``may_wait``: see Send."""
+        self.effects.append(Send(dst, message, may_wait))
 
     def signal(self, dst: str, message: Irq | MemWrite) -> None:
         """Queue an interrupt, or a 32-bit store to registers, that need not stay behind earlier messages."""
-        self.effects.append(Wake(dst, message) if self.wakes else Send(dst, message))
+        self.effects.append(self.signal_of(dst, message))
+
+    def signal_of(self, dst: str, message: Irq | MemWrite) -> Effect:
+        """What ``signal`` queues; for signals that are always the same, to be queued with ``add``."""
+        return Wake(dst, message) if self.wakes else Send(dst, message)
 
     def wake(self, dst: str, message: Irq | MemWrite) -> None:
         """Queue a wake of ``dst``."""

@@ -179,6 +179,8 @@ class Tasks:
 
     def next_deadline(self) -> int | None:
         """Monotonic ns of the next timeout or wake-up; None when nothing waits."""
+        if not self._sleeping and not self._by_tag:
+            return None
         times = [due for due, _ in self._sleeping]
         times.extend(due for _, due in self._by_tag.values())
         return min(times, default=None)

@@ -111,6 +111,8 @@ class Driver:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopped_queue = False
         self._unsettled: deque[Path] = deque()
+        self._paths_moved = True
+        """A path's next deadline may have come nearer."""
         self._left: asyncio.Event | None = None
         self._logged_refusals: set[tuple[str, str]] = set()
         self.tun_write_drops = 0
@@ -124,7 +126,7 @@ class Driver:
         """Everything passes through these; a stopwatch stands around them while it runs."""
         self._bus.on_message = self._on_message
         self._handle: Callable[[str, Message, int], Sequence[Effect]] = self._device.handle
-        self._send: Callable[[str, bytes, bytes | memoryview], bool] = self._bus.send
+        self._send: Callable[[str, bytes, bytes | memoryview, bool], bool] = self._bus.send
         self._flush: Callable[[], None] = self._flush_all
         if self._tun is not None:
             self._read_tun: Callable[[memoryview], int] = self._tun.readinto
@@ -207,6 +209,8 @@ class Driver:
         message = path.receive(header, payload, now_ns)
         if message is not None:
             self._apply(self._handle(label, message, now_ns), now_ns)
+        else:
+            self._paths_moved = True
         if path.outgoing or path.changes:
             self._unsettled.append(path)
         if self._unsettled:
@@ -221,7 +225,9 @@ class Driver:
 
     def _on_wake(self, src: str, message: Irq | MemWrite) -> None:
         now_ns = self._clock()
-        self._perform(self._handle(src, message, now_ns), now_ns)
+        effects = self._handle(src, message, now_ns)
+        if effects:
+            self._perform(effects, now_ns)
 
     def _on_wakes(self) -> None:
         self._flush()
@@ -246,6 +252,7 @@ class Driver:
 
     def _settle(self, path: Path, now_ns: int) -> None:
         """Send what the path itself has to say; tell log and device of its ups and downs."""
+        self._paths_moved = True
         outgoing, path.outgoing = path.outgoing, []
         changes, path.changes = path.changes, []
         if any(not up for up, _ in changes):
@@ -278,16 +285,16 @@ class Driver:
     def _apply(self, effects: Sequence[Effect], now_ns: int) -> None:
         """Perform effects in order; a path that changes by them waits in ``_unsettled``."""
         for effect in effects:
-            if isinstance(effect, Send):
+            if isinstance(effect, Wake):  # of no device in fabric message
+                self._wake(effect.dst, effect.message)
+            elif isinstance(effect, Send):
                 path = self._paths[effect.dst]
                 frames = path.send(effect.message, now_ns)
-                if frames is not None and not self._send(effect.dst, *frames):
+                if frames is not None and not self._send(effect.dst, *frames, effect.may_wait):
                     path.surprise_down("neighbour takes no more messages", now_ns)
                     self._unsettled.append(path)
             elif isinstance(effect, Store):
                 effect.memory.store("direct", effect.offset, effect.data)
-            elif isinstance(effect, Wake):  # of no device in fabric message
-                self._wake(effect.dst, effect.message)
             elif isinstance(effect, Deliver):
                 if self._tun is not None and not self._write_tun(effect.packet, effect.offload_header):
                     self.tun_write_drops += 1
@@ -339,6 +346,7 @@ class Driver:
             if path.outgoing or path.changes:
                 self._unsettled.append(path)
         self._settle_all(now_ns)
+        self._paths_moved = True
         due = self._device.next_deadline()
         if due is not None and due <= now_ns:
             self._perform(self._device.on_deadline(now_ns), now_ns)
@@ -346,14 +354,19 @@ class Driver:
         self._arm()
 
     def _arm(self) -> None:
+        """Let the timer fire no later than the next deadline; too early does no harm.
+
+        The deadline of a path that only carries messages does not come nearer, so it is not asked for.
+        """
         if self._left is not None and isinstance(self._device, LeavingDevice) and self._device.is_shut_down():
             self._left.set()
-        deadline = min(path.next_deadline() for path in self._paths.values())
-        due = self._device.next_deadline()
-        if due is not None and due < deadline:
-            deadline = due
+        deadline = self._device.next_deadline()
+        if self._paths_moved:
+            self._paths_moved = False
+            of_paths = min(path.next_deadline() for path in self._paths.values())
+            deadline = of_paths if deadline is None else min(deadline, of_paths)
         armed = self._timer.armed_ns
-        if not armed or deadline < armed:
+        if deadline is not None and (not armed or deadline < armed):
             self._timer.arm(deadline)
 
     # questions

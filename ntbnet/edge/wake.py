@@ -18,6 +18,9 @@ offset  size  field    content
 8       8     address  of a store; 0 for IRQ
 16      8     value    32 bits that are stored; interrupt bits
 ======  ====  =======  ==========================================
+
+Who may wake whom, and what for, is ``topology.WAKES``; everything else is refused and counted. The same few
+records come again and again, so each is checked and decoded once, and looked up from then on.
 """
 
 from __future__ import annotations
@@ -27,39 +30,47 @@ import contextlib
 import fcntl
 import os
 import stat
-from collections import Counter, deque
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from select import PIPE_BUF
 from struct import Struct
 
 from ntbnet.errors import SetupError, WireError
-from ntbnet.wire import LABELS, SERVICE_BY_LABEL, Irq, IrqSource, Kind, MemWrite, Service
+from ntbnet.topology import STORE, WAKES
+from ntbnet.wire import LABELS, SERVICE_BY_LABEL, Irq, IrqSource, Kind, MemWrite
 
 VERSION = 1
 RECORD = Struct("<BBBBIQQ")
 RECORD_BYTES = RECORD.size
-READ_BATCH = 128
-"""Records taken at a time."""
+READ_BYTES = 128 * RECORD_BYTES
+"""Taken at a time."""
+RECORDS_PER_WRITE = PIPE_BUF // RECORD_BYTES
+MAX_KNOWN = 256
+"""Records that are kept decoded; with more of them all are forgotten."""
 MAX_WAITING = 4096
-"""Records kept for a process that does not read; later ones are dropped, and counted."""
+"""Records kept for a process that does not read; of more the oldest are dropped, and counted."""
 RETRY_S = 0.001
 """How long a full FIFO is left alone."""
 
-_SERVICES = {int(service) for service in Service}
+_LABELS = {int(service): label for service, label in LABELS.items()}
 _SOURCES = {int(source): source for source in IrqSource}
+_IRQ, _MEM_WRITE = int(Kind.IRQ), int(Kind.MEM_WRITE)
+_SERVICES = {label: int(service) for label, service in SERVICE_BY_LABEL.items()}
+_KIND_AT = 2
+Known = tuple[str, "Irq | MemWrite"]
 WakeHandler = Callable[[str, "Irq | MemWrite"], None]
 
 
 def encode(src: int, message: Irq | MemWrite) -> bytes:
     """The record of ``message``; a MemWrite has 4 bytes of data."""
     if isinstance(message, Irq):
-        return RECORD.pack(VERSION, src, Kind.IRQ, message.source, message.epoch, 0, message.bits)
+        return RECORD.pack(VERSION, src, _IRQ, message.source, message.epoch, 0, message.bits)
     value = int.from_bytes(message.data, "little")
-    return RECORD.pack(VERSION, src, Kind.MEM_WRITE, 0, message.epoch, message.addr, value)
+    return RECORD.pack(VERSION, src, _MEM_WRITE, 0, message.epoch, message.addr, value)
 
 
-def decode(record: bytes) -> tuple[str, Irq | MemWrite]:
+def decode(record: bytes) -> Known:
     """Sender and message of one record.
 
     Raises:
@@ -68,16 +79,21 @@ def decode(record: bytes) -> tuple[str, Irq | MemWrite]:
     version, src, kind, source, epoch, address, value = RECORD.unpack(record)
     if version != VERSION:
         raise WireError(f"wake version: {version}, this build speaks {VERSION}")
-    if src not in _SERVICES:
+    if src not in _LABELS:
         raise WireError(f"wake src: {src}")
-    label = LABELS[Service(src)]
-    if kind == Kind.IRQ:
+    if kind == _IRQ:
         if source not in _SOURCES or address:
             raise WireError(f"wake source: {source}, address {address:#x}")
-        return label, Irq(_SOURCES[source], value, epoch)
-    if kind != Kind.MEM_WRITE or source or address & 3 or value >> 32:
+        return _LABELS[src], Irq(_SOURCES[source], value, epoch)
+    if kind != _MEM_WRITE or source or address & 3 or value >> 32:
         raise WireError(f"wake kind: {kind}, source {source}, address {address:#x}, value {value:#x}")
-    return label, MemWrite(address, value.to_bytes(4, "little"), epoch)
+    return _LABELS[src], MemWrite(address, value.to_bytes(4, "little"), epoch)
+
+
+def is_allowed(src: str, dst: str, message: Irq | MemWrite) -> bool:
+    """True when ``src`` may wake ``dst`` with ``message``."""
+    what = message.source.name.lower() if isinstance(message, Irq) else STORE
+    return what in WAKES.get((src, dst), ())
 
 
 def open_fifo(path: Path) -> int:
@@ -105,21 +121,26 @@ class Wakes:
     Args:
         me: label of the service.
         path_of: service label -> path of its FIFO.
-        on_wake: called with (sender, message) for each record, in order.
+        on_wake: called with (sender, message) for each record, in order. An equal record may be given as the
+            same message again, so nobody may change it.
         on_batch: called after each time records were taken.
     """
 
     def __init__(
         self, me: str, path_of: Callable[[str], Path], on_wake: WakeHandler, on_batch: Callable[[], None]
     ) -> None:
-        self._src = int(SERVICE_BY_LABEL[me])
+        self._me = me
+        self._src = _SERVICES[me]
         self._path_of = path_of
         self.on_wake = on_wake
         self._on_batch = on_batch
         self._fd = open_fifo(path_of(me))
         self._out: dict[str, int] = {}
-        self._queued: dict[tuple[str, bytes, int], None] = {}
-        self._waiting: dict[str, deque[bytes]] = {}
+        self._queued: dict[str, list[bytes]] = {}
+        self._waiting: dict[str, list[bytes]] = {}
+        self._known: dict[bytes, Known] = {}
+        self._rest = b""
+        """Begin of a record whose end was not taken yet."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self.counters: Counter[str] = Counter()
         # what an earlier process left unread was told anew when its paths came up
@@ -131,43 +152,66 @@ class Wakes:
         loop.add_reader(self._fd, self._drain)
 
     def _drain(self) -> None:
-        data = _read(self._fd)
-        if len(data) % RECORD_BYTES:
-            # somebody wrote no whole record: where the next one begins is anybody's guess
-            self.counters["wakes_refused"] += 1
-            _empty(self._fd)
-            data = b""
-        for at in range(0, len(data), RECORD_BYTES):
-            try:
-                src, message = decode(data[at : at + RECORD_BYTES])
-            except WireError:
+        taken = _read(self._fd)
+        data = self._rest + taken if self._rest else taken
+        known, at, end, is_junk = self._known, 0, len(data), False
+        while end - at >= RECORD_BYTES:
+            record = data[at : at + RECORD_BYTES]
+            found = known.get(record) or self._learn(record)
+            if found is not None:
+                self.on_wake(*found)
+                at += RECORD_BYTES
+            elif not is_junk:
                 self.counters["wakes_refused"] += 1
-                continue
-            self.on_wake(src, message)
+                at += 1
+            else:
+                at += 1
+            is_junk = found is None
+        self._rest = data[at:]
+        if self._rest and len(taken) < READ_BYTES:
+            # records are written whole: what has no end by now never gets one
+            self.counters["wakes_refused"] += not is_junk
+            self._rest = b""
         self._on_batch()
+
+    def _learn(self, record: bytes) -> Known | None:
+        """Decode a record that is not known yet; None when it is none, or one its sender may not send.
+
+        What follows is looked for byte by byte then: somebody may have written no whole record.
+        """
+        try:
+            src, message = decode(record)
+        except WireError:
+            return None
+        if not is_allowed(src, self._me, message):
+            return None
+        if len(self._known) >= MAX_KNOWN:
+            self._known.clear()
+        self._known[record] = src, message
+        return src, message
 
     def send(self, dst: str, message: Irq | MemWrite) -> None:
         """Wake ``dst`` with the next ``flush``; an interrupt that is queued already is not queued again."""
-        number = 0 if isinstance(message, Irq) else len(self._queued) + 1
-        self._queued[dst, encode(self._src, message), number] = None
+        record = encode(self._src, message)
+        queued = self._queued.get(dst)
+        if queued is None:
+            self._queued[dst] = [record]
+        else:
+            _add(queued, record)
 
     def flush(self) -> None:
         """Write everything that was sent."""
         if not self._queued:
             return
         queued, self._queued = self._queued, {}
-        batches: dict[str, bytes] = {}
-        for dst, record, _ in queued:
-            batches[dst] = batches.get(dst, b"") + record
-            if len(batches[dst]) > PIPE_BUF - RECORD_BYTES:
-                self._send(dst, batches.pop(dst))
-        for dst, records in batches.items():
-            self._send(dst, records)
+        for dst, records in queued.items():
+            for at in range(0, len(records), RECORDS_PER_WRITE):
+                self._send(dst, records[at : at + RECORDS_PER_WRITE])
 
-    def _send(self, dst: str, records: bytes) -> None:
-        if self._waiting.get(dst) or not self._write(dst, records):
-            for at in range(0, len(records), RECORD_BYTES):
-                self._keep(dst, records[at : at + RECORD_BYTES])
+    def _send(self, dst: str, records: Sequence[bytes]) -> None:
+        if self._waiting.get(dst) or not self._write(dst, b"".join(records)):
+            for record in records:
+                self._keep(dst, record)
 
     def _write(self, dst: str, records: bytes) -> bool:
         fd = self._out.get(dst)
@@ -180,18 +224,20 @@ class Wakes:
         return True
 
     def _keep(self, dst: str, record: bytes) -> None:
-        waiting = self._waiting.setdefault(dst, deque())
-        if len(waiting) >= MAX_WAITING:
-            self.counters["wakes_dropped"] += 1
-            return
-        waiting.append(record)
-        if len(waiting) == 1 and self._loop is not None:
+        """Keep a record until the FIFO has room; an interrupt that waits already is news enough."""
+        waiting = self._waiting.setdefault(dst, [])
+        if not waiting and self._loop is not None:
             self._loop.call_later(RETRY_S, self._retry, dst)
+        _add(waiting, record)
+        if len(waiting) > MAX_WAITING:
+            # of a reader that stands still the newest interrupt matters most
+            self.counters["wakes_dropped"] += 1
+            del waiting[0]
 
     def _retry(self, dst: str) -> None:
         waiting = self._waiting[dst]
-        while waiting and self._fd >= 0 and self._write(dst, waiting[0]):
-            waiting.popleft()
+        while waiting and self._fd >= 0 and self._write(dst, b"".join(waiting[:RECORDS_PER_WRITE])):
+            del waiting[:RECORDS_PER_WRITE]
         if waiting and self._fd >= 0 and self._loop is not None:
             self._loop.call_later(RETRY_S, self._retry, dst)
 
@@ -207,15 +253,21 @@ class Wakes:
         self._out.clear()
 
 
+def _add(records: list[bytes], record: bytes) -> None:
+    """Add a record behind the others; of equal interrupts the first one stays, stores are never merged."""
+    if record[_KIND_AT] != _IRQ or record not in records:
+        records.append(record)
+
+
 def _empty(fd: int) -> None:
     """Take what is there: at most as much as a pipe holds, so that no writer can keep us here."""
-    for _ in range(1 + fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ) // (READ_BATCH * RECORD_BYTES)):
+    for _ in range(1 + fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ) // READ_BYTES):
         if not _read(fd):
             return
 
 
 def _read(fd: int) -> bytes:
     try:
-        return os.read(fd, READ_BATCH * RECORD_BYTES)
+        return os.read(fd, READ_BYTES)
     except BlockingIOError:
         return b""

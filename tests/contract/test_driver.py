@@ -20,9 +20,9 @@ from ntbnet.devices.path import Path
 from ntbnet.edge.driver import Driver
 from ntbnet.edge.stopwatch import points_from
 from ntbnet.edge.tun import Tun
-from ntbnet.edge.wake import decode, open_fifo
+from ntbnet.edge.wake import decode, encode, open_fifo
 from ntbnet.log import Logger
-from ntbnet.wire import Irq, IrqSource, Kind, MemWrite, Message, encode_control
+from ntbnet.wire import Irq, IrqSource, Kind, MemWrite, Message, Service, encode_control
 from tests.contract.fabrics import Recorder
 
 PACKET = Deliver(memoryview(b"packet"))
@@ -188,18 +188,20 @@ async def test_stopwatch_notes_what_passes_from_its_start_to_its_stop(driver: Dr
     assert 0 < points[0][1] <= points[1][1]
 
 
-async def test_stopwatch_notes_wakes_of_others_and_of_its_own(
-    driver: Driver, story: Story, asked: Ask
+async def test_stopwatch_notes_wakes_both_ways(
+    driver: Driver, story: Story, asked: Ask, tmp_path: FilePath
 ) -> None:
-    interrupt = Irq(IrqSource.EDMA_LINE, 1)
     await asked(b"stopwatch 100")
-    driver.perform([Wake("epc", interrupt), Wake("edma", interrupt)])
+    driver.perform([Wake("peer-ep", Irq(IrqSource.MSI_VECTOR, 2, 1))])
+    fifo = open_fifo(tmp_path / "wake.epc")
+    os.write(fifo, encode(Service.PEER_RC, MemWrite(0, bytes(4), 1)))
+    os.close(fifo)
     async with asyncio.timeout(5):
         await story.heard.wait()
 
     points = [point for point, _ in points_from(await asked(b"stopwatch 0"))]
 
-    assert points[:5] == ["wake epc", "wake edma", "sent", "arrived epc", "in epc"]
+    assert points[:4] == ["wake peer-ep", "sent", "arrived peer-rc", "in peer-rc"]
 
 
 async def test_nothing_stands_around_a_driver_whose_stopwatch_was_stopped(

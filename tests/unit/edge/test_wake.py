@@ -96,7 +96,7 @@ def _is_readable(path: Path) -> bool:
 
 @pytest.fixture
 def ends(tmp_path: Path) -> Iterator[tuple[End, End]]:
-    pair = End("peer-rc", tmp_path), End("peer-ep", tmp_path)
+    pair = End("epc", tmp_path), End("peer-ep", tmp_path)
     yield pair
     for end in pair:
         end.wakes.close()
@@ -177,117 +177,184 @@ def test_refusal_of_an_interrupt_names_its_source(at: int, value: int) -> None:
 
 
 def test_wakes_arrive_in_order_with_their_sender(ends: tuple[End, End]) -> None:
-    rc, ep = ends
+    epc, ep = ends
     for number in range(3):
-        rc.wakes.send("peer-ep", ring(number))
+        epc.wakes.send("peer-ep", ring(number))
     assert ep.read() == []
-    rc.wakes.flush()
+    epc.wakes.flush()
 
-    assert ep.read() == [("peer-rc", ring(number)) for number in range(3)]
+    assert ep.read() == [("epc", ring(number)) for number in range(3)]
 
 
 def test_equal_interrupts_of_one_occasion_are_told_once(ends: tuple[End, End]) -> None:
-    rc, ep = ends
+    epc, ep = ends
     for _ in range(2):
         for message in (ring(1), ring(2), ring(1)):
-            rc.wakes.send("peer-ep", message)
-        rc.wakes.flush()
+            epc.wakes.send("peer-ep", message)
+        epc.wakes.flush()
 
     assert [message for _, message in ep.read()] == [ring(1), ring(2), ring(1), ring(2)]
 
 
-def test_stores_to_registers_are_neither_merged_nor_moved(ends: tuple[End, End]) -> None:
+def test_stores_to_registers_are_neither_merged_nor_moved(tmp_path: Path) -> None:
     """An equal store may mean something else after another one: list A, start, list B, start."""
-    rc, ep = ends
+    ep, edma = End("peer-ep", tmp_path), End("edma", tmp_path)
     stores = [MemWrite(addr, bytes([value, 0, 0, 0]), 1) for addr, value in ((0, 1), (8, 1), (0, 2), (8, 1))]
     for store in stores:
-        rc.wakes.send("peer-ep", store)
-    rc.wakes.flush()
+        ep.wakes.send("edma", store)
+    ep.wakes.flush()
 
-    assert [message for _, message in ep.read()] == stores
+    assert [message for _, message in edma.read()] == stores
+    for end in (ep, edma):
+        end.wakes.close()
 
 
 def test_batch_is_told_after_its_records(ends: tuple[End, End]) -> None:
-    rc, ep = ends
-    rc.wakes.send("peer-ep", ring(1))
-    rc.wakes.flush()
+    epc, ep = ends
+    epc.wakes.send("peer-ep", ring(1))
+    epc.wakes.flush()
     next(iter(ep.loop.readers.values()))()
 
-    assert ep.told == [("peer-rc", ring(1)), None]
+    assert ep.told == [("epc", ring(1)), None]
 
 
 def test_full_fifo_delivers_everything_later_and_in_order(ends: tuple[End, End]) -> None:
-    rc, ep = ends
+    epc, ep = ends
     room = narrow(ep.path)
     count = 2 * room + 7
     for number in range(count):
-        rc.wakes.send("peer-ep", ring(number))
-        rc.wakes.flush()
+        epc.wakes.send("peer-ep", ring(number))
+        epc.wakes.flush()
     told = ep.read()
     assert len(told) <= room
 
-    while rc.loop.later:
-        rc.loop.run_later()
+    while epc.loop.later:
+        epc.loop.run_later()
         told += ep.read()
-    rc.wakes.send("peer-ep", ring(count))
-    rc.wakes.flush()
+    epc.wakes.send("peer-ep", ring(count))
+    epc.wakes.flush()
 
     assert [message for _, message in told + ep.read()] == [ring(number) for number in range(count + 1)]
-    assert rc.wakes.counters["wakes_dropped"] == 0
+    assert epc.wakes.counters["wakes_dropped"] == 0
 
 
 def test_process_that_never_reads_costs_bounded_memory(ends: tuple[End, End]) -> None:
-    rc, ep = ends
+    epc, ep = ends
     room = narrow(ep.path)
     count = room + wake.MAX_WAITING + 10
     for number in range(count):
-        rc.wakes.send("peer-ep", ring(number))
-    rc.wakes.flush()
+        epc.wakes.send("peer-ep", ring(number))
+        epc.wakes.flush()
     told = ep.read()
-    while rc.loop.later:
-        rc.loop.run_later()
+    while epc.loop.later:
+        epc.loop.run_later()
         told += ep.read()
 
-    assert rc.wakes.counters["wakes_dropped"] == count - len(told)
-    assert [message for _, message in told] == [ring(number) for number in range(len(told))]
-    assert wake.MAX_WAITING < len(told) < count
+    dropped = epc.wakes.counters["wakes_dropped"]
+    assert [message for _, message in told] == [
+        ring(number) for number in range(count) if not room <= number < room + dropped
+    ]
+    assert dropped == 10
+    assert len(told) == room + wake.MAX_WAITING
+
+
+def test_reader_that_was_stopped_is_told_every_interrupt_once_and_the_newest(ends: tuple[End, End]) -> None:
+    epc, ep = ends
+    room = narrow(ep.path)
+    for number in range(room + 3 * wake.MAX_WAITING):
+        epc.wakes.send("peer-ep", ring(number % 2))
+        epc.wakes.flush()
+    epc.wakes.send("peer-ep", ring(9))
+    epc.wakes.flush()
+    ep.read()
+    epc.loop.run_later()
+
+    assert [message for _, message in ep.read()] == [ring(room % 2), ring((room + 1) % 2), ring(9)]
+    assert epc.wakes.counters["wakes_dropped"] == 0
 
 
 def test_hostile_records_are_counted_and_the_others_told(ends: tuple[End, End]) -> None:
     _, ep = ends
-    write_raw(ep.path, bytes(RECORD_BYTES) + encode(Service.PEER_RC, ring(4)) + b"\xff" * RECORD_BYTES)
+    write_raw(ep.path, bytes(RECORD_BYTES) + encode(Service.EPC, ring(4)) + b"\xff" * RECORD_BYTES)
 
-    assert ep.read() == [("peer-rc", ring(4))]
+    assert ep.read() == [("epc", ring(4))]
     assert ep.wakes.counters["wakes_refused"] == 2
 
 
 @pytest.mark.parametrize("behind", [0, 1, 127, 128, 129, 300])
 @pytest.mark.parametrize("garbage", [1, 23, 25])
-def test_pieces_of_records_spoil_no_later_occasion(ends: tuple[End, End], garbage: int, behind: int) -> None:
-    """Records that stand behind them in the FIFO may be lost with them."""
-    rc, ep = ends
-    write_raw(ep.path, b"\xee" * garbage + encode(Service.PEER_RC, ring(1)) * behind)
-    ep.read()
-    assert ep.wakes.counters["wakes_refused"] > 0
+def test_pieces_of_records_spoil_no_whole_ones(ends: tuple[End, End], garbage: int, behind: int) -> None:
+    epc, ep = ends
+    write_raw(ep.path, encode(Service.EPC, ring(3)) + b"\xee" * garbage + encode(Service.EPC, ring(1)) * behind)
+    assert ep.read() == [("epc", ring(3)), *[("epc", ring(1))] * behind]
+    assert ep.wakes.counters["wakes_refused"] == 1
 
-    rc.wakes.send("peer-ep", ring(5))
-    rc.wakes.flush()
-    assert ep.read() == [("peer-rc", ring(5))]
+    epc.wakes.send("peer-ep", ring(5))
+    epc.wakes.flush()
+    assert ep.read() == [("epc", ring(5))]
+
+
+def test_record_that_is_cut_by_a_read_is_told_whole(ends: tuple[End, End]) -> None:
+    _, ep = ends
+    records = [encode(Service.EPC, ring(number)) for number in range(200)]
+    write_raw(ep.path, b"\xee" * 25 + b"".join(records))
+
+    assert [message for _, message in ep.read()] == [ring(number) for number in range(200)]
+    assert ep.wakes.counters["wakes_refused"] == 1
+
+
+ALLOWED = [
+    *((src, dst, MemWrite(0x40, bytes(4), 1)) for src, dst in (("peer-rc", "edma"), ("peer-rc", "epc"))),
+    ("peer-ep", "edma", MemWrite(0x40, bytes(4), 1)),
+    ("edma", "peer-ep", Irq(IrqSource.EDMA_LINE, 1)),
+    ("epc", "peer-ep", Irq(IrqSource.DOORBELL_SLOTS, 1, 1)),
+    ("epc", "peer-ep", ring(1)),
+    ("peer-ep", "peer-rc", ring(1)),
+]
+
+
+@pytest.mark.parametrize("dst", LABELS.values())
+def test_only_who_may_wake_whom_with_what_is_heard(tmp_path: Path, dst: str) -> None:
+    end = End(dst, tmp_path)
+    messages = [MemWrite(0x40, bytes(4), 1), *(Irq(source, 1, 1) for source in IrqSource)]
+    told: list[tuple[str, Irq | MemWrite]] = []
+    for src in Service:
+        for message in messages:
+            write_raw(end.path, encode(src, message))
+            told += end.read()
+    heard = {(src, type(message), getattr(message, "source", None)) for src, message in told}
+
+    allowed = {
+        (src, type(message), getattr(message, "source", None)) for src, to, message in ALLOWED if to == dst
+    }
+    assert heard == allowed
+    assert end.wakes.counters["wakes_refused"] == len(Service) * len(messages) - len(allowed)
+    end.wakes.close()
+
+
+def test_more_records_than_are_remembered_are_told_all_the_same(ends: tuple[End, End]) -> None:
+    epc, ep = ends
+    numbers = [*range(2 * wake.MAX_KNOWN), *range(wake.MAX_KNOWN)]
+    for number in numbers:
+        epc.wakes.send("peer-ep", ring(number))
+        epc.wakes.flush()
+
+    assert [message for _, message in ep.read()] == [ring(number) for number in numbers]
 
 
 def test_restarted_process_hears_nothing_that_was_meant_for_the_one_before(
     ends: tuple[End, End], tmp_path: Path
 ) -> None:
-    rc, ep = ends
+    epc, ep = ends
     for number in range(500):
-        rc.wakes.send("peer-ep", ring(number))
-    rc.wakes.flush()
+        epc.wakes.send("peer-ep", ring(number))
+    epc.wakes.flush()
     ep.wakes.close()
 
     again = End("peer-ep", tmp_path)
-    rc.wakes.send("peer-ep", ring(7))
-    rc.wakes.flush()
-    assert again.read() == [("peer-rc", ring(7))]
+    epc.wakes.send("peer-ep", ring(7))
+    epc.wakes.flush()
+    assert again.read() == [("epc", ring(7))]
     again.wakes.close()
 
 
@@ -296,14 +363,14 @@ def test_fifo_is_closed_to_others(ends: tuple[End, End]) -> None:
 
 
 def test_closed_ends_watch_nothing_and_close_again(ends: tuple[End, End]) -> None:
-    rc, ep = ends
-    rc.wakes.send("peer-ep", ring(1))
-    rc.wakes.flush()
-    rc.wakes.close()
-    rc.wakes.close()
+    epc, ep = ends
+    epc.wakes.send("peer-ep", ring(1))
+    epc.wakes.flush()
+    epc.wakes.close()
+    epc.wakes.close()
 
-    assert rc.loop.readers == {}
-    assert ep.read() == [("peer-rc", ring(1))]
+    assert epc.loop.readers == {}
+    assert ep.read() == [("epc", ring(1))]
 
 
 def make_file(path: Path) -> None:
