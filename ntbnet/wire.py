@@ -58,6 +58,7 @@ MAX_BODY_ITEMS = 1024
 
 _HEAD = Struct("<BBHBBHIIIIQQIIQ")
 _U64 = Struct("<Q")
+_new = tuple.__new__
 _LENGTH_AT = 40
 _VIEW_FROM_BYTES = 1024
 
@@ -98,6 +99,12 @@ class Kind(IntEnum):
     CALL = 32
     REPLY = 33
     NOTICE = 34
+
+
+# an attribute of an enum class is looked up by Python code, in Python 3.11: each message would pay for it
+_MEM_WRITE, _MEM_READ, _COMPLETION = int(Kind.MEM_WRITE), int(Kind.MEM_READ), int(Kind.COMPLETION)
+_CFG_READ, _CFG_WRITE, _IRQ = int(Kind.CFG_READ), int(Kind.CFG_WRITE), int(Kind.IRQ)
+_CALL, _REPLY, _NOTICE = int(Kind.CALL), int(Kind.REPLY), int(Kind.NOTICE)
 
 
 class Status(IntEnum):
@@ -247,8 +254,24 @@ def encode_control(
 ) -> tuple[bytes, bytes]:
     """Header and payload of a message of the path itself (HELLO .. BEAT); ``key`` as for ``encode``."""
     payload = b"" if body is None else _pack_body(body)
-    header = _seal(kind, src, dst, incarnation, session, 0, 0, sequence, 0, arg, timestamp_ns, payload, key)
-    return header, payload
+    head = _HEAD.pack(
+        SCHEMA_VERSION,
+        kind,
+        0,
+        src,
+        dst,
+        0,
+        incarnation,
+        session,
+        0,
+        0,
+        sequence,
+        0,
+        len(payload),
+        arg,
+        timestamp_ns,
+    )
+    return head + _U64.pack(xxh3_64_intdigest(payload, xxh3_64_intdigest(head, key))), payload
 
 
 def encode(
@@ -268,59 +291,26 @@ def encode(
     address = arg = tag = 0
     payload: bytes | memoryview = b""
     if isinstance(message, MemWrite):
-        kind, address, payload = Kind.MEM_WRITE, message.addr, message.data
+        kind, address, payload = _MEM_WRITE, message.addr, message.data
     elif isinstance(message, Irq):
-        kind, address, arg = Kind.IRQ, message.bits, message.source
+        kind, address, arg = _IRQ, message.bits, message.source
     elif isinstance(message, MemRead):
-        kind, address, arg, tag = Kind.MEM_READ, message.addr, message.size, message.tag
+        kind, address, arg, tag = _MEM_READ, message.addr, message.size, message.tag
     elif isinstance(message, Completion):
-        kind, arg, tag, payload = Kind.COMPLETION, message.status, message.tag, message.data
+        kind, arg, tag, payload = _COMPLETION, message.status, message.tag, message.data
     elif isinstance(message, CfgRead):
-        kind, address, arg, tag = Kind.CFG_READ, message.offset, message.size, message.tag
+        kind, address, arg, tag = _CFG_READ, message.offset, message.size, message.tag
     elif isinstance(message, CfgWrite):
-        kind, address, tag, payload = Kind.CFG_WRITE, message.offset, message.tag, message.data
+        kind, address, tag, payload = _CFG_WRITE, message.offset, message.tag, message.data
     elif isinstance(message, Call):
-        kind, tag = Kind.CALL, message.tag
+        kind, tag = _CALL, message.tag
         payload = _pack_body({"op": message.op, "args": message.args})
     elif isinstance(message, Reply):
-        kind, tag, arg = Kind.REPLY, message.tag, message.error
+        kind, tag, arg = _REPLY, message.tag, message.error
         payload = _pack_body(message.body)
     else:
-        kind = Kind.NOTICE
+        kind = _NOTICE
         payload = _pack_body({"name": message.name, "args": message.args})
-    header = _seal(
-        kind,
-        src,
-        dst,
-        incarnation,
-        session,
-        message.epoch,
-        tag,
-        sequence,
-        address,
-        arg,
-        timestamp_ns,
-        payload,
-        key,
-    )
-    return header, payload
-
-
-def _seal(
-    kind: int,
-    src: int,
-    dst: int,
-    incarnation: int,
-    session: int,
-    epoch: int,
-    tag: int,
-    sequence: int,
-    address: int,
-    arg: int,
-    timestamp_ns: int,
-    payload: bytes | memoryview,
-    key: int,
-) -> bytes:
     head = _HEAD.pack(
         SCHEMA_VERSION,
         kind,
@@ -330,7 +320,7 @@ def _seal(
         0,
         incarnation,
         session,
-        epoch,
+        message.epoch,
         tag,
         sequence,
         address,
@@ -338,7 +328,7 @@ def _seal(
         arg,
         timestamp_ns,
     )
-    return head + _U64.pack(xxh3_64_intdigest(payload, xxh3_64_intdigest(head, key)))
+    return head + _U64.pack(xxh3_64_intdigest(payload, xxh3_64_intdigest(head, key))), payload
 
 
 def split(frame: bytes) -> Iterator[tuple[bytes, bytes | memoryview]]:
@@ -367,13 +357,14 @@ def decode_header(frame: bytes | memoryview, payload: bytes | memoryview, key: i
     """
     if len(frame) != HEADER_BYTES:
         raise WireError(f"header: {len(frame)} bytes, expected {HEADER_BYTES}")
-    header = Header._make(_HEAD.unpack_from(frame))
+    header: Header = _new(Header, _HEAD.unpack_from(frame))
+    length = header.length
     if header.version != SCHEMA_VERSION:
         raise WireError(f"version: {header.version}, this build speaks {SCHEMA_VERSION}")
-    if header.length != len(payload):
-        raise WireError(f"length: header says {header.length}, payload has {len(payload)} bytes")
-    if header.length > MAX_PAYLOAD_BYTES:
-        raise WireError(f"length: {header.length} above {MAX_PAYLOAD_BYTES}")
+    if length != len(payload):
+        raise WireError(f"length: header says {length}, payload has {len(payload)} bytes")
+    if length > MAX_PAYLOAD_BYTES:
+        raise WireError(f"length: {length} above {MAX_PAYLOAD_BYTES}")
     digest = xxh3_64_intdigest(payload, xxh3_64_intdigest(frame[: HEADER_BYTES - 8], key))
     if digest != _U64.unpack_from(frame, HEADER_BYTES - 8)[0]:
         raise WireError("checksum: does not match header and payload")
@@ -389,40 +380,42 @@ def decode_message(header: Header, payload: bytes | memoryview) -> Message:
         WireError: a field has a value its kind does not allow.
     """
     kind = header.kind
-    if kind == Kind.MEM_WRITE:
-        _refuse(header.length == 0, "length", 0, "1..")
-        _refuse(header.address + header.length > 1 << 64, "address", header.address, "inside 64 bits")
-        return MemWrite(header.address, payload, header.epoch)
-    if kind == Kind.IRQ:
+    if kind == _MEM_WRITE:
+        address, length = header.address, header.length
+        if not length or address + length > 1 << 64:
+            _refuse(length == 0, "length", 0, "1..")
+            _refuse(True, "address", address, "inside 64 bits")
+        return MemWrite(address, payload, header.epoch)
+    if kind == _IRQ:
         _refuse(header.arg not in _IRQ_SOURCES, "arg", header.arg, "an interrupt source")
         _refuse(header.length != 0, "length", header.length, "0")
         return Irq(_IRQ_SOURCES[header.arg], header.address, header.epoch)
-    if kind == Kind.MEM_READ:
+    if kind == _MEM_READ:
         _refuse(not 1 <= header.arg <= MAX_READ_BYTES, "arg", header.arg, f"1..{MAX_READ_BYTES}")
         _refuse(header.address + header.arg > 1 << 64, "address", header.address, "inside 64 bits")
         _refuse(header.length != 0, "length", header.length, "0")
         return MemRead(header.address, header.arg, header.tag, header.epoch)
-    if kind == Kind.COMPLETION:
+    if kind == _COMPLETION:
         _refuse(header.arg not in _STATUSES, "arg", header.arg, "a completion status")
         _refuse(header.length > MAX_READ_BYTES, "length", header.length, f"0..{MAX_READ_BYTES}")
         return Completion(header.tag, _STATUSES[header.arg], payload, header.epoch)
-    if kind == Kind.CFG_READ:
+    if kind == _CFG_READ:
         _check_config_access(header.address, header.arg)
         _refuse(header.length != 0, "length", header.length, "0")
         return CfgRead(header.address, header.arg, header.tag, header.epoch)
-    if kind == Kind.CFG_WRITE:
+    if kind == _CFG_WRITE:
         _check_config_access(header.address, header.length)
         return CfgWrite(header.address, payload, header.tag, header.epoch)
-    if kind == Kind.CALL:
+    if kind == _CALL:
         body = unpack_body(payload)
         op, args = body.get("op"), body.get("args")
         if not isinstance(op, str) or not isinstance(args, dict) or len(body) != 2:
             raise WireError("body: a call has op (text) and args (map)")
         return Call(op, args, header.tag, header.epoch)
-    if kind == Kind.REPLY:
+    if kind == _REPLY:
         _refuse(header.arg > 4095, "arg", header.arg, "an errno")
         return Reply(header.tag, header.arg, unpack_body(payload), header.epoch)
-    if kind == Kind.NOTICE:
+    if kind == _NOTICE:
         body = unpack_body(payload)
         name, args = body.get("name"), body.get("args")
         if not isinstance(name, str) or not isinstance(args, dict) or len(body) != 2:

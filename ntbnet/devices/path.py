@@ -43,6 +43,8 @@ HELLO_INTERVAL_NS = 25_000_000
 OPEN_PATIENCE_NS = 4 * HELLO_INTERVAL_NS
 """How long the initiator repeats OPEN before it takes a new session: the old one may be spent at the peer."""
 
+_FIRST_OF_DEVICES = int(Kind.MEM_WRITE)
+
 Frames = tuple[bytes, "bytes | memoryview"]
 
 
@@ -52,6 +54,10 @@ class PathState(Enum):
     DOWN = "down"
     OPENING = "opening"
     UP = "up"
+
+
+_UP = PathState.UP
+"""Looked up once: in Python 3.11 an attribute of an enum class is found by Python code."""
 
 
 class Path:
@@ -122,7 +128,7 @@ class Path:
 
     def send(self, message: Message, now_ns: int) -> Frames | None:
         """Frames for ``message`` in the current session; None (counted) while there is none."""
-        if self.state is not PathState.UP:
+        if self.state is not _UP:
             self.refused["sent_while_down"] += 1
             return None
         sequence = self._tx_sequence
@@ -141,10 +147,10 @@ class Path:
             header = decode_header(header_frame, payload, self._key)
             if header.src != self._dst or header.dst != self._src:
                 raise WireError(f"src/dst: {header.src}/{header.dst} on the path from {self.peer}")
-            if header.kind < Kind.MEM_WRITE:
+            if header.kind < _FIRST_OF_DEVICES:
                 self._receive_control(header, payload, now_ns)
                 return None
-            if self.state is not PathState.UP or header.session != self.session:
+            if self.state is not _UP or header.session != self.session:
                 self.refused["stale_session"] += 1
                 return None
             if header.incarnation != self.peer_incarnation:

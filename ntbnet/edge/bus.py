@@ -137,6 +137,9 @@ class ZmqBus:
                 self.on_message(label, header, payload)
             if self._group:
                 self.flush()
+            # cheaper than to be refused the next message, and it arms the edge-triggered descriptor as well
+            if not _events(socket) & zmq.POLLIN:
+                break
         else:
             assert self._loop is not None
             self._loop.call_soon(self._drain, label)
@@ -235,4 +238,5 @@ class ZmqBus:
 
 
 def _events(socket: zmq.Socket[bytes]) -> int:
-    return int(socket.getsockopt(zmq.EVENTS))
+    found: int = socket.getsockopt(zmq.EVENTS)
+    return found
