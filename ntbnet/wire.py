@@ -381,15 +381,17 @@ def decode_message(header: Header, payload: bytes | memoryview) -> Message:
     """
     kind = header.kind
     if kind == _MEM_WRITE:
-        address, length = header.address, header.length
-        if not length or address + length > 1 << 64:
-            _refuse(length == 0, "length", 0, "1..")
-            _refuse(True, "address", address, "inside 64 bits")
+        address = header.address
+        if not header.length or address + header.length > 1 << 64:
+            _refuse(not header.length, "length", 0, "1..")
+            raise WireError(f"address: {address:#x}, allowed: inside 64 bits")
         return MemWrite(address, payload, header.epoch)
     if kind == _IRQ:
-        _refuse(header.arg not in _IRQ_SOURCES, "arg", header.arg, "an interrupt source")
-        _refuse(header.length != 0, "length", header.length, "0")
-        return Irq(_IRQ_SOURCES[header.arg], header.address, header.epoch)
+        source = _IRQ_SOURCES.get(header.arg)
+        if source is None or header.length:
+            _refuse(source is None, "arg", header.arg, "an interrupt source")
+            raise WireError(f"length: {header.length:#x}, allowed: 0")
+        return Irq(source, header.address, header.epoch)
     if kind == _MEM_READ:
         _refuse(not 1 <= header.arg <= MAX_READ_BYTES, "arg", header.arg, f"1..{MAX_READ_BYTES}")
         _refuse(header.address + header.arg > 1 << 64, "address", header.address, "inside 64 bits")

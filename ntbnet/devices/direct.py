@@ -159,11 +159,18 @@ class CpuBus:
 
         ``may_wait``: as a message it need not leave before the next one (see Send).
         """
-        grant = self._find(addr, len(data)) if self._grants else None
-        if grant is None:
+        length = len(data)
+        for grant in self._grants:
+            at = addr - grant.base
+            if at >= 0 and at + length <= grant.size:
+                break
+        else:
+            self._post(addr, data, may_wait)
+            return
+        if grant.owner and (length != WORD_BYTES or addr % WORD_BYTES):
             self._post(addr, data, may_wait)
         elif self._settled:
-            self._land(grant, addr, data)
+            self._land(grant, grant.at + at, data)
         elif self._is_flushing and len(self._held) < MAX_HELD:
             self._held.append((addr, bytes(data)))
         else:
@@ -174,7 +181,8 @@ class CpuBus:
         if self._held and len(self._held) < MAX_HELD:
             self._held.append(bits)
             return
-        self._post_held()
+        if self._held:
+            self._post_held()
         left = bits
         while self._settled and left:
             vector = self._vectors.get((left & -left).bit_length() - 1)
@@ -186,14 +194,7 @@ class CpuBus:
         if left:
             self._outbox.send(self._upstream, Irq(IrqSource.PEER_DOORBELL, left, self._tasks.epoch))
 
-    def _find(self, addr: int, length: int) -> Grant | None:
-        for grant in self._grants:
-            if grant.base <= addr and addr + length <= grant.base + grant.size:
-                return grant if not grant.owner or (length == WORD_BYTES and not addr & 3) else None
-        return None
-
-    def _land(self, grant: Grant, addr: int, data: Buffer) -> None:
-        at = grant.at + addr - grant.base
+    def _land(self, grant: Grant, at: int, data: Buffer) -> None:
         if grant.owner:
             self.counters["direct_rings"] += 1
             self._outbox.wake(grant.owner, MemWrite(at, bytes(data), self._tasks.epoch))
