@@ -11,7 +11,7 @@ from rich.table import Table
 
 from ntbnet.app.bench_hops import TOLERANCE
 from ntbnet.app.bench_latencies import PUBLISHED, QUANTILES
-from ntbnet.app.bench_report import show_budgets
+from ntbnet.app.bench_report import python_hint, show_budgets
 from ntbnet.app.bench_tally import REFERENCES
 
 FIGURES = {
@@ -44,6 +44,8 @@ def show(result: Mapping[str, Any], console: Console) -> None:
         f"{about['cores']} x {about['cpu']}, Linux {about['kernel']}, Python {about['python']}, "
         f"load {one:.1f} {five:.1f}, ntbnet {result['version']}"
     )
+    if hint := python_hint(about):
+        say(hint)
     say(
         f"profile {result['profile']}, RC to EP, UDP ping-pong by "
         f"{result['tool']}, {result['rounds']} x {result['seconds']} s; half a round trip in us"

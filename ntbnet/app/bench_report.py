@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
+import sysconfig
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -121,10 +122,33 @@ def machine() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "kernel": platform.release(),
         "python": platform.python_version(),
+        "python_build": python_build(sysconfig.get_config_vars()),
         "loadavg": list(os.getloadavg()),
         "tcp_congestion": _first_line("/proc/sys/net/ipv4/tcp_congestion_control"),
         "keeps_bytecode": not sys.dont_write_bytecode,
     }
+
+
+def python_build(variables: Mapping[str, Any]) -> str:
+    """How the interpreter was built, as far as its own build variables say.
+
+    Returns:
+        ``optimised``: with a profile; ``distribution``: a package in /usr, whose maker may have used one
+        without a trace; ``plain``: without.
+    """
+    flags = " ".join(str(variables.get(name, "")) for name in ("CONFIG_ARGS", "PY_CFLAGS", "PY_CORE_CFLAGS"))
+    if "--enable-optimizations" in flags or "-fprofile-use" in flags:
+        return "optimised"
+    return "distribution" if variables.get("prefix") == "/usr" else "plain"
+
+
+def python_hint(about: Mapping[str, Any]) -> str:
+    """A line about an interpreter that makes every figure worse; empty when there is nothing to say."""
+    if about.get("python_build") != "plain":
+        return ""
+    return (
+        "this Python was built without --enable-optimizations: one with them, as of a distribution, is faster"
+    )
 
 
 def _cpu_model() -> str:
@@ -175,6 +199,8 @@ def show_machine(about: Mapping[str, Any], console: Console) -> None:
         markup=False,
         soft_wrap=True,
     )
+    if hint := python_hint(about):
+        console.print(hint, markup=False, soft_wrap=True)
 
 
 def show_budgets(rows: Sequence[Mapping[str, Any]], console: Console) -> None:

@@ -85,9 +85,7 @@ class DwEdma:
         self._clear = tuple(base + block.offset(name) for name in ("WR_INT_CLEAR", "RD_INT_CLEAR"))
         self._registers = SelfIrqRegisters(base + block.offset("RD_INT_STATUS"), self._clear[1])
         self._callbacks: tuple[_Callback, ...] = ()
-        self._acknowledge = [
-            outbox.signal_of(ENGINE, MemWrite(addr, ACKNOWLEDGE)) for addr in self._clear
-        ]
+        self._acknowledge = [outbox.signal_of(ENGINE, MemWrite(addr, ACKNOWLEDGE)) for addr in self._clear]
         self._names_of: dict[int, tuple[str, ...]] = {}
         """Set of lines -> the counters of its lines."""
         self._counters = counters

@@ -184,10 +184,12 @@ class InterruptLines:
         if level == self.level:
             return False
         rising, falling, self.level = level & ~self.level, self.level & ~level, level
-        for lines, logs in ((rising, self._raised[direction]), (falling, self._lowered)):
-            while lines:
-                self._outbox.effects.append(logs[lines.bit_length() - 1])
-                lines ^= 1 << lines.bit_length() - 1
+        changed = rising | falling
+        while changed:
+            line = (changed & -changed).bit_length() - 1
+            logs = self._raised[direction] if rising >> line & 1 else self._lowered
+            self._outbox.effects.append(logs[line])
+            changed &= changed - 1
         if not level:
             self._repeat_ns = None
         if rising:

@@ -238,5 +238,4 @@ class ZmqBus:
 
 
 def _events(socket: zmq.Socket[bytes]) -> int:
-    found: int = socket.getsockopt(zmq.EVENTS)
-    return found
+    return int(socket.getsockopt(zmq.EVENTS))

@@ -161,5 +161,28 @@ def test_parts_are_judged_by_their_budgets_and_shown() -> None:
         assert text in shown
 
 
+@pytest.mark.parametrize(
+    ("variables", "build"),
+    [
+        ({"CONFIG_ARGS": "'--enable-shared' '--enable-optimizations'", "prefix": "/usr/local"}, "optimised"),
+        ({"PY_CORE_CFLAGS": "-O2 -fprofile-use", "prefix": "/usr"}, "optimised"),
+        ({"CONFIG_ARGS": "'--prefix=/usr'", "prefix": "/usr"}, "distribution"),
+        (
+            {"CONFIG_ARGS": "'--enable-shared'", "PGO_PROF_USE_FLAG": "-fprofile-use", "prefix": "/opt"},
+            "plain",
+        ),
+        ({}, "plain"),
+    ],
+)
+def test_build_of_the_interpreter_is_known_and_a_slow_one_told(variables: dict[str, str], build: str) -> None:
+    shown_on = StringIO()
+    found = bench_report.python_build(variables)
+    about = {**result()["machine"], "python_build": found}
+    bench_report.show_machine(about, Console(file=shown_on, width=200))
+
+    assert found == build
+    assert ("--enable-optimizations" in shown_on.getvalue()) == (build == "plain")
+
+
 def test_median_of_each_round() -> None:
     assert p50s([[3.0, 1.0, 2.0], [9.0]]) == [2.0, 9.0]

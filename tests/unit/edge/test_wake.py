@@ -285,7 +285,8 @@ def test_hostile_records_are_counted_and_the_others_told(ends: tuple[End, End]) 
 @pytest.mark.parametrize("garbage", [1, 23, 25])
 def test_pieces_of_records_spoil_no_whole_ones(ends: tuple[End, End], garbage: int, behind: int) -> None:
     epc, ep = ends
-    write_raw(ep.path, encode(Service.EPC, ring(3)) + b"\xee" * garbage + encode(Service.EPC, ring(1)) * behind)
+    before, after = encode(Service.EPC, ring(3)), encode(Service.EPC, ring(1)) * behind
+    write_raw(ep.path, before + b"\xee" * garbage + after)
     assert ep.read() == [("epc", ring(3)), *[("epc", ring(1))] * behind]
     assert ep.wakes.counters["wakes_refused"] == 1
 
@@ -316,7 +317,10 @@ ALLOWED = [
 @pytest.mark.parametrize("dst", LABELS.values())
 def test_only_who_may_wake_whom_with_what_is_heard(tmp_path: Path, dst: str) -> None:
     end = End(dst, tmp_path)
-    messages = [MemWrite(0x40, bytes(4), 1), *(Irq(source, 1, 1) for source in IrqSource)]
+    messages: list[Irq | MemWrite] = [
+        MemWrite(0x40, bytes(4), 1),
+        *(Irq(source, 1, 1) for source in IrqSource),
+    ]
     told: list[tuple[str, Irq | MemWrite]] = []
     for src in Service:
         for message in messages:
