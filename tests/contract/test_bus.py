@@ -150,3 +150,56 @@ def test_messages_of_one_occasion_arrive_apart_and_in_order(sockets: Sockets, tm
 
     assert exchange(sockets, tmp_path, len(sent)) == sent
     assert sockets.bus.backlog("epc") == 0
+
+
+# messages that may wait
+
+
+def test_message_that_may_wait_travels_with_the_next_one_in_order(sockets: Sockets, tmp_path: Path) -> None:
+    sent = [(header(length), bytes([length]) * length) for length in (1, 2, 3)]
+    sockets.bus.send("epc", *sent[0], may_wait=True)
+    sockets.bus.flush()
+    sockets.bus.send("epc", *sent[1])
+    sockets.bus.send("epc", *sent[2], may_wait=True)
+    sockets.bus.flush()
+
+    assert sockets.bus.backlog("epc") == 1
+    assert exchange(sockets, tmp_path, 3) == sent
+
+
+def test_message_that_may_wait_leaves_by_itself_when_no_other_one_comes(
+    sockets: Sockets, tmp_path: Path
+) -> None:
+    sent = [(header(length), bytes([length]) * length) for length in (1, 2)]
+    for message in sent:
+        sockets.bus.send("epc", *message, may_wait=True)
+        sockets.bus.flush()
+    assert sockets.bus.backlog("epc") == 0
+
+    assert exchange(sockets, tmp_path, 2) == sent
+
+
+def test_message_of_the_path_itself_stays_behind_one_that_waits(sockets: Sockets) -> None:
+    sockets.bus.send("epc", header(1), b"1", may_wait=True)
+
+    assert not sockets.bus.send_now("epc", header(0), b"")
+    assert sockets.bus.backlog("epc") == 1
+
+
+def test_message_that_waits_is_dropped_with_its_session(sockets: Sockets, tmp_path: Path) -> None:
+    sockets.bus.send("epc", header(1), b"1", may_wait=True)
+    sockets.bus.forget("epc")
+    sockets.bus.send("epc", header(2), b"22")
+    sockets.bus.flush()
+
+    assert exchange(sockets, tmp_path, 1) == [(header(2), b"22")]
+
+
+def test_longest_frame_holds_what_waited_as_long_as_it_fits(sockets: Sockets, tmp_path: Path) -> None:
+    sent = [(header(1), b"1"), (header(MIB), bytes(MIB))]
+    sockets.bus.send("epc", *sent[0], may_wait=True)
+    sockets.bus.send("epc", *sent[1])
+    sockets.bus.flush()
+
+    assert sockets.bus.backlog("epc") == 2
+    assert exchange(sockets, tmp_path, 2) == sent
