@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from ntbnet.regs.spec import Access, Element, Register, RegisterBlock
+from ntbnet.regs.spec import Access, Element, Field, Register, RegisterBlock
 
 WriteHook = Callable[[int, int, int], None]
 """Called as hook(index, old, new) after a write, changed or not; ``new`` has written WO bits."""
@@ -89,6 +89,8 @@ class RegisterFile:
                 self._absent[element.start : element.end] = bytes(element.end - element.start)
         self._with_wo = {register.name for register in block.registers if register.mask(Access.WO)}
         self._pieces: dict[tuple[int, int], tuple[_Piece, ...]] = {}
+        self._places: dict[tuple[str, int], tuple[memoryview[int], int]] = {}
+        self._fields: dict[tuple[str, str], Field] = {}
         self._hooks: dict[str, WriteHook] = {}
         self.unmapped_reads = 0
         self.dropped_writes = 0
@@ -157,9 +159,16 @@ class RegisterFile:
 
     def get(self, name: str, index: int = 0) -> int:
         """Value of a register as the device sees it, access rules aside."""
+        place = self._places.get((name, index)) or self._find(name, index)
+        return place[0][place[1]]
+
+    def _find(self, name: str, index: int) -> tuple[memoryview[int], int]:
+        """Where an element is: view and slot; looked for once."""
         register = self.block.register(name)
         width = register.width_bytes
-        return self._views[width][register.element_offset(index) // width]
+        place = self._views[width], register.element_offset(index) // width
+        self._places[name, index] = place
+        return place
 
     def set(self, name: str, value: int, index: int = 0) -> None:
         """Store a register as the device does: access rules aside, no hook.
@@ -174,7 +183,10 @@ class RegisterFile:
 
     def get_field(self, name: str, field: str, index: int = 0) -> int:
         """Value of one field of a register."""
-        return self.block.register(name).field(field).extract(self.get(name, index))
+        part = self._fields.get((name, field))
+        if part is None:
+            part = self._fields[name, field] = self.block.register(name).field(field)
+        return part.extract(self.get(name, index))
 
     def set_field(self, name: str, field: str, value: int, index: int = 0) -> None:
         """Replace one field of a register, as the device does.
