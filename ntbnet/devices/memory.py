@@ -64,8 +64,6 @@ class Window:
         """End the window: every later access raises WindowLost."""
         self.revoked = True
 
-    # store, store_u32 and load_u32 look at the bounds themselves: they run several times a packet
-
     def _check(self, offset: int, length: int) -> int:
         if self.revoked:
             raise WindowLost(f"window {self.name} was revoked")
@@ -78,9 +76,7 @@ class Window:
     def store(self, what: str, offset: int, data: Buffer) -> None:
         """Store ``data`` at ``offset``; 2 and 4 aligned bytes as one word."""
         length = len(data)
-        if self.revoked or not 0 <= offset <= self.size - length:
-            self._check(offset, length)
-        at = self._start + offset
+        at = self._check(offset, length)
         if length == 4 and not at & 3:
             self._u32[at >> 2] = int.from_bytes(data, "little")
         elif length == 2 and not at & 1:
@@ -98,9 +94,7 @@ class Window:
 
     def store_u32(self, what: str, offset: int, value: int) -> None:
         """Store a 32-bit word (0..0xFFFFFFFF); whole when ``offset`` is a multiple of 4."""
-        if self.revoked or not 0 <= offset <= self.size - 4:
-            self._check(offset, 4)
-        at = self._start + offset
+        at = self._check(offset, 4)
         if at & 3:
             self._u8[at : at + 4] = value.to_bytes(4, "little")
         else:
@@ -119,9 +113,7 @@ class Window:
 
     def load_u32(self, offset: int) -> int:
         """The 32-bit word at ``offset``, read once."""
-        if self.revoked or not 0 <= offset <= self.size - 4:
-            self._check(offset, 4)
-        at = self._start + offset
+        at = self._check(offset, 4)
         return int.from_bytes(self._u8[at : at + 4], "little") if at & 3 else self._u32[at >> 2]
 
     def load(self, offset: int, length: int) -> bytes:
