@@ -43,7 +43,7 @@ class Port:
     def __init__(self, peer: Window) -> None:
         self._peer = peer
 
-    def peer_mw_write(self, widx: int, offset: int, data: Buffer, may_wait: bool = False) -> None:
+    def peer_mw_write(self, widx: int, offset: int, data: Buffer) -> None:
         """See ``NtbDevice``; there is one window."""
         self._peer.store("mw", offset, data)
 

@@ -154,21 +154,18 @@ class CpuBus:
 
     # stores
 
-    def write(self, addr: int, data: Buffer, may_wait: bool = False) -> None:
-        """Posted store of ``data`` at ``addr``; the buffer may be reused once the call returned.
-
-        ``may_wait``: as a message it need not leave before the next one (see Send).
-        """
+    def write(self, addr: int, data: Buffer) -> None:
+        """Posted store of ``data`` at ``addr``; the buffer may be reused once the call returned."""
         length = len(data)
         for grant in self._grants:
             at = addr - grant.base
             if at >= 0 and at + length <= grant.size:
                 break
         else:
-            self._post(addr, data, may_wait)
+            self._post(addr, data)
             return
         if grant.owner and (length != WORD_BYTES or addr % WORD_BYTES):
-            self._post(addr, data, may_wait)
+            self._post(addr, data)
         elif self._settled:
             self._land(grant, grant.at + at, data)
         elif self._is_flushing and len(self._held) < MAX_HELD:
@@ -217,10 +214,10 @@ class CpuBus:
         if held:
             self._posted += 1
 
-    def _post(self, addr: int, data: Buffer, may_wait: bool = False) -> None:
+    def _post(self, addr: int, data: Buffer) -> None:
         if self._held:
             self._post_held()
-        self._outbox.send(self._via, MemWrite(addr, bytes(data), self._tasks.epoch), may_wait)
+        self._outbox.send(self._via, MemWrite(addr, bytes(data), self._tasks.epoch))
         self._posted += 1
         self._settled = False
         self._flush()

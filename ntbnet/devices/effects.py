@@ -20,8 +20,6 @@ class Send:
 
     dst: str
     message: Message
-    may_wait: bool = False
-    """Nobody waits for it: it may travel with the next message to ``dst`` that may not, or some ms later."""
 
 
 @dataclass(slots=True)
@@ -97,9 +95,9 @@ class Outbox:
         self.effects: list[Effect] = []
         self.wakes = wakes
 
-    def send(self, dst: str, message: Message, may_wait: bool = False) -> None:
-        """Queue ``message`` for ``dst`` behind everything queued before it; ``may_wait``: see Send."""
-        self.effects.append(Send(dst, message, may_wait))
+    def send(self, dst: str, message: Message) -> None:
+        """Queue ``message`` for ``dst`` behind everything queued before it."""
+        self.effects.append(Send(dst, message))
 
     def signal(self, dst: str, message: Irq | MemWrite) -> None:
         """Queue an interrupt, or a 32-bit store to registers, that need not stay behind earlier messages."""

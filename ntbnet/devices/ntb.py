@@ -125,12 +125,10 @@ class NtbDevice(ABC):
         """CPU address and size in bytes of outbound window ``widx``. EINVAL for a bad index."""
 
     @abstractmethod
-    def peer_mw_write(self, widx: int, offset: int, data: Buffer, may_wait: bool = False) -> None:
+    def peer_mw_write(self, widx: int, offset: int, data: Buffer) -> None:
         """Posted store of ``data`` at ``offset`` of outbound window ``widx``.
 
-        Stores of one caller arrive in order. The buffer may be reused once the call returned. One that
-        ``may_wait`` stays behind for some ms, or until the next one that may not, as in a CPU's
-        write-combining buffer.
+        Stores of one caller arrive in order. The buffer may be reused once the call returned.
 
         Raises:
             ValueError: the store leaves the window (a caller's bug: nothing is sent).

@@ -370,12 +370,12 @@ class NtbEpf(NtbDevice):
         self._check_mw(0, widx)
         return self._mws[widx].base, self._mws[widx].size
 
-    def peer_mw_write(self, widx: int, offset: int, data: Buffer, may_wait: bool = False) -> None:
+    def peer_mw_write(self, widx: int, offset: int, data: Buffer) -> None:
         """Posted store into the window."""
         span = self._mws[widx]
         if offset < 0 or offset + len(data) > span.size:
             raise ValueError(f"store [{offset:#x}, +{len(data):#x}) leaves window {widx} of {span.size:#x}")
-        self._cpu.write(span.base + offset, data, may_wait)
+        self._cpu.write(span.base + offset, data)
 
     def peer_mw_is_open(self, widx: int) -> Task[bool]:
         """A part of a BAR always is: what lies behind it is the endpoint's business."""

@@ -141,12 +141,12 @@ class NtbVntb(NtbDevice):
         self._check_mw(widx)
         return self._mws[widx].base, self._mws[widx].size
 
-    def peer_mw_write(self, widx: int, offset: int, data: Buffer, may_wait: bool = False) -> None:
+    def peer_mw_write(self, widx: int, offset: int, data: Buffer) -> None:
         """Posted store into the outbound region."""
         span = self._mws[widx]
         if offset < 0 or offset + len(data) > span.size:
             raise ValueError(f"store [{offset:#x}, +{len(data):#x}) leaves window {widx} of {span.size:#x}")
-        self._cpu.write(span.base + offset, data, may_wait)
+        self._cpu.write(span.base + offset, data)
 
     def get_pci_epc(self) -> tuple[EpcResource, ...]:
         """What the controller may lend."""

@@ -158,7 +158,7 @@ class RxRing:
         window, generation = self._window, self._generation
         if window is None:
             return RxStop.EMPTY
-        for taken in range(len(self._ends)):
+        for _ in range(len(self._ends)):
             index = self.index
             end = self._ends[index]
             flags = window.load_u32(end + FLAGS_AT)
@@ -190,6 +190,5 @@ class RxRing:
                 deliver(window.view(self._starts[index], length), length)
             if generation != self._generation:
                 return RxStop.RESET
-            # one frame's room is not waited for: the word may go with what answers the frame
-            self._ntb.peer_mw_write(self._rx_info_widx, self._rx_info_offset, WORD.pack(index), not taken)
+            self._ntb.peer_mw_write(self._rx_info_widx, self._rx_info_offset, WORD.pack(index))
         return RxStop.BUDGET

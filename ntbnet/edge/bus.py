@@ -5,9 +5,7 @@ sockets' file descriptors are watched by the event loop and drained until EAGAIN
 is edge-triggered, so a drain that stops early is scheduled again.
 
 What a process has to say to one neighbour at one occasion (the stores of a packet, and the interrupt
-behind them) goes out as one frame of ZeroMQ: each frame costs more than the bytes in it. A message that may
-wait (``Send.may_wait``) joins the next frame to the same neighbour, and has one of its own when none came
-within ``WAIT_S``.
+behind them) goes out as one frame of ZeroMQ: each frame costs more than the bytes in it.
 
 HWM is large enough for a whole ring in flight; LINGER 0 and IMMEDIATE 1 so that nothing is kept
 for a process that is gone. A message that ZeroMQ will not take waits here (receiving goes on);
@@ -40,8 +38,6 @@ LINGER_MS = 20
 DRAIN_BATCH = 128
 """Messages taken from one neighbour before others get their turn."""
 RECONNECT_MS = 10
-WAIT_S = 0.004
-"""Longest that a message which may wait does so; a kernel tick at HZ=250."""
 
 Handler = Callable[[str, bytes, bytes | memoryview], None]
 
@@ -68,10 +64,6 @@ class ZmqBus:
         self._in: dict[str, zmq.Socket[bytes]] = {}
         self._out: dict[str, zmq.Socket[bytes]] = {}
         self._group: dict[str, bytearray] = {}
-        """What goes out with the next flush."""
-        self._waiting: dict[str, bytearray] = {}
-        """What may wait, to neighbours that nothing else goes out to."""
-        self._wait: asyncio.TimerHandle | None = None
         self._backlog: dict[str, deque[bytearray]] = {}
         self._backlog_bytes: dict[str, int] = {}
         self._sockets: list[zmq.Socket[bytes]] = []
@@ -145,36 +137,17 @@ class ZmqBus:
             self._loop.call_soon(self._drain, label)
         self._on_batch(label)
 
-    def send(self, label: str, header: bytes, payload: bytes | memoryview, may_wait: bool = False) -> bool:
-        """Send one message with the next ``flush``, behind earlier ones; False when the backlog is full.
-
-        One that ``may_wait`` alone is no reason to send anything yet.
-        """
+    def send(self, label: str, header: bytes, payload: bytes | memoryview) -> bool:
+        """Send one message with the next ``flush``, behind earlier ones; False when the backlog is full."""
         group = self._group.get(label)
+        if group is not None and len(group) + len(header) + len(payload) > MAX_FRAME_BYTES:
+            self._send_group(label, self._group.pop(label))
+            group = None
         if group is None:
-            group = self._waiting.pop(label, None)
-            if group is None:
-                group = bytearray()
-            if may_wait:
-                self._waiting[label] = group
-                self._begin_wait()
-            else:
-                self._group[label] = group
-        if len(group) + len(header) + len(payload) > MAX_FRAME_BYTES:
-            self._send_group(label, bytearray(group))
-            group.clear()
+            group = self._group[label] = bytearray()
         group += header
         group += payload
         return len(self._backlog[label]) < MAX_BACKLOG and self._backlog_bytes[label] < MAX_BACKLOG_BYTES
-
-    def _begin_wait(self) -> None:
-        if self._wait is None and self._loop is not None:
-            self._wait = self._loop.call_later(WAIT_S, self._end_wait)
-
-    def _end_wait(self) -> None:
-        self._wait = None
-        while self._waiting:
-            self._send_group(*self._waiting.popitem())
 
     def flush(self) -> None:
         """Hand everything that was sent to ZeroMQ, or keep it until that takes it."""
@@ -190,15 +163,13 @@ class ZmqBus:
 
     def send_now(self, label: str, header: bytes, payload: bytes | memoryview) -> bool:
         """Send a message of the path itself, or drop it when nobody is connected."""
-        earlier = self._group.pop(label, None) or self._waiting.pop(label, None)
-        if earlier:
-            self._send_group(label, earlier)
+        if label in self._group:
+            self._send_group(label, self._group.pop(label))
         return not self._backlog[label] and self._push(self._out[label], header + bytes(payload))
 
     def forget(self, label: str) -> None:
         """Drop what waits for a neighbour: its session ended."""
         self._group.pop(label, None)
-        self._waiting.pop(label, None)
         self._backlog[label].clear()
         self._backlog_bytes[label] = 0
 
@@ -226,8 +197,6 @@ class ZmqBus:
 
     def close(self, last_words: Collection[str] = ()) -> None:
         """Close every socket; only what was sent to the labels in ``last_words`` may linger."""
-        if self._wait is not None:
-            self._wait.cancel()
         for label in last_words:
             self._out[label].setsockopt(zmq.LINGER, LINGER_MS)
         for socket in self._sockets:

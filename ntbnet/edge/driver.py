@@ -126,7 +126,7 @@ class Driver:
         """Everything passes through these; a stopwatch stands around them while it runs."""
         self._bus.on_message = self._on_message
         self._handle: Callable[[str, Message, int], Sequence[Effect]] = self._device.handle
-        self._send: Callable[[str, bytes, bytes | memoryview, bool], bool] = self._bus.send
+        self._send: Callable[[str, bytes, bytes | memoryview], bool] = self._bus.send
         self._flush: Callable[[], None] = self._flush_all
         if self._tun is not None:
             self._read_tun: Callable[[memoryview], int] = self._tun.readinto
@@ -290,7 +290,7 @@ class Driver:
             elif isinstance(effect, Send):
                 path = self._paths[effect.dst]
                 frames = path.send(effect.message, now_ns)
-                if frames is not None and not self._send(effect.dst, *frames, effect.may_wait):
+                if frames is not None and not self._send(effect.dst, *frames):
                     path.surprise_down("neighbour takes no more messages", now_ns)
                     self._unsettled.append(path)
             elif isinstance(effect, Store):
