@@ -14,10 +14,21 @@ from typing import Any, Protocol, runtime_checkable
 
 import msgpack
 
-from ntbnet.devices.effects import Deliver, Effect, Log, Restart, Send, SetCarrier, StopQueue, Store, Wake
+from ntbnet.devices.effects import (
+    Deliver,
+    Effect,
+    Log,
+    Poll,
+    Restart,
+    Send,
+    SetCarrier,
+    StopQueue,
+    Store,
+    Wake,
+)
 from ntbnet.devices.path import Path
 from ntbnet.edge.bus import ZmqBus
-from ntbnet.edge.clock import Timer, monotonic_ns
+from ntbnet.edge.clock import Ticker, Timer, monotonic_ns
 from ntbnet.edge.stopwatch import Stopwatch
 from ntbnet.edge.tun import Tun
 from ntbnet.edge.wake import Wakes
@@ -27,6 +38,10 @@ from ntbnet.wire import Irq, MemWrite, Message
 
 TUN_BATCH = 64
 """Packets taken from the TUN before sockets get their turn."""
+SINGLES = 4
+"""After so many bursts of one packet each a further one is not looked for: looking costs as much as a wake-up."""
+LOOK_AGAIN = 16
+"""But every so many bursts."""
 
 
 class Device(Protocol):
@@ -55,7 +70,13 @@ class PacketDevice(Device, Protocol):
         """Where the next packet from the node's stack is to be read into."""
 
     def transmit(self, length: int, now_ns: int) -> Sequence[Effect]:
-        """The first ``length`` bytes of ``receive_buffer`` are a packet to send."""
+        """The first ``length`` bytes of the last ``receive_buffer`` are a packet to send."""
+
+    def end_burst(self, now_ns: int) -> Sequence[Effect]:
+        """No packet follows at once."""
+
+    def poll(self, now_ns: int) -> Sequence[Effect]:
+        """What a Poll effect asked to be called for."""
 
 
 @runtime_checkable
@@ -108,6 +129,8 @@ class Driver:
         self._tun = tun
         self._clock = clock
         self._timer = Timer()
+        self._ticker: Ticker | None = None
+        self._singles = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopped_queue = False
         self._unsettled: deque[Path] = deque()
@@ -177,6 +200,10 @@ class Driver:
         """Tell the neighbours, stop watching, close sockets and timer; the TUN stays its owner's."""
         if self._loop is not None:
             self._loop.remove_reader(self._timer.fd)
+            if self._ticker is not None:
+                self._loop.remove_reader(self._ticker.fd)
+                self._ticker.close()
+                self._ticker = None
             if self._tun is not None:
                 self._loop.remove_reader(self._tun.fileno())
         self._flush()
@@ -299,6 +326,8 @@ class Driver:
                     self._log.emit("netdev.carrier_changed", up=effect.up)
             elif isinstance(effect, StopQueue):
                 self._stop_queue(effect.stopped)
+            elif isinstance(effect, Poll):
+                self._poll_every(effect.period_ns)
             elif isinstance(effect, Restart):
                 path = self._paths[effect.dst]
                 path.surprise_down(effect.reason, now_ns)
@@ -318,15 +347,45 @@ class Driver:
     def _on_tun(self) -> None:
         device: PacketDevice = self._device  # type: ignore[assignment]  # only packet devices get a TUN
         read, now_ns = self._read_tun, self._clock()
-        for _ in range(TUN_BATCH):
+        is_single = self._singles >= SINGLES and self._singles % LOOK_AGAIN
+        packets, acted = 0, False
+        for _ in range(1 if is_single else TUN_BATCH):
             if self._stopped_queue:
                 break
             length = read(device.receive_buffer())
             if not length:
                 break
-            self._perform(device.transmit(length, now_ns), now_ns)
-        self._flush()
-        self._arm()
+            packets += 1
+            effects = device.transmit(length, now_ns)
+            if effects:
+                acted = True
+                self._perform(effects, now_ns)
+        self._singles = self._singles + 1 if packets == 1 else 0
+        effects = device.end_burst(now_ns)
+        if effects:
+            acted = True
+            self._perform(effects, now_ns)
+        if acted:
+            self._flush()
+            self._arm()
+
+    def _poll_every(self, period_ns: int) -> None:
+        if self._loop is None:
+            return
+        if self._ticker is None:
+            self._ticker = Ticker()
+            self._loop.add_reader(self._ticker.fd, self._on_poll)
+        self._ticker.start(period_ns)
+
+    def _on_poll(self) -> None:
+        device: PacketDevice = self._device  # type: ignore[assignment]  # only packet devices ask for it
+        if self._ticker is not None and self._ticker.expired():
+            now_ns = self._clock()
+            effects = device.poll(now_ns)
+            if effects:
+                self._perform(effects, now_ns)
+                self._flush()
+                self._arm()
 
     # time
 
