@@ -242,13 +242,26 @@ class Process:
             if not self.is_paused:
                 self.on_timer()
 
+    def catch_up(self) -> None:
+        """What the model did behind a store that is done only now: it looked at its rings, and rang."""
+        transport = self.device._transport if isinstance(self.device, Peer) else None
+        for queue in () if transport is None else transport.queues:
+            if queue.active:
+                queue.run_rx()
+                queue.tx.trigger()
+        if isinstance(self.device, Peer):
+            self.perform(self.device.end_burst(self.world.now_ns))
+
     def resume(self) -> None:
         if self.world.processes.get(self.name) is not self:
             return
         self.is_paused = False
         suspended, self.suspended = self.suspended, []
+        self.is_pumping = True  # nothing new before what was begun
         for go_on in suspended:
             go_on()
+        self.is_pumping = False
+        self.catch_up()
         inbox, self.inbox = self.inbox, []
         for peer, frame in inbox:
             if peer == WAKE:
