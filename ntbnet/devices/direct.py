@@ -240,7 +240,9 @@ class CpuBus:
 
     def _post(self, addr: int, data: Buffer) -> None:
         self._post_held()
-        self._outbox.send(self._via, MemWrite(addr, bytes(data), self._tasks.epoch))
+        # a payload is on its way before its owner gets the buffer back: effects are performed at once
+        kept = data if isinstance(data, memoryview) else bytes(data)
+        self._outbox.send(self._via, MemWrite(addr, kept, self._tasks.epoch))
         self._posted += 1
         self._unsettle()
         self._flush()

@@ -137,8 +137,8 @@ class NtbDevice(ABC):
     def peer_mw_lend(self, widx: int, size: int) -> Window | None:
         """The first ``size`` bytes of outbound window ``widx``, to store in past ``peer_mw_write``.
 
-        None: now they cannot be stored to in place. What is lent is revoked when that ends. Stores made there are
-        seen at once, and do not wait for effects that were asked for before.
+        None: now they cannot be stored to in place. What is lent is revoked when that ends. Stores made
+        there are seen at once, and do not wait for effects that were asked for before.
         """
         return None
 

@@ -146,8 +146,7 @@ class Queue:
     def tx_enqueue(self, payload: Buffer, length: int, *, more: bool = False) -> int:
         """Send the first ``length`` bytes of ``payload`` as one frame.
 
-        Args:
-            more: the peer is told of it with a later frame, or by ``tx.ring``.
+        With ``more`` the peer is told of it with a later frame, or by ``tx.ring``.
 
         Returns:
             0, or a negative errno: EINVAL (length 0), ENOLINK (queue down), EMSGSIZE, EBUSY (no

@@ -5,10 +5,10 @@ As NAPI with ``napi_defer_hard_irqs`` and ``gro_flush_timeout``: under load the 
 of the node. A burst then costs neither the sender's store that rings, nor the process that turns it into
 an interrupt.
 
-``adaptive``: polling begins when interrupts come close together and find several frames each: a ping-pong, of
-one frame each way, never polls. It goes on as long as it finds frames: a look that finds none is paid
-with what earlier ones found, so that empty looks are never more than a fixed share, and nothing is looked at when
-idle. ``always``: from the first frame on. ``never``: every burst rings, as with the kernel's driver.
+``adaptive``: polling begins when interrupts come close together and find several frames each: a ping-pong,
+of one frame each way, never polls. It goes on as long as it finds frames: a look that finds none is paid with
+what earlier ones found, so that empty looks are a fixed share at most, and nothing is looked at when idle.
+``always``: from the first frame on. ``never``: every burst rings, as with the kernel's driver.
 """
 
 from __future__ import annotations
@@ -108,7 +108,8 @@ class RxPoll:
         if self._outbox.effects:
             return  # stores may be among them
         told = [queue for queue in self._queues if queue.rx.is_polled]
-        if not all([queue.rx.end_polling() for queue in told]):
+        answers = [queue.rx.end_polling() for queue in told]
+        if not all(answers):
             return
         self.stop()
         for queue in told:

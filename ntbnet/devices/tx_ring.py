@@ -184,7 +184,7 @@ class TxRing:
         return self._free >= frames or self.free_entries() >= frames
 
     def room(self, frames: int, skip: int) -> memoryview | None:
-        """Where the payload of the next frame belongs, in the peer's memory, but for its first ``skip`` bytes.
+        """Where the payload of the next frame belongs in the peer's memory, but for its first ``skip`` bytes.
 
         One byte longer than a payload may be. To be filled at once, and sent by ``send_in_place``.
 
@@ -297,9 +297,7 @@ class TxRing:
 
     def store_payload(self, index: int, payload: Buffer, length: int) -> None:
         """Store the payload of frame ``index`` with the CPU."""
-        whole = length == len(payload)
-        data = payload if whole else memoryview(payload)[:length]
-        self._store("tx.payload", self._starts[index], data)
+        self._store("tx.payload", self._starts[index], memoryview(payload)[:length])
 
     def _publish(self, index: int, ver: int, length: int, flags: int) -> None:
         """Make a frame visible; the peer is yet to be told."""

@@ -39,7 +39,7 @@ from ntbnet.wire import Irq, MemWrite, Message
 TUN_BATCH = 64
 """Packets taken from the TUN before sockets get their turn."""
 SINGLES = 4
-"""After so many bursts of one packet each a further one is not looked for: looking costs as much as a wake-up."""
+"""After so many bursts of one packet each no second one is looked for: that costs as much as a wake-up."""
 LOOK_AGAIN = 16
 """But every so many bursts."""
 

@@ -22,7 +22,7 @@ def flood(world: World, bursts: int, every_ns: int = 50 * US) -> dict[str, list[
 def arrive(
     world: World, sent: dict[str, list[bytes]], before: dict[str, int], *, one_queue: bool = True
 ) -> None:
-    """Wait until every packet came, once; in order, if there is one queue: each packet is a flow of its own."""
+    """Wait until every packet came, once; in order with one queue, since each packet is a flow of its own."""
 
     def all_came() -> bool:
         return all(

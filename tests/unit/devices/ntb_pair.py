@@ -70,7 +70,7 @@ class FakeNtb(NtbDevice):
         self.msi: MsiDomain | None = None
         self.rings: list[int] = []
         self.lends = False
-        """Stores to the peer's memory are done in place, as in fabric ``local``, while no message is under way."""
+        """Stores to the peer are done in place, as in fabric ``local``, while no message is under way."""
         self.on_fence: Callable[[], None] = lambda: None
         self._lent: list[Window] = []
         self._unread: Callable[[], int] = lambda: 0
