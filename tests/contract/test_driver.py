@@ -17,7 +17,8 @@ from ntbnet.app.ask import ask
 from ntbnet.devices.effects import Deliver, Effect, Poll, Restart, Send, Store, Wake
 from ntbnet.devices.memory import Window
 from ntbnet.devices.path import Path
-from ntbnet.edge.driver import SINGLES, Driver
+from ntbnet.edge.driver import Driver
+from ntbnet.edge.packets import SINGLES
 from ntbnet.edge.stopwatch import points_from
 from ntbnet.edge.tun import Tun
 from ntbnet.edge.wake import decode, open_fifo
@@ -287,8 +288,8 @@ def run_bursts(story: Story, folder: FilePath, wanted: int, begin: Callable[[Dri
         tun = BurstTun(story)
         driver = driver_of(story, folder, tun)
         device = BurstDevice(story, wanted)
-        driver._device = device
-        driver._call_directly()
+        assert driver._packets is not None
+        driver._packets._device = device
         driver.start(asyncio.get_running_loop(), f"ipc://{folder}/question", dict)
         begin(driver, tun)
         async with asyncio.timeout(5):
@@ -318,10 +319,10 @@ def test_after_single_packets_no_second_one_is_looked_for_and_none_is_left(
     count = 200
 
     def begin(driver: Driver, tun: BurstTun) -> None:
-        assert driver._loop is not None
+        assert driver._packets is not None
         for number in range(count):
-            driver._loop.call_soon(tun.other_end.send, str(number).encode())
-        driver._singles = SINGLES
+            asyncio.get_running_loop().call_soon(tun.other_end.send, str(number).encode())
+        driver._packets._singles = SINGLES
 
     _, tun = run_bursts(story, tmp_path, count, begin)
 
