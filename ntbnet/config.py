@@ -254,6 +254,7 @@ def shared_identity(config: Config) -> dict[str, int | str]:
         "mtu": netdev.mtu,
         "queues": netdev.queues,
         "offloads": int(netdev.offloads),
+        "rx_polling": int(netdev.poll != "never"),
     }
     for window in config.windows:
         span = {"": window.size, "_offset": window.offset, "_bar": window.bar}

@@ -92,7 +92,9 @@ class Netdev:
 
     poll: Annotated[str, Choice(("adaptive", "never", "always"))] = "adaptive"
     """How a full ring is watched for room; never: on kernel ticks, as ntb_netdev does; adaptive: every 50 us
-    while there is progress, then ever more seldom, down to kernel ticks; always: every 50 us."""
+    while there is progress, then ever more seldom, down to kernel ticks; always: every 50 us. In fabric
+    local also whether received frames are looked for every 100 us instead of being rung for; adaptive: under
+    load; always: from the first one on, idle or not; both ends need ntbnet unless it is never."""
 
     queues: Annotated[int, Integer(1, 32, "queues")] = 1
     """Transport queues that the device uses, 1..32; a flow of packets stays on one of them."""

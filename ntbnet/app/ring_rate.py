@@ -47,6 +47,10 @@ class Port:
         """See ``NtbDevice``; there is one window."""
         self._peer.store("mw", offset, data)
 
+    def peer_mw_lend(self, widx: int, size: int) -> Window:
+        """See ``NtbDevice``; all of it, as in fabric ``local``."""
+        return self._peer
+
     def peer_db_set(self, bits: int) -> None:
         """See ``NtbDevice``; whoever sends wakes the peer behind each batch."""
 
@@ -71,7 +75,8 @@ def send(memory: memoryview, frames: int, data: int, space: int) -> dict[str, in
             os.eventfd_read(space)
             continue
         for _ in range(batch):
-            ring.send(payload, PAYLOAD_BYTES, 0, None)
+            ring.send(payload, PAYLOAD_BYTES, 0, None, more=True)
+        ring.ring()
         left -= batch
         os.eventfd_write(data, 1)
     return {"frames": ring.tx_pkts, "bytes": ring.tx_bytes, "time_ns": started_ns}

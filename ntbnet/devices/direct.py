@@ -19,7 +19,7 @@ answered.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,11 +50,13 @@ class Far:
         memory: all DRAM of the other node.
         ident: which memory that is; grants of another one are refused.
         lease: where this host says in which link epoch it stores.
+        fence: returns when all stores made before are seen by the other host, and before any later load.
     """
 
     memory: Window
     ident: int
     lease: Lease
+    fence: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +150,7 @@ class CpuBus:
         self._is_flushing = False
         self._era = 0
         """Ends the flushes of earlier epochs."""
+        self._lent: list[Window] = []
         self._held: list[tuple[int, bytes] | int] = []
         """Stores (address, data) and doorbell bits that wait for a flush, oldest first."""
         self.counters: Counter[str] = Counter()
@@ -172,6 +175,28 @@ class CpuBus:
             self._held.append((addr, bytes(data)))
         else:
             self._post(addr, data)
+
+    def lend(self, addr: int, size: int) -> Window | None:
+        """``size`` bytes at ``addr`` to store in directly; None unless stores to all of them are direct now.
+
+        It is revoked as soon as they are not.
+        """
+        grant = self._find(addr, size) if self._settled else None
+        if grant is None or grant.owner or self._far is None:
+            return None
+        window = self._far.memory.sub(grant.at + addr - grant.base, size, "lent")
+        self._lent.append(window)
+        return window
+
+    def _unsettle(self) -> None:
+        self._settled = False
+        while self._lent:
+            self._lent.pop().revoke()
+
+    def fence(self) -> None:
+        """Every direct store made before is seen by the other host before a later load is done."""
+        if self._far is not None:
+            self._far.fence()
 
     def doorbell(self, bits: int) -> None:
         """Ring ``bits`` on the other host, behind all earlier stores (the endpoint's side only)."""
@@ -217,9 +242,11 @@ class CpuBus:
     def _post(self, addr: int, data: Buffer) -> None:
         if self._held:
             self._post_held()
-        self._outbox.send(self._via, MemWrite(addr, bytes(data), self._tasks.epoch))
+        # a payload is on its way before its owner gets the buffer back: effects are performed at once
+        kept = data if isinstance(data, memoryview) else bytes(data)
+        self._outbox.send(self._via, MemWrite(addr, kept, self._tasks.epoch))
         self._posted += 1
-        self._settled = False
+        self._unsettle()
         self._flush()
 
     # the way
@@ -234,7 +261,8 @@ class CpuBus:
         Raises:
             PeerError: it cannot be; nothing is granted then.
         """
-        self._grants, self._vectors, self._settled = (), {}, False
+        self._grants, self._vectors = (), {}
+        self._unsettle()
         self._posted += 1
         if self._far is None:
             raise PeerError("grants: this host's stores are messages")
@@ -248,7 +276,8 @@ class CpuBus:
 
     def enter(self, epoch: int) -> None:
         """A new link epoch, 0 for none: nothing is granted, and what waited is lost with the old one."""
-        self._grants, self._vectors, self._settled = (), {}, False
+        self._grants, self._vectors = (), {}
+        self._unsettle()
         self._held.clear()
         self._outbox.drop_stores()
         self._is_flushing = False

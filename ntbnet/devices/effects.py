@@ -54,6 +54,13 @@ class StopQueue:
 
 
 @dataclass(slots=True)
+class Poll:
+    """Call ``poll`` of the device every ``period_ns`` from now on; 0: no more."""
+
+    period_ns: int
+
+
+@dataclass(slots=True)
 class Restart:
     """Bring the path to ``dst`` down and up again: a new session, nothing of the old one applied."""
 
@@ -82,7 +89,7 @@ class Store:
     data: bytes
 
 
-Effect: TypeAlias = Send | Wake | Store | Log | Deliver | SetCarrier | StopQueue | Restart
+Effect: TypeAlias = Send | Wake | Store | Log | Deliver | SetCarrier | StopQueue | Poll | Restart
 
 
 class Outbox:

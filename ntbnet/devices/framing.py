@@ -17,6 +17,7 @@ Source: Linux include/uapi/linux/virtio_net.h (struct virtio_net_hdr), include/l
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from struct import Struct
 from typing import NamedTuple, Protocol
 
@@ -42,6 +43,10 @@ _GROUP_BIT = 0x01
 _VNET = Struct("<BBHHHH")
 VNET_HEADER_BYTES = _VNET.size
 _NO_OFFLOAD = bytes(VNET_HEADER_BYTES)
+MOST_ACCEPTED = 64
+"""Headers that are remembered: a flow has few."""
+_NEVER = 1 << 32
+"""Longer than any packet."""
 
 
 class _Segments(NamedTuple):
@@ -111,14 +116,11 @@ class Framing(Protocol):
 
     Attributes:
         tun_header_at: where in the 14 bytes begins what the TUN wants in front of the packet.
-        template: the 14 bytes as they are before any packet.
+        fronts: the bytes in front of that, by the packet's IP version.
     """
 
     tun_header_at: int
-    template: bytes
-
-    def seal(self, buffer: bytearray) -> bool:
-        """Complete the head of the packet that lies in ``buffer`` behind it; False when it is not IP."""
+    fronts: Mapping[int, bytes]
 
     def refusal(self, head: bytes, packet: memoryview) -> str | None:
         """Why a frame of the peer, its head already copied, is not for the node; None when it is."""
@@ -142,15 +144,9 @@ class EthernetFraming:
             raise ValueError(f"MAC addresses {local_mac.hex()}, {peer_mac.hex()}: not {MAC_BYTES} bytes")
         self._local_mac = local_mac
         self._expected = {local_mac + peer_mac + ethertype: v for v, ethertype in _ETHERTYPES.items()}
-        self.template = peer_mac + local_mac + _ETHERTYPES[4]
-
-    def seal(self, buffer: bytearray) -> bool:
-        """Put the Ethertype in."""
-        ethertype = _ETHERTYPES.get(buffer[HEAD_BYTES] >> 4)
-        if ethertype is None:
-            return False
-        buffer[HEAD_BYTES - len(ethertype) : HEAD_BYTES] = ethertype
-        return True
+        self.fronts: Mapping[int, bytes] = {
+            v: peer_mac + local_mac + ethertype for v, ethertype in _ETHERTYPES.items()
+        }
 
     def refusal(self, head: bytes, packet: memoryview) -> str | None:
         """Another one's address, or an Ethertype that is not the packet's."""
@@ -166,11 +162,11 @@ class OffloadFraming:
     """A mark and a virtio_net_hdr; the TUN takes the latter with the packet."""
 
     tun_header_at = len(MARK)
-    template = MARK + _NO_OFFLOAD
+    fronts: Mapping[int, bytes] = dict.fromkeys(_IP_HEADER_BYTES, MARK)
 
-    def seal(self, buffer: bytearray) -> bool:
-        """Nothing is left to do: the TUN has put the header in with the packet."""
-        return buffer[HEAD_BYTES] >> 4 in _IP_HEADER_BYTES
+    def __init__(self) -> None:
+        self._accepted: dict[tuple[bytes, int], int] = {}
+        """Headers that fitted a packet of that IP version, and its length: they fit longer ones, too."""
 
     def refusal(self, head: bytes, packet: memoryview) -> str | None:
         """No mark, no IP packet, or a header that does not fit the packet."""
@@ -179,5 +175,12 @@ class OffloadFraming:
         version = packet[0] >> 4
         if version not in _IP_HEADER_BYTES:
             return "ip_version"
-        raw = head[len(MARK) :]
-        return None if raw == _NO_OFFLOAD else VnetHeader.unpack(raw).fault(len(packet), version)
+        raw, length = head[len(MARK) :], len(packet)
+        if raw == _NO_OFFLOAD or self._accepted.get((raw, version), _NEVER) <= length:
+            return None
+        fault = VnetHeader.unpack(raw).fault(length, version)
+        if fault is None:
+            if len(self._accepted) >= MOST_ACCEPTED:
+                self._accepted.clear()
+            self._accepted[raw, version] = length
+        return fault

@@ -76,7 +76,10 @@ class Window:
     def store(self, what: str, offset: int, data: Buffer) -> None:
         """Store ``data`` at ``offset``; 2 and 4 aligned bytes as one word."""
         length = len(data)
-        at = self._check(offset, length)
+        # the check is written out where each frame passes
+        if self.revoked or offset < 0 or offset + length > self.size:
+            self._check(offset, length)
+        at = self._start + offset
         if length == 4 and not at & 3:
             self._u32[at >> 2] = int.from_bytes(data, "little")
         elif length == 2 and not at & 1:
@@ -94,7 +97,9 @@ class Window:
 
     def store_u32(self, what: str, offset: int, value: int) -> None:
         """Store a 32-bit word (0..0xFFFFFFFF); whole when ``offset`` is a multiple of 4."""
-        at = self._check(offset, 4)
+        if self.revoked or offset < 0 or offset + 4 > self.size:
+            self._check(offset, 4)
+        at = self._start + offset
         if at & 3:
             self._u8[at : at + 4] = value.to_bytes(4, "little")
         else:
@@ -113,7 +118,9 @@ class Window:
 
     def load_u32(self, offset: int) -> int:
         """The 32-bit word at ``offset``, read once."""
-        at = self._check(offset, 4)
+        if self.revoked or offset < 0 or offset + 4 > self.size:
+            self._check(offset, 4)
+        at = self._start + offset
         return int.from_bytes(self._u8[at : at + 4], "little") if at & 3 else self._u32[at >> 2]
 
     def load(self, offset: int, length: int) -> bytes:
@@ -125,6 +132,14 @@ class Window:
         """A read-only view of ``length`` bytes from ``offset``; valid until the window's memory is reused."""
         at = self._check(offset, length)
         return self._u8[at : at + length].toreadonly()
+
+    def room(self, what: str, offset: int, length: int) -> memoryview:
+        """``length`` writable bytes from ``offset``, for somebody else's copy; to be filled at once.
+
+        Whoever is given it may not keep it beyond the step: nothing revokes it.
+        """
+        at = self._check(offset, length)
+        return self._u8[at : at + length]
 
 
 class AddressMap:

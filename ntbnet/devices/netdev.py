@@ -26,6 +26,7 @@ from ntbnet.devices.flow import flow_hash
 from ntbnet.devices.framing import HEAD_BYTES, EthernetFraming, Framing, OffloadFraming
 from ntbnet.devices.memory import Buffer
 from ntbnet.devices.queue import Queue
+from ntbnet.devices.rx_poll import BATCH_SHARE, RxPoll
 from ntbnet.devices.task import DelayedWork, Task, Tasks
 from ntbnet.devices.tick import Tick
 from ntbnet.devices.transport import Transport
@@ -92,16 +93,19 @@ class Netdev:
         local_mac: 6 bytes; frames for other addresses are dropped. Unused with offloads.
         peer_mac: 6 bytes; destination of every frame sent. Unused with offloads.
         tx_stop: free ring entries below which sending stops, 1 or more.
-        poll: how a full ring is watched for room: ``adaptive``, ``never`` (on kernel ticks) or ``always``.
+        poll: how a full ring is watched for room: ``adaptive``, ``never`` (on kernel ticks) or ``always``;
+            and, with ``is_local``, whether the rings of this side are polled (``rx_poll``).
         queues: queues to use, 1 or more; as many as the transport has free when those are fewer.
         offloads: frames carry offload headers; both ends must agree.
+        is_local: the peer's memory can be stored to in place; both ends must agree on that and on whether
+            ``poll`` is ``never``.
 
     Attributes:
         queue: the first queue.
         queues: all of them.
         tx_buffer: the frame being sent; it is never replaced.
-        tx_room: its part for what the TUN gives, a packet with its offload header if any: put it there
-            and call ``xmit_in_place``. One byte longer than may be sent, so that too long shows.
+        tx_room: its part for what the TUN gives, a packet with its offload header if any. One byte longer
+            than may be sent, so that too long shows.
         carrier: the link of any queue, while the interface is open.
         stopped: ``xmit`` would answer busy; the StopQueue effect tells when it changes.
 
@@ -124,6 +128,7 @@ class Netdev:
         poll: str = "never",
         queues: int = 1,
         offloads: bool = False,
+        is_local: bool = False,
     ) -> None:
         framing: Framing = OffloadFraming() if offloads else EthernetFraming(local_mac, peer_mac)
         free = sum(queue.client is None for queue in transport.queues)
@@ -140,12 +145,22 @@ class Netdev:
         self._tasks = tasks
         self._tick = tick
         self._framing = framing
+        self._fronts, self._at = framing.fronts, framing.tun_header_at
+        self._packet_at = HEAD_BYTES - self._at
+        """Where the packet begins in what the TUN gives."""
         self._offloads = offloads
         self._refusals = Once()
         self._timer = DelayedWork(tasks, "netdev-tx-timer", self._on_timer)
-        self.tx_buffer = bytearray(framing.template) + bytes(max(self.max_mtu, 0) + 1)
-        self.tx_room = memoryview(self.tx_buffer)[framing.tun_header_at :]
-        self._tx_packet = memoryview(self.tx_buffer)[HEAD_BYTES:]
+        self.max_mtu = min(queue.max_size for queue in self.queues) - HEAD_BYTES
+        """Longest IP packet every queue can carry; the default MTU of the kernel's driver."""
+        self.tx_buffer = bytearray(HEAD_BYTES + max(self.max_mtu, 0) + 1)
+        self.tx_room = memoryview(self.tx_buffer)[self._at :]
+        self._room_of: Queue | None = None
+        """Whose memory the next packet is read into; None for ``tx_room``."""
+        self._next_queue = self.queue
+        """Where the next packet belongs if it is of the last one's flow."""
+        self._given: memoryview = self.tx_room
+        self.rx_poll = RxPoll(poll if is_local else "never", self.queues, outbox, tasks)
         self.is_open = False
         self.carrier = False
         self.stopped = False
@@ -153,22 +168,13 @@ class Netdev:
         self.rx_dropped = self.rx_length_errors = self.rx_fifo_errors = 0
         self.tx_packets = self.tx_bytes = self.tx_dropped = 0
         self.tx_errors = self.tx_aborted_errors = 0
-        self.mtu = 0
+        self.mtu = self._longest_given = self._buffer_bytes = 0
         try:
             self.set_mtu(mtu)
         except KernelError:
             for queue in self.queues:
                 transport.free_queue(queue)
             raise
-
-    @property
-    def max_mtu(self) -> int:
-        """Longest IP packet every queue can carry; the default MTU of the kernel's driver."""
-        return min(queue.max_size for queue in self.queues) - HEAD_BYTES
-
-    def _longest(self, mtu: int) -> int:
-        """Longest packet that crosses at that MTU; with offloads the MTU bounds one segment only."""
-        return self.max_mtu if self._offloads else mtu
 
     # the interface's life
 
@@ -179,7 +185,7 @@ class Netdev:
         self.is_open = True
         for queue in self.queues:
             for _ in range(RX_BUFFERS):
-                if queue.rx_enqueue(self._longest(self.mtu) + HEAD_BYTES):
+                if queue.rx_enqueue(self._buffer_bytes):
                     break
         self.carrier = False
         self._outbox.add(SetCarrier(False))
@@ -213,38 +219,56 @@ class Netdev:
         """
         if not 0 <= mtu <= self.max_mtu:
             raise KernelError(errno.EINVAL, f"MTU {mtu} outside 0..{self.max_mtu}")
-        if not self.is_open:
-            self.mtu = mtu
+        grows, was_open = mtu > self.mtu, self.is_open
+        self.mtu = mtu
+        longest = self.max_mtu if self._offloads else mtu
+        self._longest_given = longest + self._packet_at
+        self._buffer_bytes = longest + HEAD_BYTES
+        if not was_open:
             return
         for queue in self.queues:
             self._transport.link_down(queue)
-            if mtu > self.mtu:
+            if grows:
                 count = 0
                 while queue.rx_remove() is not None:
                     count += 1
                 for _ in range(count):
-                    queue.rx_enqueue(self._longest(mtu) + HEAD_BYTES)
+                    queue.rx_enqueue(self._buffer_bytes)
         self._set_carrier(False)
-        self.mtu = mtu
         for queue in self.queues:
             self._transport.link_up(queue)
 
     # transmission
 
     def xmit(self, packet: Buffer, offload_header: bytes = b"") -> bool:
-        """Send one IP packet; it is copied into ``tx_buffer`` first. See ``xmit_in_place``.
+        """Send one IP packet, and tell the peer. See ``room`` and ``xmit_in_place``.
 
         Args:
             packet: the packet.
             offload_header: its 10 bytes, with offloads.
         """
         given = offload_header + packet
-        room = self.tx_room[: len(given)]
-        room[:] = given[: len(room)]
-        return self.xmit_in_place(len(given))
+        room = self.room()
+        length = min(len(room), len(given))
+        room[:length] = given[:length]
+        is_done = self.xmit_in_place(len(given))
+        self.end_burst()
+        return is_done
+
+    def room(self) -> memoryview:
+        """Where to put what the TUN gives next, at once; then ``xmit_in_place``.
+
+        It is the ring itself, in the peer's memory, where that can be stored to in place.
+        """
+        queue = self._next_queue
+        found = None
+        if queue.link_is_up and not self.stopped:
+            found = queue.tx.room(self._tx_stop, self._at)
+        self._room_of, self._given = (None, self.tx_room) if found is None else (queue, found)
+        return self._given
 
     def xmit_in_place(self, length: int) -> bool:
-        """Send the packet that lies in ``tx_room``.
+        """Send the packet that lies in the last ``room``; ``end_burst`` tells the peer of it.
 
         Args:
             length: bytes that the TUN gave: the packet, and its offload header if any.
@@ -253,34 +277,51 @@ class Netdev:
             True when it was sent or dropped (counted); False when the interface is busy: keep
             the packet and try again after StopQueue(False).
         """
-        frame_length = self._framing.tun_header_at + length
-        length = frame_length - HEAD_BYTES
-        queue = self._queue_for(length)
-        if queue.link_is_up and (self.stopped or self._no_room(queue)):
+        given, start = self._given, self._packet_at
+        in_place, self._room_of = self._room_of, None
+        queue = self._next_queue = self._queue_for(given, length)
+        has_link = queue.link_is_up
+        if has_link and (self.stopped or self._no_room(queue)):
             return False
-        if not 0 < length <= self._longest(self.mtu) or not self._framing.seal(self.tx_buffer):
+        front = self._fronts.get(given[start] >> 4) if start < length <= self._longest_given else None
+        if front is None:
             self.tx_dropped += 1
             return True
-        result = queue.tx_enqueue(self.tx_buffer, frame_length)
-        if not result:
-            self._no_room(queue)
-        elif result in {-errno.EAGAIN, -errno.EBUSY}:
-            self._stop(True)
-            self._arm_timer()
-            return False
+        frame_length = self._at + length
+        if in_place is queue:
+            queue.tx.send_in_place(front, frame_length)
+            self.sent(frame_length)
         else:
-            self.tx_dropped += 1
+            self.tx_buffer[: self._at] = front
+            if in_place is not None:
+                self.tx_room[:length] = given[:length]
+            result = queue.tx_enqueue(self.tx_buffer, frame_length, more=True)
+            if result in {-errno.EAGAIN, -errno.EBUSY}:
+                self._stop(True)
+                self._arm_timer()
+                return False
+            if result:
+                self.tx_dropped += 1
+                return True
+        self._no_room(queue)
         return True
 
-    def _queue_for(self, length: int) -> Queue:
+    def end_burst(self) -> None:
+        """No packet follows at once: tell the peer of those that were sent, and look what it has sent."""
+        for queue in self.queues:
+            queue.tx.ring()
+        if self.rx_poll.is_on:
+            self.rx_poll.look()
+
+    def _queue_for(self, given: memoryview, length: int) -> Queue:
         """The queue of the packet's flow, among those that are up."""
         up = self._up
         if len(up) < 2:
             return up[0] if up else self.queue
-        return up[flow_hash(self._tx_packet[: max(length, 0)]) % len(up)]
+        return up[flow_hash(given[self._packet_at : max(length, self._packet_at)]) % len(up)]
 
     def _no_room(self, queue: Queue) -> bool:
-        if queue.tx_free_entry() >= self._tx_stop:
+        if queue.tx.has_room(self._tx_stop):
             return False
         self._stop(True)
         self._arm_timer()
@@ -323,6 +364,11 @@ class Netdev:
     def queue_changed(self) -> None:
         """The carrier follows the queues' links; queues that are down block nobody."""
         self._up = tuple(queue for queue in self.queues if queue.link_is_up)
+        for queue in self._up:
+            # a quarter of the ring is given back at a time: the sender never waits for the last of a burst
+            if queue.tx.heeds_polling and queue.rx.geometry is not None:
+                queue.rx.batch = max(1, queue.rx.geometry.max_entry // BATCH_SHARE)
+        self._next_queue = self._up[0] if self._up else self.queue
         if not self._up:
             self._timer.cancel()
             self._stop(False)
@@ -344,7 +390,7 @@ class Netdev:
         head, packet = bytes(frame[:HEAD_BYTES]), frame[HEAD_BYTES:]
         cause = self._framing.refusal(head, packet)
         if cause is None:
-            self._outbox.add(Deliver(packet, head[self._framing.tun_header_at :]))
+            self._outbox.effects.append(Deliver(packet, head[self._at :]))
             return
         self.rx_dropped += 1
         if self._refusals.is_first(cause):
@@ -352,7 +398,7 @@ class Netdev:
 
     def post(self, queue: Queue) -> None:
         """Give ``queue`` a receive buffer for the one it used."""
-        if queue.rx_enqueue(self._longest(self.mtu) + HEAD_BYTES):
+        if queue.rx_enqueue(self._buffer_bytes):
             self.rx_errors += 1
             self.rx_fifo_errors += 1
 

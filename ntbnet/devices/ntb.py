@@ -134,6 +134,17 @@ class NtbDevice(ABC):
             ValueError: the store leaves the window (a caller's bug: nothing is sent).
         """
 
+    def peer_mw_lend(self, widx: int, size: int) -> Window | None:
+        """The first ``size`` bytes of outbound window ``widx``, to store in past ``peer_mw_write``.
+
+        None: now they cannot be stored to in place. What is lent is revoked when that ends. Stores made
+        there are seen at once, and do not wait for effects that were asked for before.
+        """
+        return None
+
+    def fence(self) -> None:
+        """The peer sees every store to lent memory before a later load of own memory is done."""
+
     # interrupts that are no doorbells
 
     def get_pci_epc(self) -> tuple[EpcResource, ...]:

@@ -377,6 +377,15 @@ class NtbEpf(NtbDevice):
             raise ValueError(f"store [{offset:#x}, +{len(data):#x}) leaves window {widx} of {span.size:#x}")
         self._cpu.write(span.base + offset, data)
 
+    def peer_mw_lend(self, widx: int, size: int) -> Window | None:
+        """In fabric ``local``, while its memory is granted."""
+        span = self._mws[widx]
+        return self._cpu.lend(span.base, size) if 0 < size <= span.size else None
+
+    def fence(self) -> None:
+        """Of this host's CPU."""
+        self._cpu.fence()
+
     def peer_mw_is_open(self, widx: int) -> Task[bool]:
         """A part of a BAR always is: what lies behind it is the endpoint's business."""
         yield from ()

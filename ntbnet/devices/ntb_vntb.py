@@ -148,6 +148,15 @@ class NtbVntb(NtbDevice):
             raise ValueError(f"store [{offset:#x}, +{len(data):#x}) leaves window {widx} of {span.size:#x}")
         self._cpu.write(span.base + offset, data)
 
+    def peer_mw_lend(self, widx: int, size: int) -> Window | None:
+        """In fabric ``local``, while its memory is granted."""
+        span = self._mws[widx]
+        return self._cpu.lend(span.base, size) if 0 < size <= span.size else None
+
+    def fence(self) -> None:
+        """Of this host's CPU."""
+        self._cpu.fence()
+
     def get_pci_epc(self) -> tuple[EpcResource, ...]:
         """What the controller may lend."""
         return self._resources

@@ -84,6 +84,7 @@ class Peer:
         first_offset = seed * (heap.size // 3) % heap.size
         self._allocator = Allocator(heap, first_offset, None if far is None else far.lease.is_over)
         self._lease = None if far is None else far.lease
+        self._is_local = far is not None
         self._cpu = CpuBus(self._outbox, self._tasks, upstream, far, "peer-rc" if node == "ep" else "")
         self._upstream_up = False
         self._epoch_since_ns = 0
@@ -170,16 +171,30 @@ class Peer:
     # packets
 
     def receive_buffer(self) -> memoryview:
-        """Where the next packet of the node's stack is read into."""
-        return self._packet_buffer
+        """Where the next packet of the node's stack is read into, at once."""
+        return self._packet_buffer if self._netdev is None else self._netdev.room()
 
     def transmit(self, length: int, now_ns: int) -> Sequence[Effect]:
-        """Send the packet in ``receive_buffer``; without a device it is dropped."""
+        """Send the packet in the last ``receive_buffer``; without a device it is dropped."""
         self._tasks.now_ns = now_ns
         if self._netdev is None:
             self.counters["tx_dropped_no_device"] += 1
         elif not self._netdev.xmit_in_place(length):
             self.counters["tx_dropped_busy"] += 1
+        return self._outbox.take()
+
+    def end_burst(self, now_ns: int) -> Sequence[Effect]:
+        """No further packet follows at once: the peer is told of those that were sent."""
+        self._tasks.now_ns = now_ns
+        if self._netdev is not None:
+            self._netdev.end_burst()
+        return self._outbox.take()
+
+    def poll(self, now_ns: int) -> Sequence[Effect]:
+        """Look for frames, as a Poll effect asked for."""
+        self._tasks.now_ns = now_ns
+        if self._netdev is not None:
+            self._netdev.rx_poll.on_period()
         return self._outbox.take()
 
     def snapshot(self) -> dict[str, Any]:
@@ -194,6 +209,7 @@ class Peer:
             "interrupts": None if transport is None else transport.interrupts_snapshot(),
             "dma": [] if self._dma is None else self._dma.snapshot(),
             "netdev": None if netdev is None else netdev.snapshot(),
+            "polling": None if netdev is None else netdev.rx_poll.snapshot(),
             "stores": self._cpu.snapshot(),
             "driver": None if self._device is None else self._device.name,
             "counters": {
@@ -273,8 +289,8 @@ class Peer:
             poll=config.netdev.poll,
             queues=config.netdev.queues,
             offloads=config.netdev.offloads,
+            is_local=self._is_local,
         )
-        self._packet_buffer = self._netdev.tx_room
         self._netdev.open()
 
     def _wait_for_memory(self) -> Task[None]:
@@ -295,6 +311,8 @@ class Peer:
         netdev, self._netdev = self._netdev, None
         if transport is not None:
             transport.remove(graceful=False)
+        if netdev is not None:
+            netdev.rx_poll.stop()
         if netdev is not None and netdev.stopped:
             self._outbox.add(StopQueue(stopped=False))
         device, self._device = self._device, None

@@ -10,6 +10,7 @@ import errno
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
+from ntbnet.devices.ring import U32_MAX
 from ntbnet.devices.rx_ring import RxRing, RxStop
 from ntbnet.devices.tx_ring import TxRing
 from ntbnet.regs.transport import FLAG_LINK_DOWN
@@ -66,6 +67,7 @@ class Queue:
         link_is_up: both sides announced the queue; frames can be sent.
         active: frames are received.
         interrupts: rings that came as an interrupt of a backend.
+        on_received: told how many frames a run found that was asked for by the peer.
         settling: rounds the queue still waits for the peer to notice that it was closed.
         link_work: announces the queue until the peer does.
         close_work: tells the peer that the queue goes down.
@@ -90,6 +92,7 @@ class Queue:
         self.active = False
         self.settling = 0
         self.interrupts = 0
+        self.on_received: Callable[[int], None] | None = None
         self._running = False
         self._on_sent: Callable[[int], None] | None = None
 
@@ -106,7 +109,7 @@ class Queue:
 
     def release(self) -> None:
         """Take it back: no handler runs any more, posted buffers are dropped."""
-        self.client, self._on_sent = None, None
+        self.client, self._on_sent, self.on_received = None, None, None
         self.client_ready = False
         while self.rx.take_pending() is not None:
             pass
@@ -140,8 +143,10 @@ class Queue:
 
     # sending
 
-    def tx_enqueue(self, payload: Buffer, length: int) -> int:
+    def tx_enqueue(self, payload: Buffer, length: int, *, more: bool = False) -> int:
         """Send the first ``length`` bytes of ``payload`` as one frame.
+
+        With ``more`` the peer is told of it with a later frame, or by ``tx.ring``.
 
         Returns:
             0, or a negative errno: EINVAL (length 0), ENOLINK (queue down), EMSGSIZE, EBUSY (no
@@ -153,7 +158,7 @@ class Queue:
             return -errno.ENOLINK
         if length > self.tx.geometry.max_payload:
             return -errno.EMSGSIZE
-        return self.tx.send(payload, length, 0, self._on_sent)
+        return self.tx.send(payload, length, 0, self._on_sent, more=more)
 
     def tx_link_down(self) -> int:
         """Send the link-down frame; 0, -EBUSY (also while frames are in flight) or -EAGAIN."""
@@ -188,14 +193,10 @@ class Queue:
         """Receive until the ring is empty and the doorbell bit is clear (the kernel's tasklet)."""
         if self._running:
             return
-        self._running = True
+        self._running, before = True, self.rx.rx_pkts
         try:
             while True:
-                stop = self.rx.run(self._deliver)
-                if stop is RxStop.PEER_DOWN:
-                    self._owner.queue_peer_down(self)
-                elif stop is RxStop.STUCK:
-                    self._owner.queue_stuck(self, "rx_err_ver")
+                stop = self._run(U32_MAX)
                 if stop is not RxStop.BUDGET:
                     if not self._ntb.db_read() & self.bit:
                         break
@@ -204,6 +205,27 @@ class Queue:
                     break
         finally:
             self._running = False
+        if self.on_received is not None:
+            self.on_received(max(0, self.rx.rx_pkts - before))
+
+    def poll(self, budget: int) -> int:
+        """Receive up to ``budget`` frames unasked; how many there were."""
+        if self._running:
+            return 0
+        self._running, before = True, self.rx.rx_pkts
+        try:
+            self._run(budget)
+        finally:
+            self._running = False
+        return max(0, self.rx.rx_pkts - before)
+
+    def _run(self, budget: int) -> RxStop:
+        stop = self.rx.run(self._deliver, budget)
+        if stop is RxStop.PEER_DOWN:
+            self._owner.queue_peer_down(self)
+        elif stop is RxStop.STUCK:
+            self._owner.queue_stuck(self, "rx_err_ver")
+        return stop
 
     def _deliver(self, frame: memoryview | None, length: int) -> None:
         if self.client is not None and self.client_ready:
@@ -248,6 +270,8 @@ class Queue:
             "link": "up" if self.link_is_up else "down",
             "rx_info_impossible": tx.impossible,
             "interrupts": self.interrupts,
+            "rings_saved": tx.rings_saved,
+            "polled": self.rx.is_polled,
             "tx_in_flight": tx.in_flight,
             "dma_errors": tx.dma.errors if tx.dma else 0,
             "has_client": self.client is not None,

@@ -5,6 +5,13 @@ A ring lies in the receiver's memory.  The sender stores payload, then ``ver`` a
 consumed into the last word of the *sender's* own ring (``rx_info``).  One frame is always
 unused.  A frame copied by DMA becomes visible later, and those behind it then: in order, always.
 
+Between two ntbnet ends that agreed on it, bit 31 of ``rx_info`` (``POLLING``) says that the receiver looks at
+its ring by itself, so that it need not be rung: as NAPI masks a device's interrupts, and as a virtio ring's
+``VIRTQ_AVAIL_F_NO_INTERRUPT`` does.  Both sides order their store before their load: the sender stores the
+frame, then loads the bit; the receiver clears the bit, then looks at the ring once more.  So one of them sees
+the other's store, and no frame is left lying.  This holds for stores in place only: a sender whose
+frames are messages rings always, and a receiver clears the bit in place, or goes on polling.
+
 Differences from the kernel, all on purpose: a frame whose ``len`` is impossible is consumed and
 the next one still has the right ``ver`` (the kernel's queue wedges there); ``rx_info`` is
 checked before use and starts from the sending ring's own frame count.
@@ -22,6 +29,8 @@ from ntbnet.regs.transport import HEADER_BYTES, RX_INFO_BYTES
 
 U32_MAX = 0xFFFFFFFF
 WORD = Struct("<I")
+POLLING = 1 << 31
+"""In ``rx_info``: the receiver looks by itself. No ring has that many frames."""
 VER_AT, LEN_AT, FLAGS_AT = -12, -8, -4
 """Where the words of a frame header are, from the end of the frame (``regs.transport.FRAME_HEADER``)."""
 

@@ -1,5 +1,7 @@
 """The receiving end of a packet ring (see ``ring``).
 
+``rx_info`` is published behind each frame, as the kernel does, or behind several (``batch``).
+
 Source: Linux drivers/ntb/ntb_transport.c (ntb_process_rxc, ntb_complete_rxc).
 """
 
@@ -12,7 +14,7 @@ from enum import Enum, auto
 
 from ntbnet.devices.memory import Window
 from ntbnet.devices.ntb import NtbDevice
-from ntbnet.devices.ring import FLAGS_AT, LEN_AT, U32_MAX, VER_AT, WORD, RingGeometry
+from ntbnet.devices.ring import FLAGS_AT, LEN_AT, POLLING, U32_MAX, VER_AT, WORD, RingGeometry
 from ntbnet.regs.transport import FLAG_DESC_DONE, FLAG_LINK_DOWN, HEADER_BYTES
 
 RX_ENTRIES = 100
@@ -47,11 +49,16 @@ class RxRing:
         tx_geometry: the opposite ring: says where in the outbound window ``rx_info`` is.
         on_impossible: told the ``len`` of a frame that was refused, and the limit it broke:
             True for the frame itself, False for the client's buffer.
+
+    Attributes:
+        batch: frames behind which ``rx_info`` is published; behind the last of a run in any case.
+        is_polled: somebody looks at the ring by himself; what is published says so to the sender.
     """
 
     __slots__ = (
         "_ends",
         "_generation",
+        "_lent",
         "_ntb",
         "_on_impossible",
         "_pending",
@@ -60,8 +67,10 @@ class RxRing:
         "_starts",
         "_window",
         "alloc_entries",
+        "batch",
         "geometry",
         "index",
+        "is_polled",
         "rx_async",
         "rx_bytes",
         "rx_err_no_buf",
@@ -84,6 +93,8 @@ class RxRing:
         self._ends: tuple[int, ...] = ()
         self._generation = 0
         self._pending: deque[int] = deque()
+        self._lent: Window | None = None
+        self.batch = 1
         self.alloc_entries = RX_ENTRIES
         self.geometry: RingGeometry | None = None
         self.reset()
@@ -92,6 +103,7 @@ class RxRing:
         """Index and counters 0; posted buffers stay."""
         self._generation += 1
         self.index = 0
+        self.is_polled = False
         self.rx_bytes = self.rx_pkts = self.rx_ring_empty = self.rx_err_no_buf = 0
         self.rx_err_oflow = self.rx_err_ver = self.rx_memcpy = self.rx_async = 0
 
@@ -149,37 +161,43 @@ class RxRing:
         """Take one posted buffer back; its length, or None when there is none."""
         return self._pending.popleft() if self._pending else None
 
-    def run(self, deliver: Deliver) -> RxStop:
-        """Handle up to max_entry frames, each one: ``flags`` cleared, handed over, ``rx_info`` written.
+    def run(self, deliver: Deliver, budget: int = U32_MAX) -> RxStop:
+        """Handle up to max_entry frames, or ``budget``, each one: ``flags`` cleared, handed over.
 
-        The payload view is valid until ``rx_info`` reaches the peer, that is for the effects
-        queued before it.
+        ``rx_info`` is written behind every ``batch`` of them, and behind the last one. The payload view is
+        valid until ``rx_info`` reaches the peer, that is for the effects queued before it.
         """
-        window, generation = self._window, self._generation
+        window, generation, unpublished = self._window, self._generation, 0
         if window is None:
             return RxStop.EMPTY
-        for _ in range(len(self._ends)):
+        load, ends, stop = window.load_u32, self._ends, RxStop.BUDGET
+        for _ in range(min(len(ends), budget)):
             index = self.index
-            end = self._ends[index]
-            flags = window.load_u32(end + FLAGS_AT)
+            end = ends[index]
+            flags = load(end + FLAGS_AT)
             if not flags & FLAG_DESC_DONE:
                 self.rx_ring_empty += 1
-                return RxStop.EMPTY
+                stop = RxStop.EMPTY
+                break
             if flags & FLAG_LINK_DOWN:
                 window.store_u32("rx.flags", end + FLAGS_AT, 0)
-                return RxStop.PEER_DOWN
-            if window.load_u32(end + VER_AT) != self.rx_pkts & U32_MAX:
+                stop = RxStop.PEER_DOWN
+                break
+            if load(end + VER_AT) != self.rx_pkts & U32_MAX:
                 self.rx_err_ver += 1
-                return RxStop.STUCK
+                stop = RxStop.STUCK
+                break
             if not self._pending:
                 self.rx_err_no_buf += 1
-                return RxStop.NO_BUFFER
+                stop = RxStop.NO_BUFFER
+                break
             buffer_length = self._pending.popleft()
-            length = window.load_u32(end + LEN_AT)
+            length = load(end + LEN_AT)
             self.rx_pkts += 1
-            self.index = (index + 1) % len(self._ends)
+            self.index = index + 1 if index + 1 < len(ends) else 0
             window.store_u32("rx.flags", end + FLAGS_AT, 0)
-            impossible = length > end - HEADER_BYTES - self._starts[index]
+            start = self._starts[index]
+            impossible = length > end - HEADER_BYTES - start
             if impossible or length > buffer_length:
                 self.rx_err_oflow += 1
                 self._on_impossible(length, impossible)
@@ -187,8 +205,45 @@ class RxRing:
             else:
                 self.rx_bytes += length
                 self.rx_memcpy += 1
-                deliver(window.view(self._starts[index], length), length)
+                deliver(window.view(start, length), length)
             if generation != self._generation:
                 return RxStop.RESET
-            self._ntb.peer_mw_write(self._rx_info_widx, self._rx_info_offset, WORD.pack(index))
-        return RxStop.BUDGET
+            unpublished += 1
+            if unpublished >= self.batch:
+                self._publish()
+                unpublished = 0
+        if unpublished:
+            self._publish()
+        return stop
+
+    def _publish(self) -> None:
+        self._ntb.peer_mw_write(self._rx_info_widx, self._rx_info_offset, WORD.pack(self._rx_info()))
+
+    def _rx_info(self) -> int:
+        """Index of the frame that was consumed last, and whether somebody polls."""
+        last = (self.index or len(self._ends)) - 1
+        return last | POLLING if self.is_polled else last
+
+    def begin_polling(self) -> None:
+        """Somebody looks at the ring by himself from now on: the sender need not ring. Ends with a reset."""
+        self.is_polled = True
+        self._publish()
+
+    def end_polling(self) -> bool:
+        """The sender is to ring again, behind whatever it sends from now on: look at the ring once more.
+
+        To be called with no store outstanding.
+
+        Returns:
+            False when the sender cannot be told in place now: polling has to go on.
+        """
+        lent = self._lent
+        if lent is None or lent.revoked:
+            lent = self._ntb.peer_mw_lend(self._rx_info_widx, self._rx_info_offset + WORD.size)
+            self._lent = lent
+            if lent is None:
+                return False
+        self.is_polled = False
+        lent.store_u32("rx.rx_info", self._rx_info_offset, self._rx_info())
+        self._ntb.fence()
+        return True

@@ -1,5 +1,9 @@
 """The sending end of a packet ring (see ``ring``).
 
+The peer is told of frames by ``ring``, once for all that were sent since it was last told.  What the fabric
+lends of the peer's memory is stored to in place, and ``room`` hands out the next frame's payload there, for
+whoever has a packet to copy.
+
 With DMA (``tx_dma``) a frame's header follows when its payload has been copied, and a frame behind one
 whose payload is still on its way waits with its header, so that frames become visible in order.
 
@@ -17,7 +21,7 @@ from struct import Struct
 
 from ntbnet.devices.memory import Buffer, Window
 from ntbnet.devices.ntb import NtbDevice
-from ntbnet.devices.ring import FLAGS_AT, U32_MAX, VER_AT, WORD, RingGeometry
+from ntbnet.devices.ring import FLAGS_AT, POLLING, U32_MAX, VER_AT, WORD, RingGeometry
 from ntbnet.devices.tx_dma import TxDma
 from ntbnet.regs.transport import FLAG_DESC_DONE
 
@@ -38,6 +42,7 @@ class _Frame:
         """Its payload is there."""
         self.is_copied = True
         self.ring.advance()
+        self.ring.ring()
 
     def copy(self, payload: memoryview) -> None:
         """The engine failed; the CPU copies."""
@@ -55,15 +60,21 @@ class TxRing:
 
     Attributes:
         dma: copies long payloads; None: the CPU copies all.
-        trigger: tells the peer of a frame, behind the frame's stores; the doorbell, or an interrupt.
+        trigger: tells the peer of frames, behind their stores; the doorbell, or an interrupt.
+        heeds_polling: the peer may say that it need not be told.
+        rings_saved: how often it was not told.
     """
 
     __slots__ = (
         "_db_bits",
         "_ends",
+        "_free",
         "_in_flight",
         "_info",
         "_info_offset",
+        "_is_in_place",
+        "_is_unrung",
+        "_lent",
         "_ntb",
         "_on_impossible",
         "_starts",
@@ -71,8 +82,10 @@ class TxRing:
         "dma",
         "entries",
         "geometry",
+        "heeds_polling",
         "impossible",
         "index",
+        "rings_saved",
         "trigger",
         "tx_async",
         "tx_bytes",
@@ -92,11 +105,15 @@ class TxRing:
         self._starts = tuple(geometry.frame_offset(k) for k in range(geometry.max_entry))
         self._ends = tuple(geometry.frame_end(k) for k in range(geometry.max_entry))
         self._ver_len = bytearray(_VER_LEN.size)
+        self._lent: Window | None = None
+        """The outbound window, while it can be stored to in place."""
         self._info: Window | None = None
         self._info_offset = 0
         self.geometry = geometry
         self.entries = geometry.max_entry
         self.impossible = 0
+        self.heeds_polling = False
+        self.rings_saved = 0
         self.dma: TxDma | None = None
         self._in_flight: deque[_Frame] = deque()
         self.reset()
@@ -104,7 +121,8 @@ class TxRing:
     def reset(self) -> None:
         """Index and counters 0; when attached, every frame but one is free. What is in flight is dropped."""
         dropped = self._drop_in_flight()
-        self.index = 0
+        self.index = self._free = 0
+        self._is_unrung, self._is_in_place = False, True
         self.tx_bytes = self.tx_pkts = self.tx_ring_full = 0
         self.tx_err_no_buf = self.tx_memcpy = self.tx_async = 0
         if self._info is not None:
@@ -143,7 +161,8 @@ class TxRing:
         """Index of the last frame the peer consumed, as it wrote it; read once, not yet checked."""
         if self._info is None:
             return self.geometry.max_entry - 1
-        return self._info.load_u32(self._info_offset)
+        word = self._info.load_u32(self._info_offset)
+        return word & ~POLLING if self.heeds_polling else word
 
     def _tail(self) -> int:
         tail, entries = self.rx_info, self.geometry.max_entry
@@ -156,10 +175,85 @@ class TxRing:
 
     def free_entries(self) -> int:
         """Frames that can be sent now, 0..max_entry-1."""
-        tail = self._tail()
-        return tail - self.index if tail >= self.index else self.geometry.max_entry + tail - self.index
+        tail, index = self._tail(), self.index
+        self._free = tail - index if tail >= index else self.geometry.max_entry + tail - index
+        return self._free
 
-    def send(self, payload: Buffer, length: int, flags: int, on_sent: Callable[[int], None] | None) -> int:
+    def has_room(self, frames: int) -> bool:
+        """True when so many can be sent; ``rx_info`` is read when what it last said is not enough."""
+        return self._free >= frames or self.free_entries() >= frames
+
+    def room(self, frames: int, skip: int) -> memoryview | None:
+        """Where the payload of the next frame belongs in the peer's memory, but for its first ``skip`` bytes.
+
+        One byte longer than a payload may be. To be filled at once, and sent by ``send_in_place``.
+
+        Returns:
+            None when fewer than ``frames`` can be sent, DMA has the payloads, or nothing is lent now.
+        """
+        if self.dma is not None or self._in_flight or not self.has_room(frames):
+            return None
+        lent, start = self._borrow(), self._starts[self.index]
+        if lent is None:
+            return None
+        return lent.room("tx.payload", start + skip, self.geometry.max_payload - skip + 1)
+
+    def send_in_place(self, front: bytes, length: int) -> None:
+        """Send the frame whose payload lies where ``room`` said, without telling the peer yet.
+
+        Args:
+            front: the first bytes of the payload, those that were skipped.
+            length: of the payload with them, 1..max_payload.
+        """
+        lent = self._lent
+        assert lent is not None, "room was handed out before"
+        index = self.index
+        end = self._ends[index]
+        lent.store("tx.payload", self._starts[index], front)
+        _VER_LEN.pack_into(self._ver_len, 0, self.tx_pkts & U32_MAX, length)
+        lent.store("tx.header", end + VER_AT, self._ver_len)
+        lent.store_u32("tx.flags", end + FLAGS_AT, FLAG_DESC_DONE)
+        self._is_unrung = True
+        self.tx_bytes += length
+        self._sent()
+
+    def _borrow(self) -> Window | None:
+        lent = self._lent
+        if lent is None or lent.revoked:
+            geometry = self.geometry
+            self._lent = lent = self._ntb.peer_mw_lend(geometry.widx, geometry.rx_info_offset)
+        return lent
+
+    def _store(self, what: str, offset: int, data: Buffer) -> None:
+        lent = self._borrow()
+        if lent is not None:
+            lent.store(what, offset, data)
+        else:
+            self._is_in_place = False
+            self._ntb.peer_mw_write(self.geometry.widx, offset, data)
+
+    def ring(self) -> None:
+        """Tell the peer of what was sent since it was last told, unless it looks by itself."""
+        if not self._is_unrung:
+            return
+        is_in_place = self._is_in_place
+        self._is_unrung, self._is_in_place, self._free = False, True, 0
+        if self.heeds_polling and is_in_place and self._info is not None:
+            self._ntb.fence()
+            if self._info.load_u32(self._info_offset) & POLLING:
+                self.rings_saved += 1
+                return
+        self.trigger()
+
+    def send(
+        self,
+        payload: Buffer,
+        length: int,
+        flags: int,
+        on_sent: Callable[[int], None] | None,
+        *,
+        more: bool = False,
+    ) -> int:
         """Put one frame into the ring and tell the peer.
 
         Args:
@@ -167,6 +261,7 @@ class TxRing:
             length: 0..max_payload; the caller has checked it.
             flags: further flags beside the done bit.
             on_sent: called with the length of a frame that has any, before the index moves on.
+            more: further frames follow at once, or ``ring``: the peer is told then.
 
         Returns:
             0, -EBUSY without a free entry, -EAGAIN when the ring is full.
@@ -174,37 +269,43 @@ class TxRing:
         if not self.entries:
             self.tx_err_no_buf += 1
             return -errno.EBUSY
-        if self._tail() == self.index:
+        if not self.has_room(1):
             self.tx_ring_full += 1
             return -errno.EAGAIN
         index = self.index
         self.entries -= 1
         if self._in_flight or (self.dma is not None and length >= self.dma.copy_bytes):
             self._send_behind(payload, length, flags, on_sent)
-            return 0
-        if length:
-            self.store_payload(index, payload, length)
-        self._publish(index, self.tx_pkts & U32_MAX, length, flags)
-        if length and on_sent is not None:
-            on_sent(length)
-        self.index = (index + 1) % self.geometry.max_entry
+        else:
+            if length:
+                self.store_payload(index, payload, length)
+            self._publish(index, self.tx_pkts & U32_MAX, length, flags)
+            if length and on_sent is not None:
+                on_sent(length)
+            self._sent()
+        if not more:
+            self.ring()
+        return 0
+
+    def _sent(self) -> None:
+        self.index += 1
+        if self.index == self.geometry.max_entry:
+            self.index = 0
+        self._free -= 1
         self.tx_pkts += 1
         self.tx_memcpy += 1
-        return 0
 
     def store_payload(self, index: int, payload: Buffer, length: int) -> None:
         """Store the payload of frame ``index`` with the CPU."""
-        whole = length == len(payload)
-        data = payload if whole else memoryview(payload)[:length]
-        self._ntb.peer_mw_write(self.geometry.widx, self._starts[index], data)
+        self._store("tx.payload", self._starts[index], memoryview(payload)[:length])
 
     def _publish(self, index: int, ver: int, length: int, flags: int) -> None:
-        """Make a frame visible, and tell the peer."""
-        write, widx, end = self._ntb.peer_mw_write, self.geometry.widx, self._ends[index]
+        """Make a frame visible; the peer is yet to be told."""
+        end = self._ends[index]
         _VER_LEN.pack_into(self._ver_len, 0, ver, length)
-        write(widx, end + VER_AT, self._ver_len)
-        write(widx, end + FLAGS_AT, WORD.pack(flags | FLAG_DESC_DONE))
-        self.trigger()
+        self._store("tx.header", end + VER_AT, self._ver_len)
+        self._store("tx.flags", end + FLAGS_AT, WORD.pack(flags | FLAG_DESC_DONE))
+        self._is_unrung = True
         self.tx_bytes += length
         self.entries += 1
 
@@ -215,6 +316,7 @@ class TxRing:
         frame, dma = _Frame(self, length, flags, on_sent), self.dma
         self._in_flight.append(frame)
         self.index = (frame.index + 1) % self.geometry.max_entry
+        self._free -= 1
         self.tx_pkts += 1
         by_engine = dma is not None and length >= dma.copy_bytes
         if dma is not None and by_engine and dma.submit(self._starts[frame.index], payload, length, frame):
@@ -223,7 +325,8 @@ class TxRing:
         if length:
             self.store_payload(frame.index, payload, length)
         self.tx_memcpy += 1
-        frame.copied()
+        frame.is_copied = True
+        self.advance()
 
     def advance(self) -> None:
         """Make visible what is complete, up to the first frame that is not."""

@@ -82,3 +82,34 @@ class Timer:
     def close(self) -> None:
         """Close the descriptor."""
         os.close(self.fd)
+
+
+class Ticker:
+    """A timerfd that is readable again and again, at one distance, while it is started.
+
+    Raises:
+        OSError: the kernel refuses another file descriptor.
+    """
+
+    def __init__(self) -> None:
+        self.fd = _libc.timerfd_create(_CLOCK_MONOTONIC, _TFD_FLAGS)
+        if self.fd < 0:
+            raise OSError(ctypes.get_errno(), "timerfd_create")
+
+    def start(self, period_ns: int) -> None:
+        """Fire every ``period_ns`` from now on; 0: no more."""
+        times = _Timespec(*divmod(period_ns, _NS))
+        if _libc.timerfd_settime(self.fd, 0, ctypes.byref(_Itimerspec(times, times)), None) != 0:
+            raise OSError(ctypes.get_errno(), "timerfd_settime")
+
+    def expired(self) -> bool:
+        """Take note that it fired; False when it has not."""
+        try:
+            os.read(self.fd, 8)
+        except BlockingIOError:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        os.close(self.fd)

@@ -10,23 +10,32 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path as FilePath
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import msgpack
 
-from ntbnet.devices.effects import Deliver, Effect, Log, Restart, Send, SetCarrier, StopQueue, Store, Wake
+from ntbnet.devices.effects import (
+    Deliver,
+    Effect,
+    Log,
+    Poll,
+    Restart,
+    Send,
+    SetCarrier,
+    StopQueue,
+    Store,
+    Wake,
+)
 from ntbnet.devices.path import Path
 from ntbnet.edge.bus import ZmqBus
 from ntbnet.edge.clock import Timer, monotonic_ns
+from ntbnet.edge.packets import PacketDevice, Packets
 from ntbnet.edge.stopwatch import Stopwatch
 from ntbnet.edge.tun import Tun
 from ntbnet.edge.wake import Wakes
 from ntbnet.errors import KernelError
 from ntbnet.log import Logger
 from ntbnet.wire import Irq, MemWrite, Message
-
-TUN_BATCH = 64
-"""Packets taken from the TUN before sockets get their turn."""
 
 
 class Device(Protocol):
@@ -46,16 +55,6 @@ class Device(Protocol):
 
     def snapshot(self) -> dict[str, Any]:
         """State and counters for ``status``."""
-
-
-class PacketDevice(Device, Protocol):
-    """A device with a network interface."""
-
-    def receive_buffer(self) -> memoryview:
-        """Where the next packet from the node's stack is to be read into."""
-
-    def transmit(self, length: int, now_ns: int) -> Sequence[Effect]:
-        """The first ``length`` bytes of ``receive_buffer`` are a packet to send."""
 
 
 @runtime_checkable
@@ -109,7 +108,6 @@ class Driver:
         self._clock = clock
         self._timer = Timer()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._stopped_queue = False
         self._unsettled: deque[Path] = deque()
         self._paths_moved = True
         """A path's next deadline may have come nearer."""
@@ -117,9 +115,13 @@ class Driver:
         self._logged_refusals: set[tuple[str, str]] = set()
         self.tun_write_drops = 0
         self.failure: BaseException | None = None
-        self._wakes = None if wake_path is None else Wakes(service, wake_path, self._on_wake, self._on_wakes)
+        self._wakes = None if wake_path is None else Wakes(service, wake_path, self._on_wake, self._end_step)
         self._bus = ZmqBus(neighbours, self._on_message, self._on_batch)
         self._stopwatch: Stopwatch | None = None
+        self._packets: Packets | None = None
+        if tun is not None:
+            # only packet devices get a TUN
+            self._packets = Packets(cast("PacketDevice", device), tun, clock, self._perform, self._end_step)
         self._call_directly()
 
     def _call_directly(self) -> None:
@@ -128,8 +130,8 @@ class Driver:
         self._handle: Callable[[str, Message, int], Sequence[Effect]] = self._device.handle
         self._send: Callable[[str, bytes, bytes | memoryview], bool] = self._bus.send
         self._flush: Callable[[], None] = self._flush_all
-        if self._tun is not None:
-            self._read_tun: Callable[[memoryview], int] = self._tun.readinto
+        if self._tun is not None and self._packets is not None:
+            self._packets.read = self._tun.readinto
             self._write_tun: Callable[[memoryview, bytes], bool] = self._tun.write
         if self._wakes is not None:
             self._wakes.on_wake = self._on_wake
@@ -141,8 +143,8 @@ class Driver:
         self._handle = stopwatch.around("in", self._handle)
         self._send = stopwatch.around("out", self._send)
         self._flush = stopwatch.around_flush(self._flush)
-        if self._tun is not None:
-            self._read_tun = stopwatch.around_read(self._read_tun)
+        if self._packets is not None:
+            self._packets.read = stopwatch.around_read(self._packets.read)
             self._write_tun = stopwatch.around_write(self._write_tun)
         if self._wakes is not None:
             self._wakes.on_wake = stopwatch.around("arrived", self._on_wake)
@@ -158,8 +160,8 @@ class Driver:
             self._wakes.start(loop)
         self._bus.serve(question_endpoint, lambda question: self._answer(question, status))
         loop.add_reader(self._timer.fd, self._on_timer)
-        if self._tun is not None:
-            loop.add_reader(self._tun.fileno(), self._on_tun)
+        if self._packets is not None:
+            self._packets.start(loop)
         self._on_timer()
 
     async def leave(self, patience_s: float) -> None:
@@ -179,8 +181,8 @@ class Driver:
         """Tell the neighbours, stop watching, close sockets and timer; the TUN stays its owner's."""
         if self._loop is not None:
             self._loop.remove_reader(self._timer.fd)
-            if self._tun is not None:
-                self._loop.remove_reader(self._tun.fileno())
+            if self._packets is not None:
+                self._packets.close()
         self._flush()
         if self._wakes is not None:
             self._wakes.close()
@@ -229,7 +231,7 @@ class Driver:
         if effects:
             self._perform(effects, now_ns)
 
-    def _on_wakes(self) -> None:
+    def _end_step(self) -> None:
         self._flush()
         self._arm()
 
@@ -273,8 +275,7 @@ class Driver:
     def perform(self, effects: Sequence[Effect]) -> None:
         """Perform effects that nobody's message or deadline asked for."""
         self._perform(effects, self._clock())
-        self._flush()
-        self._arm()
+        self._end_step()
 
     def _perform(self, effects: Sequence[Effect], now_ns: int) -> None:
         """Perform effects, and then those of the path changes they led to."""
@@ -305,35 +306,15 @@ class Driver:
                     self._tun.set_carrier(up=effect.up)
                     self._log.emit("netdev.carrier_changed", up=effect.up)
             elif isinstance(effect, StopQueue):
-                self._stop_queue(effect.stopped)
+                if self._packets is not None:
+                    self._packets.stop(effect.stopped)
+            elif isinstance(effect, Poll):
+                if self._packets is not None:
+                    self._packets.poll_every(effect.period_ns)
             elif isinstance(effect, Restart):
                 path = self._paths[effect.dst]
                 path.surprise_down(effect.reason, now_ns)
                 self._unsettled.append(path)
-
-    def _stop_queue(self, stopped: bool) -> None:
-        if self._tun is None or self._loop is None or stopped == self._stopped_queue:
-            return
-        self._stopped_queue = stopped
-        if stopped:
-            self._loop.remove_reader(self._tun.fileno())
-        else:
-            self._loop.add_reader(self._tun.fileno(), self._on_tun)
-
-    # packets
-
-    def _on_tun(self) -> None:
-        device: PacketDevice = self._device  # type: ignore[assignment]  # only packet devices get a TUN
-        read, now_ns = self._read_tun, self._clock()
-        for _ in range(TUN_BATCH):
-            if self._stopped_queue:
-                break
-            length = read(device.receive_buffer())
-            if not length:
-                break
-            self._perform(device.transmit(length, now_ns), now_ns)
-        self._flush()
-        self._arm()
 
     # time
 

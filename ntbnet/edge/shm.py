@@ -13,6 +13,7 @@ import errno
 import mmap
 import os
 import stat
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from ntbnet.edge.rundir import RunDir, check_name
 from ntbnet.errors import SetupError
 
 SHM_FOLDER = Path("/dev/shm")  # noqa: S108 - names there are opened O_NOFOLLOW or made by link
+_FENCE = threading.Lock()
 
 
 def dram_path(bridge: str, node: str) -> Path:
@@ -175,6 +177,12 @@ def open_lease(path: Path) -> memoryview:
         raise SetupError(f"cannot map {path}: {error.strerror}") from None
     finally:
         os.close(fd)
+
+
+def fence() -> None:
+    """A full memory barrier: taking a lock is a locked instruction, which x86-64 orders all else around."""
+    _FENCE.acquire()
+    _FENCE.release()
 
 
 def make(run: RunDir, node: str, size_bytes: int) -> bool:

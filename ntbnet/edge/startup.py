@@ -36,7 +36,7 @@ from ntbnet.edge import standalone
 from ntbnet.edge.clock import monotonic_ns
 from ntbnet.edge.driver import Device, Driver
 from ntbnet.edge.rundir import RunDir
-from ntbnet.edge.shm import Dram, open_lease
+from ntbnet.edge.shm import Dram, fence, open_lease
 from ntbnet.edge.stop_signals import StopSignals
 from ntbnet.edge.tun import Tun
 from ntbnet.errors import ConfigError, NtbnetError, SetupError
@@ -171,7 +171,7 @@ def _run(
         if recipe.stores_far and is_local:
             far_dram, far_window = _attach(run, config, "ep" if node == "rc" else "rc")
             words = Window(open_lease(run.lease_path), 0, "lease")
-            far = Far(far_window, far_dram.ident, Lease(words, node))
+            far = Far(far_window, far_dram.ident, Lease(words, node), fence)
         device = recipe.build(Parts(config, window, incarnation, monotonic_ns(), dram.ident, far))
         paths = {
             peer: _path(service, peer, config, run, incarnation) for peer in topology.neighbours(service)

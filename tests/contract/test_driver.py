@@ -14,10 +14,11 @@ from typing import Any, cast
 import pytest
 
 from ntbnet.app.ask import ask
-from ntbnet.devices.effects import Deliver, Effect, Restart, Send, Store, Wake
+from ntbnet.devices.effects import Deliver, Effect, Poll, Restart, Send, Store, Wake
 from ntbnet.devices.memory import Window
 from ntbnet.devices.path import Path
 from ntbnet.edge.driver import Driver
+from ntbnet.edge.packets import SINGLES
 from ntbnet.edge.stopwatch import points_from
 from ntbnet.edge.tun import Tun
 from ntbnet.edge.wake import decode, encode, open_fifo
@@ -228,3 +229,110 @@ async def test_stopwatch_that_is_started_again_starts_anew(driver: Driver, asked
 @pytest.mark.parametrize("question", [b"stopwatch", b"stopwatch -1", b"stopwatch many"])
 async def test_stopwatch_of_no_number_is_refused(asked: Ask, question: bytes) -> None:
     assert await asked(question) == {"error": "unknown question"}
+
+
+class BurstTun(StoryTun):
+    """A TUN with packets in it, as a datagram socket has them."""
+
+    def __init__(self, story: Story) -> None:
+        super().__init__(story)
+        self.nothing.close()
+        self.other_end.close()
+        self.nothing, self.other_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.nothing.setblocking(False)
+        self.reads = 0
+
+    def readinto(self, buffer: memoryview) -> int:
+        self.reads += 1
+        try:
+            return self.nothing.recv_into(buffer)
+        except BlockingIOError:
+            return 0
+
+
+class BurstDevice(StoryDevice):
+    """Notes packets, ends of bursts and looks."""
+
+    def __init__(self, story: Story, wanted: int) -> None:
+        super().__init__(story)
+        self.room = bytearray(100)
+        self.wanted = wanted
+        self.bursts: list[int] = [0]
+        self.looks = 0
+        self.done = asyncio.Event()
+
+    def receive_buffer(self) -> memoryview:
+        return memoryview(self.room)
+
+    def transmit(self, length: int, now_ns: int) -> Sequence[Effect]:
+        self.story.lines.append(self.room[:length].decode())
+        self.bursts[-1] += 1
+        return ()
+
+    def end_burst(self, now_ns: int) -> Sequence[Effect]:
+        self.bursts.append(0)
+        if sum(self.bursts) == self.wanted:
+            self.done.set()
+        return ()
+
+    def poll(self, now_ns: int) -> Sequence[Effect]:
+        self.looks += 1
+        if self.looks == self.wanted:
+            self.done.set()
+            return (Poll(0),)
+        return ()
+
+
+def run_bursts(story: Story, folder: FilePath, wanted: int, begin: Callable[[Driver, BurstTun], None]) -> Any:
+    """Run a driver until its device has had what it wants; the device and the TUN."""
+
+    async def run() -> tuple[BurstDevice, BurstTun]:
+        tun = BurstTun(story)
+        driver = driver_of(story, folder, tun)
+        device = BurstDevice(story, wanted)
+        assert driver._packets is not None
+        driver._packets._device = device
+        driver.start(asyncio.get_running_loop(), f"ipc://{folder}/question", dict)
+        begin(driver, tun)
+        async with asyncio.timeout(5):
+            await device.done.wait()
+        driver.close()
+        tun.nothing.close()
+        tun.other_end.close()
+        return device, tun
+
+    return asyncio.run(run())
+
+
+def test_all_packets_of_one_drain_are_one_burst(story: Story, tmp_path: FilePath) -> None:
+    def begin(_driver: Driver, tun: BurstTun) -> None:
+        for number in range(5):
+            tun.other_end.send(str(number).encode())
+
+    device, _ = run_bursts(story, tmp_path, 5, begin)
+
+    assert device.bursts == [5, 0]
+    assert story.lines == list("01234")
+
+
+def test_after_single_packets_no_second_one_is_looked_for_and_none_is_left(
+    story: Story, tmp_path: FilePath
+) -> None:
+    count = 200
+
+    def begin(driver: Driver, tun: BurstTun) -> None:
+        assert driver._packets is not None
+        for number in range(count):
+            asyncio.get_running_loop().call_soon(tun.other_end.send, str(number).encode())
+        driver._packets._singles = SINGLES
+
+    _, tun = run_bursts(story, tmp_path, count, begin)
+
+    assert story.lines == [str(number) for number in range(count)]
+    assert tun.reads <= 2 * count
+
+
+def test_device_that_asks_for_it_is_polled_until_it_asks_no_more(story: Story, tmp_path: FilePath) -> None:
+    device, _ = run_bursts(story, tmp_path, 5, lambda driver, _tun: driver.perform([Poll(1_000_000)]))
+
+    assert device.looks == 5

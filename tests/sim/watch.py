@@ -18,16 +18,39 @@ Store = Callable[[int, bytes], None]
 
 
 class FarMemory(Window):
-    """The other node's DRAM as a peer stores to it; each direct store is handed to ``on_store``."""
+    """The other node's DRAM as a peer stores to it; each direct store is handed to ``on_store``.
 
-    __slots__ = ("on_store",)
+    What is put into ``room`` is a store as well: it is handed over in front of the next one.
+    """
+
+    __slots__ = ("filled", "on_store", "whole")
 
     def __init__(self, mem: memoryview, base: int, name: str, on_store: Store) -> None:
         super().__init__(mem, base, name)
         self.on_store = on_store
+        self.whole = self
+        self.filled: list[tuple[int, bytearray]] = []
+
+    def sub(self, offset: int, size: int, name: str) -> FarMemory:
+        self._check(offset, size)
+        part = FarMemory(self.whole._u8, self.whole.span.base, name, self.on_store)
+        part._start, part.size, part.whole = self._start + offset, size, self.whole
+        return part
+
+    def room(self, what: str, offset: int, length: int) -> memoryview:
+        filled = bytearray(length)
+        self.whole.filled[:] = [(self._check(offset, length), filled)]
+        return memoryview(filled)
 
     def store(self, what: str, offset: int, data: Buffer) -> None:
-        self.on_store(offset, bytes(data))
+        at = self._check(offset, len(data))
+        filled, self.whole.filled = self.whole.filled, []
+        for where, content in filled:
+            self.on_store(where, bytes(content))
+        self.on_store(at, bytes(data))
+
+    def store_u32(self, what: str, offset: int, value: int) -> None:
+        self.store(what, offset, value.to_bytes(4, "little"))
 
     def land(self, offset: int, data: bytes) -> None:
         """Do at last what ``store`` was asked to."""

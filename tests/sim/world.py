@@ -20,7 +20,18 @@ from typing import Any, Protocol
 from ntbnet.config import Config, load_text
 from ntbnet.devices.direct import Far
 from ntbnet.devices.edma import Edma
-from ntbnet.devices.effects import Deliver, Effect, Log, Restart, Send, SetCarrier, StopQueue, Store, Wake
+from ntbnet.devices.effects import (
+    Deliver,
+    Effect,
+    Log,
+    Poll,
+    Restart,
+    Send,
+    SetCarrier,
+    StopQueue,
+    Store,
+    Wake,
+)
 from ntbnet.devices.endpoint import EndpointController
 from ntbnet.devices.framing import VNET_HEADER_BYTES
 from ntbnet.devices.lease import LEASE_BYTES, Lease
@@ -84,6 +95,7 @@ class Process:
         self.name = name
         self.device = device
         self.armed_ns: int | None = None
+        self.polls = 0
         self.stopped = False
         self.is_paused = self.is_pumping = self.is_settling = False
         self.inbox: list[tuple[str, Frame]] = []
@@ -158,6 +170,9 @@ class Process:
                 self.world.carrier[NODE_OF[self.name]] = effect.up
             elif isinstance(effect, StopQueue):
                 self.stopped = effect.stopped
+            elif isinstance(effect, Poll):
+                self.polls += 1
+                self.poll_every(effect.period_ns, self.polls)
             elif isinstance(effect, Restart):
                 path = self.paths[effect.dst]
                 path.surprise_down(effect.reason, now)
@@ -173,12 +188,32 @@ class Process:
         device = self.device
         if self.is_pumping or not isinstance(device, Peer):
             return
-        self.is_pumping = True
+        self.is_pumping, sent = True, False
         while self.waiting and not (self.stopped or self.is_paused):
             packet = self.world.offload_header + self.waiting.popleft()
             device.receive_buffer()[: len(packet)] = packet
             self.perform(device.transmit(len(packet), self.world.now_ns))
+            sent = True
+        if sent:
+            self.perform(device.end_burst(self.world.now_ns))
         self.is_pumping = False
+
+    def poll_every(self, period_ns: int, number: int) -> None:
+        """Poll until the next Poll effect; a process that is stopped misses its looks."""
+        device = self.device
+        if not period_ns or not isinstance(device, Peer):
+            return
+
+        def look() -> None:
+            if self.polls != number or self.world.processes.get(self.name) is not self:
+                return
+            if not self.is_paused:
+                self.perform(device.poll(self.world.now_ns))
+                self.arm()
+            if self.polls == number:
+                self.world.at(self.world.now_ns + period_ns, look)
+
+        self.world.at(self.world.now_ns + period_ns, look)
 
     def on_timer(self) -> None:
         now = self.world.now_ns
@@ -207,13 +242,26 @@ class Process:
             if not self.is_paused:
                 self.on_timer()
 
+    def catch_up(self) -> None:
+        """What the model did behind a store that is done only now: it looked at its rings, and rang."""
+        transport = self.device._transport if isinstance(self.device, Peer) else None
+        for queue in () if transport is None else transport.queues:
+            if queue.active:
+                queue.run_rx()
+                queue.tx.trigger()
+        if isinstance(self.device, Peer):
+            self.perform(self.device.end_burst(self.world.now_ns))
+
     def resume(self) -> None:
         if self.world.processes.get(self.name) is not self:
             return
         self.is_paused = False
         suspended, self.suspended = self.suspended, []
+        self.is_pumping = True  # nothing new before what was begun
         for go_on in suspended:
             go_on()
+        self.is_pumping = False
+        self.catch_up()
         inbox, self.inbox = self.inbox, []
         for peer, frame in inbox:
             if peer == WAKE:

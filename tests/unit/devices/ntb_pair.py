@@ -69,6 +69,11 @@ class FakeNtb(NtbDevice):
         self.peer: FakeNtb | None = None
         self.msi: MsiDomain | None = None
         self.rings: list[int] = []
+        self.lends = False
+        """Stores to the peer are done in place, as in fabric ``local``, while no message is under way."""
+        self.on_fence: Callable[[], None] = lambda: None
+        self._lent: list[Window] = []
+        self._unread: Callable[[], int] = lambda: 0
 
     def _wait(self) -> Task[None]:
         assert not self.gone, "bus access to a device that is gone"
@@ -107,7 +112,25 @@ class FakeNtb(NtbDevice):
         assert not self.gone, "bus access to a device that is gone"
         if offset < 0 or offset + len(data) > self.mw_sizes[widx]:
             raise ValueError(f"store at {offset:#x} leaves window {widx}")
+        self.take_back()
         self.outbox.send("peer", MemWrite((widx + 1) * WINDOW_STRIDE + offset, bytes(data)))
+
+    def peer_mw_lend(self, widx: int, size: int) -> Window | None:
+        assert self.peer is not None
+        addr, mapped = self.peer.trans.get(widx, (0, 0))
+        if not self.lends or size > mapped or self.outbox.effects or self._unread():
+            return None
+        dram = self.peer.dram
+        self._lent.append(dram.sub(addr - dram.span.base, size, "lent"))
+        return self._lent[-1]
+
+    def take_back(self) -> None:
+        """What was lent is lent no more."""
+        while self._lent:
+            self._lent.pop().revoke()
+
+    def fence(self) -> None:
+        self.on_fence()
 
     def peer_mw_is_open(self, widx: int) -> Task[bool]:
         yield from self._wait()
@@ -287,6 +310,11 @@ class Pair:
         ]
         self.rc, self.ep = self.sides
         self.rc.ntb.peer, self.ep.ntb.peer = self.ep.ntb, self.rc.ntb
+        for side in self.sides:
+            side.ntb._unread = partial(self._stores_under_way, side)
+
+    def _stores_under_way(self, side: Side) -> int:
+        return sum(isinstance(message, MemWrite) for message in self.peer_of(side).inbox)
 
     def _make_side(
         self, name: str, mw_sizes: list[int], spads: int, db_mask: int, clients: int, base: int

@@ -7,7 +7,7 @@ import pytest
 from ntbnet.devices.direct import MAX_HELD
 from ntbnet.devices.effects import Deliver, Send, Wake
 from ntbnet.devices.lease import NOTHING
-from ntbnet.errors import PeerError
+from ntbnet.errors import PeerError, WindowLost
 from ntbnet.wire import Irq, IrqSource, MemRead, MemWrite
 from tests.unit.devices.cpu_bus import (
     EPOCH,
@@ -324,3 +324,51 @@ def test_store_that_still_waits_when_the_epoch_ends_is_never_done() -> None:
 
     assert [type(effect) for effect in cpu.effects()] == [Deliver]
     assert cpu.far == bytes(FAR_BYTES)
+
+
+def test_memory_is_lent_while_stores_to_it_are_direct_and_revoked_with_the_first_message() -> None:
+    cpu = settled()
+    lent = cpu.bus.lend(MEMORY, 0x800)
+    assert lent is not None
+    lent.room("test", 16, 4)[:] = b"data"
+    lent.store_u32("test", 0x7FC, 7)
+    assert cpu.far[RING + 16 : RING + 20] == b"data"
+    assert cpu.far[RING + 0x7FC] == 7
+
+    cpu.bus.write(0x1000, b"elsewhere")
+
+    for use in (lambda: lent.room("test", 0, 4), lambda: lent.store_u32("test", 0, 1)):
+        with pytest.raises(WindowLost):
+            use()
+    assert cpu.bus.lend(MEMORY, 0x800) is None
+
+
+@pytest.mark.parametrize(
+    ("addr", "size"), [(MEMORY, 0x801), (MEMORY - 4, 8), (REGISTERS, 4), (0x1000, 4), (MEMORY + 0x7FE, 4)]
+)
+def test_only_granted_memory_is_lent(addr: int, size: int) -> None:
+    assert settled().bus.lend(addr, size) is None
+
+
+def test_nothing_is_lent_before_stores_are_direct_or_in_fabric_message() -> None:
+    cpu = Cpu()
+    cpu.grant()
+
+    assert cpu.bus.lend(MEMORY, 4) is None
+    assert Cpu(local=False).bus.lend(MEMORY, 4) is None
+
+
+@pytest.mark.parametrize("end", ["grant", "enter"])
+def test_lent_memory_is_revoked_with_its_grant_and_its_epoch(end: str) -> None:
+    cpu = settled()
+    lent = cpu.bus.lend(MEMORY, 0x100)
+    assert lent is not None
+    with pytest.raises(ValueError, match="outside"):
+        lent.store("test", 0xFE, b"four")
+
+    if end == "grant":
+        cpu.grant()
+    else:
+        cpu.enter(EPOCH + 1)
+
+    assert lent.revoked

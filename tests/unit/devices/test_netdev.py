@@ -153,10 +153,11 @@ def test_a_packet_put_into_the_buffer_is_sent_from_there() -> None:
     pair = Pair()
     rc, _ = start(pair)
     packet = IPV4 + b" in place"
-    room = rc.tx_room
+    room = rc.room()
     room[: len(packet)] = packet
 
     assert rc.xmit_in_place(len(packet))
+    rc.end_burst()
     pair.flush()
 
     assert pair.ep.delivered == [packet]

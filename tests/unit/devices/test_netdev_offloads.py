@@ -48,8 +48,9 @@ def test_packet_and_header_move_between_tun_and_ring_in_one_piece() -> None:
     rc, _ = start(pair)
     given = SEGMENTS + IPV4 + b"x" * 3000
 
-    rc.tx_room[: len(given)] = given
+    rc.room()[: len(given)] = given
     assert rc.xmit_in_place(len(given))
+    rc.end_burst()
     pair.flush()
 
     assert bytes(rc.tx_buffer[: 4 + len(given)]) == MARK + given

@@ -34,6 +34,9 @@ class Ntb:
     def __init__(self, outbox: Outbox) -> None:
         self.outbox = outbox
 
+    def peer_mw_lend(self, widx: int, size: int) -> None:
+        """Nothing is lent."""
+
     def peer_mw_write(self, widx: int, offset: int, data: Any) -> None:
         self.outbox.send("epc", MemWrite(offset, bytes(data)))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ntbnet.edge.clock import Timer, monotonic_ns
+from ntbnet.edge.clock import Ticker, Timer, monotonic_ns
 
 MS = 1_000_000
 
@@ -99,3 +99,21 @@ def test_a_timer_that_has_not_fired_stays_armed(timer: Timer) -> None:
     timer.expired()
     assert timer.armed_ns == deadline
     assert left_ns(timer) > 50_000 * MS
+
+
+def test_ticker_fires_again_and_again_until_it_is_stopped() -> None:
+    ticker = Ticker()
+    begin = monotonic_ns()
+    ticker.start(MS)
+
+    for _ in range(3):
+        readable, _, _ = select.select([ticker.fd], [], [], 2)
+        assert readable
+        assert ticker.expired()
+    assert monotonic_ns() - begin >= 2 * MS
+
+    ticker.start(0)
+    ticker.expired()
+    assert not select.select([ticker.fd], [], [], 0)[0]
+    assert not ticker.expired()
+    ticker.close()
