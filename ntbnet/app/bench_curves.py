@@ -19,7 +19,7 @@ from typing import Any
 
 from ntbnet.app.bench_backends import EDMA, EXTRA_FRAMES, backend_configs, settled_counts, write_config
 from ntbnet.app.bench_cost import run_times_ns, service_pids
-from ntbnet.app.bench_lab import Direction, Lab, require_programs
+from ntbnet.app.bench_lab import Direction, Lab, Say, require_programs
 from ntbnet.app.bench_latency import await_backend
 from ntbnet.app.bench_samples import Samples
 from ntbnet.app.pingpong import udp_inside
@@ -34,8 +34,6 @@ PAYLOAD = bytes(64)
 FRAME_BYTES = 8192
 """Longest frame: a ring of a window that four queues share still has enough of them."""
 ARRIVAL_TIMEOUT_S = 2.0
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
