@@ -34,7 +34,6 @@ ONE_NAME = {"tests/system/test_demo.py", "tests/test_readme.py"}
 
 ALONE = {
     "test_rates.py",
-    "test_bench.py",
     "test_kill_under_load.py",
     "test_random_kills.py",
 }

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ntbnet import __version__
-from ntbnet.app import bench_cost, bench_report
-from ntbnet.app.bench_backends import POLLED, backend_configs, chosen, fabrics, with_fabric, write_config
-from ntbnet.app.bench_lab import Lab, require_programs, veth_pair
+from ntbnet.app import bench_budgets, bench_cost, bench_head
+from ntbnet.app.bench_backends import (
+    EDMA,
+    POLLED,
+    backend_configs,
+    chosen,
+    fabrics,
+    with_fabric,
+    write_config,
+)
+from ntbnet.app.bench_lab import Lab, Say, require_programs, veth_pair
+from ntbnet.app.bench_latency import await_backend
 from ntbnet.app.bench_recovery import recovery
 from ntbnet.app.bench_samples import Samples
 from ntbnet.app.bench_sockperf import ping_pong
 from ntbnet.app.bench_traffic import tcp_bounds, throughput
 from ntbnet.config import Config
-from ntbnet.edge.startup import load_config
 
 STARTUP_PROGRAMS = ("ip", "ping")
 
@@ -60,26 +66,24 @@ QUICK = Plan(
     kill_rounds=1,
     killed=("peer-ep",),
 )
-
-
 RECOVERY = replace(FULL, kill_rounds=12)
 """Sixty kills."""
 
-Say = Callable[[str], None]
 
+def basics(name: str, config: Config, plan: Plan, say: Say) -> dict[str, Any]:
+    """Measure everything in ``plan``; what ``--json`` prints. The bridges are down then.
 
-def basics(name: str, config_path: str | None, plan: Plan, say: Say) -> dict[str, Any]:
-    """Measure everything in ``plan`` with polled doorbells; what ``--json`` prints. The bridge is down then.
+    Doorbells are polled, but for a second bridge, where the platform has an eDMA: TCP both ways once more.
 
     Raises:
         ConfigError: name or configuration is wrong.
         SetupError: a program is missing, the bridge does not start or work, or its name is taken.
     """
     require_programs()
-    polled = backend_configs(load_config(config_path))[POLLED]
+    configs = backend_configs(config)
     with tempfile.TemporaryDirectory() as folder:
-        lab = Lab(name, write_config(polled, Path(folder)), say)
-        result = {**_head("basics"), "settings": lab.settings()}
+        lab = Lab(name, write_config(configs[POLLED], Path(folder)), say)
+        result = {**bench_head.head("basics", config), "settings": lab.settings()}
         try:
             result |= _startup(lab, plan)
             status = lab.bridge.status()
@@ -93,10 +97,32 @@ def basics(name: str, config_path: str | None, plan: Plan, say: Say) -> dict[str
         finally:
             say(f"stopping bridge {name}")
             lab.down()
-    result["machine"]["loadavg_after"] = bench_report.machine()["loadavg"]
+        with_edma = _edma_throughput(name, configs, plan, say, Path(folder))
+    bench_head.end(result)
+    result["throughput_edma"] = with_edma
     result["unverified"] = result["throughput"].pop("unverified")
-    result["budgets"] = bench_report.as_json(bench_report.rows(result))
+    if with_edma is not None:
+        result["unverified"] += [f"{EDMA}: {text}" for text in with_edma.pop("unverified")]
+    result["budgets"] = bench_budgets.as_json(bench_budgets.basics_rows(result))
     return result
+
+
+def _edma_throughput(
+    name: str, configs: Mapping[str, Config], plan: Plan, say: Say, folder: Path
+) -> dict[str, Any] | None:
+    """As ``throughput``, where nothing waits for a poll; None where the platform or layout has no eDMA."""
+    if EDMA not in configs:
+        return None
+    lab = Lab(name, write_config(configs[EDMA], folder), say)
+    try:
+        say(f"starting bridge {name} with {EDMA}")
+        lab.up()
+        await_backend(lab, EDMA)
+        with veth_pair(name, lab.config.netdev.mtu) as veth:
+            return throughput(lab, veth, plan.rounds, plan.stream_s)
+    finally:
+        say(f"stopping bridge {name}")
+        lab.down()
 
 
 def startup(name: str, config: Config, plan: Plan, say: Say, wanted: Sequence[str] = ()) -> dict[str, Any]:
@@ -114,7 +140,7 @@ def startup(name: str, config: Config, plan: Plan, say: Say, wanted: Sequence[st
         SetupError: a program is missing, the bridge does not start, or its name is taken.
     """
     return _each_fabric(
-        "startup", name, config, wanted, say, lambda lab: _startup(lab, plan), bench_report.startup_rows
+        "startup", name, config, wanted, say, lambda lab: _startup(lab, plan), bench_budgets.startup_rows
     )
 
 
@@ -125,7 +151,7 @@ def kills(name: str, config: Config, plan: Plan, say: Say, wanted: Sequence[str]
         lab.up()
         return recovery(lab, plan.killed, plan.kill_rounds)
 
-    return _each_fabric("recovery", name, config, wanted, say, measure, bench_report.recovery_rows)
+    return _each_fabric("recovery", name, config, wanted, say, measure, bench_budgets.recovery_rows)
 
 
 def _each_fabric(
@@ -135,11 +161,11 @@ def _each_fabric(
     wanted: Sequence[str],
     say: Say,
     measure: Callable[[Lab], dict[str, Any]],
-    rows: Callable[[dict[str, Any]], list[bench_report.Row]],
+    rows: Callable[[dict[str, Any]], list[bench_budgets.Row]],
 ) -> dict[str, Any]:
     chosen_fabrics = chosen(wanted, fabrics(), "fabric")
     require_programs(STARTUP_PROGRAMS)
-    result = {**_head(bench), "results": [], "budgets": []}
+    result = {**bench_head.head(bench, config), "results": [], "budgets": []}
     with tempfile.TemporaryDirectory() as folder:
         for fabric in chosen_fabrics:
             lab = Lab(name, write_config(with_fabric(config, fabric), Path(folder)), say)
@@ -149,13 +175,9 @@ def _each_fabric(
                 say(f"stopping bridge {name}")
                 lab.down()
             result["results"].append({"fabric": fabric, "settings": lab.settings(), **measured})
-            result["budgets"] += [{"fabric": fabric, **row} for row in bench_report.as_json(rows(measured))]
-    result["machine"]["loadavg_after"] = bench_report.machine()["loadavg"]
+            result["budgets"] += [{"fabric": fabric, **row} for row in bench_budgets.as_json(rows(measured))]
+    bench_head.end(result)
     return result
-
-
-def _head(bench: str) -> dict[str, Any]:
-    return {"bench": bench, "version": __version__, "wall": time.time(), "machine": bench_report.machine()}
 
 
 def _startup(lab: Lab, plan: Plan) -> dict[str, Any]:

@@ -1,14 +1,24 @@
-"""Budgets that are ratios to a reference of the same run, and how far beyond them one would like to be."""
+"""Budgets: absolute ones, ratios to a reference of the same run, and how far beyond one would like to be."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ntbnet.app.bench_backends import EDMA, POLLED
 from ntbnet.app.bench_latencies import PUBLISHED
-from ntbnet.app.bench_report import LATENCY_TOLERANCE, Row
 
+REFERENCE_LATENCY_US = 5995.68
+"""sockperf ping-pong average of the RFC series, TCP 14 B, doorbells polled every 5 ms at HZ=250."""
+LATENCY_TOLERANCE = 0.05
+STARTUP_BUDGET_S = 2.0
+IMPORT_BUDGET_MS = 150.0
+MEMORY_BUDGET_MIB = 40.0
+IDLE_BUDGET_PERCENT = 2.0
+RECOVERY_P50_BUDGET_MS = 250.0
+RECOVERY_WORST_BUDGET_MS = 1000.0
+MIB = 1 << 20
 PING_PONG = {"local": (1.6, 3.0), "message": (2.5, 8.0)}
 """By fabric, eDMA backend, p50: most times its pump; wished for: most times veth."""
 POLLED_RATIO = {"local": (46.9, 60.0), "message": (12.0, 46.9)}
@@ -31,27 +41,132 @@ FRAMES_PER_S = 200_000.0
 """Least rate of small frames through a ring."""
 
 
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the table."""
+
+    what: str
+    measured: float
+    unit: str
+    budget: str
+    ratio: float
+    """Measured to budget."""
+    within: bool | None
+    """None: it was not judged, since the measurement does not count."""
+    is_wish: bool = False
+    """Beyond the budget: nobody was promised it."""
+
+    @classmethod
+    def unjudged(cls, row: Row) -> Row:
+        """The same of a measurement that does not count."""
+        return replace(row, within=None)
+
+    @classmethod
+    def wish(cls, row: Row) -> Row:
+        """The same as something wished for."""
+        return replace(row, is_wish=True)
+
+    @classmethod
+    def at_most(cls, what: str, measured: float, unit: str, budget: float) -> Row:
+        """Less is better."""
+        return cls(what, measured, unit, f"<= {budget:g}", round(measured / budget, 3), measured <= budget)
+
+    @classmethod
+    def at_least(cls, what: str, measured: float, unit: str, budget: float) -> Row:
+        """More is better."""
+        return cls(what, measured, unit, f">= {budget:g}", round(measured / budget, 3), measured >= budget)
+
+    @classmethod
+    def near(cls, what: str, measured: float, unit: str, target: float, tolerance: float) -> Row:
+        """Neither more nor less."""
+        ratio = measured / target
+        budget = f"{target:g} +-{100 * tolerance:g} %"
+        return cls(what, measured, unit, budget, round(ratio, 3), abs(ratio - 1) <= tolerance)
+
+
+def startup_rows(result: Mapping[str, Any]) -> list[Row]:
+    """Of a result with cold starts, imports, memory and idle cost."""
+    imports = max(samples["median"] for samples in result["imports_ms"].values())
+    private_mib = round(max(result["private_bytes"].values()) / MIB, 2)
+    idle_percent = result["idle_percent"]["total"]["median"]
+    return [
+        Row.at_most("cold start to first ping reply", result["startup_s"]["median"], "s", STARTUP_BUDGET_S),
+        Row.at_most("imports, slowest service", imports, "ms", IMPORT_BUDGET_MS),
+        Row.at_most("private memory, largest service", private_mib, "MiB", MEMORY_BUDGET_MIB),
+        Row.at_most("idle, five services", idle_percent, "% of a core", IDLE_BUDGET_PERCENT),
+    ]
+
+
+def recovery_rows(recovery: Mapping[str, Any]) -> list[Row]:
+    """Of kills."""
+    every = recovery["all_ms"]
+    return [
+        Row.at_most("recovery from SIGKILL, p50", every["median"], "ms", RECOVERY_P50_BUDGET_MS),
+        Row.at_most("recovery from SIGKILL, worst", every["max"], "ms", RECOVERY_WORST_BUDGET_MS),
+    ]
+
+
+def basics_rows(result: Mapping[str, Any]) -> list[Row]:
+    """Of ``bench basics``: with polled doorbells, but for TCP with interrupts."""
+    tcp, bounds = result["throughput"], result["tcp_bounds_gbit_s"]
+    polled = Row.at_most(
+        "TCP RC->EP, polled",
+        tcp["gbit_s"]["rc->ep"]["median"],
+        "Gbit/s",
+        round(bounds["rc->ep_whole_ring"] * (1 + POLL_TOLERANCE), 4),
+    )
+    table = [
+        *startup_rows(result),
+        Row.near(
+            "TCP 14 B ping-pong, average",
+            result["latency"]["average_us"],
+            "us",
+            REFERENCE_LATENCY_US,
+            LATENCY_TOLERANCE,
+        ),
+        *_counting([polled], is_valid=tcp["valid"]["rc->ep"]),
+    ]
+    with_edma, settings = result["throughput_edma"], result["settings"]
+    if with_edma is not None:
+        for way, ratio in with_edma["ratio_to_veth"].items():
+            what, budget = f"TCP {way.upper()}, eDMA / veth", TCP.get((settings["fabric"], settings["mtu"]))
+            rows = _share(what, ratio["median"], budget)
+            table += _counting(rows, is_valid=with_edma["valid"][way])
+    return [*table, *recovery_rows(result["recovery"])]
+
+
+def _counting(rows: list[Row], *, is_valid: bool) -> list[Row]:
+    """A measurement that does not count is within no budget, and misses none."""
+    return rows if is_valid else [Row.unjudged(row) for row in rows]
+
+
+def _share(what: str, ratio: float, budget: tuple[float, float] | None) -> list[Row]:
+    """Of throughput, by budget and wish."""
+    if budget is None:
+        return []
+    least, wish = budget
+    return [Row.at_least(what, ratio, "", least), Row.wish(Row.at_least(what, ratio, "", wish))]
+
+
 def latency_rows(result: Mapping[str, Any]) -> list[Row]:
     """Of ``bench latency``."""
     rows = []
     for row in result["results"]:
         if row["backend"] == EDMA:
             most, wish = PING_PONG[row["fabric"]]
-            what = f"{row['fabric']}, eDMA, ping-pong p50"
-            rows += [
-                Row.at_most(f"{what} / {row['pump']}", row["ratio_to_pump"], "", most),
-                Row.wish(Row.at_most(f"{what} / veth", row["ratio_to_veth"], "", wish)),
-            ]
+            what, pump = f"{row['fabric']}, eDMA, ping-pong p50", row["pump"]
+            to_pump = Row.at_most(f"{what} / {pump}", row["ratio_to_pump"], "", most)
+            to_veth = Row.wish(Row.at_most(f"{what} / veth", row["ratio_to_veth"], "", wish))
+            rows += _counting([to_pump], is_valid=row["valid"] and result[pump]["valid"])
+            rows += _counting([to_veth], is_valid=row["valid"] and result["veth"]["valid"])
         elif row["backend"] == POLLED and result["poll_period_ms"] == PUBLISHED_PERIOD_MS:
             what = f"{row['fabric']}, polled, ping-pong average"
-            target = PUBLISHED[0]["avg_us"]
-            rows.append(Row.near(what, row["avg_us"], "us", target, LATENCY_TOLERANCE))
+            near = Row.near(what, row["avg_us"], "us", PUBLISHED[0]["avg_us"], LATENCY_TOLERANCE)
+            rows += _counting([near], is_valid=row["valid"])
     for fabric, ratio in result["ratios_polled_to_edma"].items():
         if ratio is None or (fabric == "local" and result["pump_shm"]["avg_us"] > PUMP_AVERAGE_US):
             continue
-        least, wish = POLLED_RATIO[fabric]
-        what = f"{fabric}, polled / eDMA, averages"
-        rows += [Row.at_least(what, ratio, "", least), Row.wish(Row.at_least(what, ratio, "", wish))]
+        rows += _share(f"{fabric}, polled / eDMA, averages", ratio, POLLED_RATIO[fabric])
     return rows
 
 
@@ -62,22 +177,19 @@ def throughput_rows(result: Mapping[str, Any], polled: str) -> list[Row]:
         result: what ``--json`` prints.
         polled: name of the backend whose doorbells are polled.
     """
-    rows = []
+    table = []
     for row in result["results"]:
         if row["protocol"] != "tcp" or row["streams"] != 1:
             continue
-        what = f"{row['fabric']}, {row['backend']}, TCP {row['direction']}, MTU {row['mtu']}"
-        budget = TCP.get((row["fabric"], row["mtu"]))
-        if row["backend"] == EDMA and budget is not None:
-            rows += [
-                Row.at_least(f"{what} / veth", row["ratio"], "", budget[0]),
-                Row.wish(Row.at_least(f"{what} / veth", row["ratio"], "", budget[1])),
-            ]
+        what, rows = f"{row['fabric']}, {row['backend']}, TCP {row['direction']}, MTU {row['mtu']}", []
+        if row["backend"] == EDMA:
+            rows += _share(f"{what} / veth", row["ratio"], TCP.get((row["fabric"], row["mtu"])))
         if row["backend"] == polled and row["direction"] == "rc->ep" and row["mtu"] == LARGEST_MTU:
             bound = result["tcp_bounds_gbit_s"][str(LARGEST_MTU)]["rc->ep_whole_ring"]
             most = round(bound * (1 + POLL_TOLERANCE), 4)
             rows.append(Row.at_most(what, row["gbit_s"], "Gbit/s", most))
-    return rows
+        table += _counting(rows, is_valid=row["valid"])
+    return table
 
 
 def micro_rows(result: Mapping[str, Any]) -> list[Row]:
@@ -91,5 +203,11 @@ def micro_rows(result: Mapping[str, Any]) -> list[Row]:
         for row in result["interrupts"]
         if row["fabric"] == "local"
     ]
-    rate = result["ring"]["frames_per_s"]["median"]
-    return [*stores, *wakes, Row.at_least("small frames through a ring", rate, "/s", FRAMES_PER_S)]
+    ring = result["ring"]
+    rate = Row.at_least("small frames through a ring", ring["frames_per_s"]["median"], "/s", FRAMES_PER_S)
+    return [*stores, *wakes, *_counting([rate], is_valid=ring["valid"])]
+
+
+def as_json(table: Iterable[Row]) -> list[dict[str, Any]]:
+    """The rows for ``--json``."""
+    return [asdict(row) for row in table]

@@ -6,7 +6,7 @@ A figure is anything that a result keeps with its samples, wherever that is; its
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +84,45 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[dict[st
     return rows
 
 
+FACTS = ("profile", "fabrics", "tool", "rounds", "seconds", "settings", "config")
+"""Keys beside those under ``machine`` that figures depend on."""
+LOAD = ("loadavg", "loadavg_after")
+"""What no two runs have in common."""
+
+
+def facts(result: Mapping[str, Any]) -> dict[str, Any]:
+    """What the figures of a result depend on beyond ntbnet: a name and a plain value each."""
+    found = {key: result[key] for key in FACTS if not isinstance(result.get(key), list | None)}
+    found["machine"] = {key: value for key, value in (result.get("machine") or {}).items() if key not in LOAD}
+    rows = [row for row in result.get("results", ()) if isinstance(row, dict)]
+    fabrics = sorted({str(row["fabric"]) for row in rows if "fabric" in row})
+    if fabrics:
+        found["fabrics"] = ", ".join(fabrics)
+    return dict(_flat(found, ""))
+
+
+def _flat(node: Mapping[str, Any], name: str) -> Iterator[tuple[str, Any]]:
+    for key, value in node.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{name}{key}.")
+        else:
+            yield f"{name}{key}", value
+
+
+def warnings(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """Why the figures of two results may differ although ntbnet does not; one line for each fact."""
+    old, new = facts(before), facts(after)
+    return [
+        f"{name}: {_said(old, name)}, then {_said(new, name)}"
+        for name in sorted(old.keys() | new.keys())
+        if _said(old, name) != _said(new, name)
+    ]
+
+
+def _said(found: Mapping[str, Any], name: str) -> str:
+    return str(found[name]) if name in found else "not in that result"
+
+
 def _row(name: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
     old, new = before["median"], after["median"]
     spreads = [one["max"] - one["min"] for one in (before, after)]
@@ -99,8 +138,8 @@ def _row(name: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> dict
     }
 
 
-def show(rows: list[dict[str, Any]], console: Console) -> None:
-    """The rows, for people; a star marks what differs."""
+def show(rows: list[dict[str, Any]], warned: Sequence[str], console: Console) -> None:
+    """The rows and warnings, for people; a star marks what differs."""
     console.width = max(console.width, 110)
     table = Table("figure", box=None)
     for heading in ("before", "spread", "after", "spread", "change"):
@@ -116,3 +155,5 @@ def show(rows: list[dict[str, Any]], console: Console) -> None:
         )
     console.print(table)
     console.print("* differs by more than both spreads", markup=False)
+    for warning in warned:
+        console.print(f"NOT THE SAME: {warning}", markup=False, soft_wrap=True)

@@ -12,6 +12,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any
 
 from ntbnet.app.bench_backends import EDMA, EXTRA_FRAMES, backend_configs, settled_counts, write_config
 from ntbnet.app.bench_cost import run_times_ns, service_pids
-from ntbnet.app.bench_lab import Direction, Lab, require_programs
+from ntbnet.app.bench_lab import Direction, Lab, Say, require_programs
 from ntbnet.app.bench_latency import await_backend
 from ntbnet.app.bench_samples import Samples
 from ntbnet.app.pingpong import udp_inside
@@ -35,23 +36,24 @@ FRAME_BYTES = 8192
 """Longest frame: a ring of a window that four queues share still has enough of them."""
 ARRIVAL_TIMEOUT_S = 2.0
 
-Say = Callable[[str], None]
-
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """How much is measured."""
 
     rounds: int
+    """Each goes over all points, every second one backwards."""
+    windows: int
+    """Measurements at a point, each time it is visited."""
     seconds: float
-    """Of traffic, and of none before it, at each point."""
+    """Of traffic, and of none before it, in each window."""
     queues: Sequence[int]
     bridges: Sequence[int]
     """Rising."""
 
 
-FULL = Plan(rounds=4, seconds=3.0, queues=(1, 2, 3, 4), bridges=(1, 2, 4, 6, 8, 10))
-QUICK = Plan(rounds=1, seconds=0.5, queues=(1, 4), bridges=(1, 2))
+FULL = Plan(rounds=2, windows=3, seconds=0.8, queues=(1, 2, 3, 4), bridges=(1, 2, 5, 10))
+QUICK = Plan(rounds=1, windows=1, seconds=0.3, queues=(1, 4), bridges=(1, 2))
 
 
 class Traffic:
@@ -122,26 +124,34 @@ def complaint(sent: int, arrived: int, frames: int) -> str | None:
     return None
 
 
-def cost_us(labs: Sequence[Lab], seconds: float) -> tuple[float, str | None]:
+def costs_us(labs: Sequence[Lab], windows: int, seconds: float) -> tuple[list[float], str | None]:
     """Microseconds of processor time for each packet over ``labs`` together.
 
+    Args:
+        labs: all of them carry traffic.
+        windows: how often it is measured.
+        seconds: of traffic, and of none before it, in each window.
+
     Returns:
-        The cost, and why it does not count; None when it does.
+        The cost in each window, and why they do not count; None when they do.
 
     Raises:
         SetupError: a service ended, or did not answer.
     """
     pids = [pid for lab in labs for pid in service_pids(lab.bridge.status()).values()]
+    costs, packets = [], int(seconds * PACKETS_PER_S)
     with ExitStack() as stack:
         traffics = [over(lab.direction("rc", "ep"), stack) for lab in labs]
         before = _frames(labs)
-        idle_ns = _used_ns(pids, lambda: time.sleep(seconds))  # what is measured: nothing
-        busy_ns = _used_ns(pids, lambda: play(traffics, int(seconds * PACKETS_PER_S), PACKETS_PER_S))
+        for _ in range(windows):
+            idle_ns = _used_ns(pids, lambda: time.sleep(seconds))  # what is measured: nothing
+            busy_ns = _used_ns(pids, lambda: play(traffics, packets, PACKETS_PER_S))
+            rest_ns = busy_ns[0] - idle_ns[0] * busy_ns[1] / idle_ns[1]
+            costs.append(rest_ns / (packets * len(labs)) / 1000)
         frames = _frames(labs) - before
         sent = sum(traffic.sent for traffic in traffics)
         arrived = sum(traffic.arrived for traffic in traffics)
-    rest_ns = busy_ns[0] - idle_ns[0] * busy_ns[1] / idle_ns[1]
-    return rest_ns / sent / 1000, complaint(sent, arrived, frames)
+    return costs, complaint(sent, arrived, frames)
 
 
 def _frames(labs: Sequence[Lab]) -> int:
@@ -178,6 +188,7 @@ class Curves:
         self._say = say
         self._labs: list[Lab] = []
         self._invalid: list[str] = []
+        self._visits = 0
 
     def run(self) -> dict[str, Any]:
         """What ``--json`` has under ``curves``; the bridges are down afterwards.
@@ -206,47 +217,61 @@ class Curves:
     def _over_queues(self, folder: Path) -> dict[int, list[float]]:
         """All bridges are up, and take turns."""
         taken: dict[int, list[float]] = {count: [] for count in self._plan.queues}
-        for count in taken:
-            self._start(config_of(count), folder)
+        self._start([config_of(count) for count in taken], folder)
         labs = dict(zip(taken, self._labs, strict=True))
         for number in range(self._plan.rounds):
             for count in taken if number % 2 == 0 else reversed(taken):
-                taken[count].append(self._point([labs[count]], f"queues {count}"))
+                taken[count] += self._visit([labs[count]], f"queues {count}")
         return taken
 
     def _over_bridges(self, folder: Path) -> dict[int, list[float]]:
-        """Up, and down again."""
+        """Up, and down again; those that are not there to be measured do not run."""
         taken: dict[int, list[float]] = {count: [] for count in self._plan.bridges}
         for number in range(self._plan.rounds):
             for count in taken if number % 2 == 0 else reversed(taken):
-                while len(self._labs) < count:
-                    self._start(config_of(1), folder)
+                self._start([config_of(1)] * (count - len(self._labs)), folder)
                 self._stop_above(count)
-                taken[count].append(self._point(self._labs, f"bridges {count}"))
+                taken[count] += self._visit(self._labs, f"bridges {count}")
         return taken
 
-    def _point(self, labs: Sequence[Lab], what: str) -> float:
-        self._say(f"curves: {what}")
-        cost, why_not = cost_us(labs, self._plan.seconds)
+    def _visit(self, labs: Sequence[Lab], what: str) -> list[float]:
+        self._visits += 1
+        of = self._plan.rounds * (len(self._plan.queues) + len(self._plan.bridges))
+        self._say(f"curves, {self._visits} of {of}: {what}")
+        costs, why_not = costs_us(labs, self._plan.windows, self._plan.seconds)
         if why_not:
             self._invalid.append(f"{what}: {why_not}")
-        return cost
+        return costs
 
-    def _start(self, config: Config, folder: Path) -> None:
-        name = f"{self._name}-{len(self._labs)}"
-        own = folder / name
-        own.mkdir(exist_ok=True)
-        lab = Lab(name, write_config(config, own), self._say)
-        self._labs.append(lab)
-        lab.up()
-        await_backend(lab, EDMA)
-        found = len(lab.bridge.status()["link"]["queues"])
-        if found != config.netdev.queues:
-            raise SetupError(f"{found} queues instead of {config.netdev.queues}")
+    def _start(self, configs: Sequence[Config], folder: Path) -> None:
+        """One more bridge for each, all at the same time."""
+        if not configs:
+            return
+        self._say(f"curves: starting {len(configs)} bridges")
+        labs = []
+        for config in configs:
+            name = f"{self._name}-{len(self._labs)}"
+            own = folder / name
+            own.mkdir(exist_ok=True)
+            labs.append(Lab(name, write_config(config, own), self._say))
+            self._labs.append(labs[-1])
+        with ThreadPoolExecutor(len(labs)) as threads:
+            list(threads.map(_bring_up, labs))
 
     def _stop_above(self, count: int) -> None:
-        while len(self._labs) > count:
-            self._labs.pop().down()
+        """All but the first ``count``, at the same time."""
+        rest, self._labs = self._labs[count:], self._labs[:count]
+        if rest:
+            with ThreadPoolExecutor(len(rest)) as threads:
+                list(threads.map(Lab.down, rest))
+
+
+def _bring_up(lab: Lab) -> None:
+    lab.up()
+    await_backend(lab, EDMA)
+    found = len(lab.bridge.status()["link"]["queues"])
+    if found != lab.config.netdev.queues:
+        raise SetupError(f"{found} queues instead of {lab.config.netdev.queues}")
 
 
 def _rows(key: str, taken: dict[int, list[float]]) -> list[dict[str, Any]]:

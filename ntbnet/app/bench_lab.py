@@ -40,6 +40,9 @@ LISTENING = {"tcp": "0A", "udp": "07"}
 PROGRAMS = {"ip": "iproute2", "ping": "iputils-ping", "iperf3": "iperf3", "sockperf": "sockperf"}
 """What a bench runs, and the Debian package it is in."""
 
+Say = Callable[[str], None]
+"""Told in words what happens."""
+
 
 @dataclass(frozen=True, slots=True)
 class Direction:
@@ -205,7 +208,7 @@ class Lab:
         ConfigError: name or configuration is wrong.
     """
 
-    def __init__(self, name: str, config_path: str | None, say: Callable[[str], None]) -> None:
+    def __init__(self, name: str, config_path: str | None, say: Say) -> None:
         self.config: Config = load_config(config_path)
         self.bridge = Bridge(RunDir(self.config.run.dir, name), self.config)
         self.name = name

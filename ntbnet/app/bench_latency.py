@@ -11,13 +11,13 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ntbnet.app import bench_budgets, bench_report, bench_sockperf, pingpong
+from ntbnet.app import bench_budgets, bench_head, bench_sockperf, pingpong
 from ntbnet.app.bench_backends import (
     LOOK_INTERVAL_S,
     backend_configs,
@@ -31,7 +31,7 @@ from ntbnet.app.bench_backends import (
     write_config,
 )
 from ntbnet.app.bench_hops import hop_times, route, timed_ping_pong
-from ntbnet.app.bench_lab import Direction, Lab, require_programs, run_program, veth_pair
+from ntbnet.app.bench_lab import Direction, Lab, Say, require_programs, run_program, veth_pair
 from ntbnet.app.bench_latencies import PUBLISHED
 from ntbnet.app.bench_pump import PUMPS, pump
 from ntbnet.app.bench_tally import REFERENCES, Combination, Tally, summary
@@ -124,7 +124,7 @@ class Bench:
         configs: Mapping[Combination, Config],
         tool: str,
         plan: Plan,
-        say: Callable[[str], None],
+        say: Say,
     ) -> None:
         self._name = name
         self._tool = tool
@@ -212,7 +212,7 @@ def await_backend(lab: Lab, backend: str) -> None:
 
 
 def run(
-    name: str, config: Config, plan: Plan, say: Callable[[str], None], wanted_fabrics: Sequence[str] = ()
+    name: str, config: Config, plan: Plan, say: Say, wanted_fabrics: Sequence[str] = ()
 ) -> tuple[dict[str, Any], dict[str, list[float]]]:
     """Measure everything; the bridges are down afterwards.
 
@@ -230,8 +230,6 @@ def run(
         ConfigError: the name or a fabric is wrong.
         SetupError: a program is missing, a bridge does not start or work, or its name is taken.
     """
-    from ntbnet import __version__
-
     names = chosen(wanted_fabrics, fabrics(), "fabric")
     require_programs(("ip", "ping"))
     tool = choose_tool()
@@ -243,15 +241,12 @@ def run(
         for backend, changed in backend_configs(with_fabric(config, fabric)).items()
     }
     bench = Bench(name, configs, tool, plan, say)
-    machine = bench_report.machine()
+    head = bench_head.head("latency", config)
     with tempfile.TemporaryDirectory() as folder, references(name, config.netdev.mtu) as compared:
         bench.run(compared, Path(folder))
-    machine["loadavg_after"] = bench_report.machine()["loadavg"]
+    bench_head.end(head)
     result: dict[str, Any] = {
-        "bench": "latency",
-        "version": __version__,
-        "wall": time.time(),
-        "profile": config.profile.name,
+        **head,
         "fabrics": names,
         "tool": tool,
         "poll_period_ms": poll_period_ms(config),
@@ -259,8 +254,7 @@ def run(
         "seconds": plan.seconds,
         **summary(bench.tallies, bench.references),
         "published": list(PUBLISHED),
-        "machine": machine,
     }
-    result["budgets"] = bench_report.as_json(bench_budgets.latency_rows(result))
+    result["budgets"] = bench_budgets.as_json(bench_budgets.latency_rows(result))
     samples_us = {" ".join(combination): tally.samples_us for combination, tally in bench.tallies.items()}
     return result, {**samples_us, **{name: tally.samples_us for name, tally in bench.references.items()}}

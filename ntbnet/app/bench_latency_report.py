@@ -9,9 +9,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from ntbnet.app.bench_head import python_hint
 from ntbnet.app.bench_hops import TOLERANCE
 from ntbnet.app.bench_latencies import PUBLISHED, QUANTILES
-from ntbnet.app.bench_report import python_hint, show_budgets
+from ntbnet.app.bench_report import show_budgets
 from ntbnet.app.bench_tally import REFERENCES
 
 FIGURES = {

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ntbnet import __version__
-from ntbnet.app import bench_budgets, bench_curves, bench_parts, bench_report, ring_rate
-from ntbnet.app.bench_lab import require_programs
+from ntbnet.app import bench_budgets, bench_curves, bench_head, bench_parts, ring_rate
+from ntbnet.app.bench_lab import Say, require_programs
 from ntbnet.app.bench_latencies import Latencies
 from ntbnet.app.bench_latency import choose_tool, play, references
 from ntbnet.app.bench_samples import Samples, ratios
 from ntbnet.app.bench_tally import REFERENCES, VETH, Tally
-from ntbnet.app.wake import MEDIA, REFERENCE
+from ntbnet.app.interrupt_pingpong import MEDIA, REFERENCE
 from ntbnet.config import load_text
 
 BLOCKS_BYTES = (64 << 10, 256 << 10, 1 << 20)
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +25,7 @@ class Plan:
     seconds: int
     """Of each ping-pong."""
     store_passes: int
-    """How often 16 MiB are stored in blocks of one size, each round."""
+    """How often 16 MiB are stored in blocks of one size, and copied, each round."""
     interrupts: int
     frames: int
 
@@ -52,11 +47,9 @@ def run(name: str, plan: Plan, say: Say, curves: bench_curves.Plan | None = None
         SetupError: a program is missing, or something cannot be measured.
     """
     require_programs(("ip",))
-    machine, invalid = bench_report.machine(), list[str]()
+    invalid = list[str]()
     result: dict[str, Any] = {
-        "bench": "micro",
-        "version": __version__,
-        "wall": time.time(),
+        **bench_head.head("micro", load_text("", "defaults")),
         "rounds": plan.rounds,
         "tool": choose_tool(),
         "ping_pong": _ping_pong(name, plan, say, invalid),
@@ -64,14 +57,13 @@ def run(name: str, plan: Plan, say: Say, curves: bench_curves.Plan | None = None
         "interrupts": _interrupts(plan, say),
         "ring": _ring(plan, say, invalid),
         "invalid": invalid,
-        "machine": machine,
     }
     if curves is not None:
         found = bench_curves.Curves(name, curves, say).run()
         invalid += found.pop("invalid")
         result["curves"] = found
-    machine["loadavg_after"] = bench_report.machine()["loadavg"]
-    result["budgets"] = bench_report.as_json(bench_budgets.micro_rows(result))
+    bench_head.end(result)
+    result["budgets"] = bench_budgets.as_json(bench_budgets.micro_rows(result))
     return result
 
 
@@ -99,14 +91,13 @@ def _stores(plan: Plan, say: Say) -> list[dict[str, Any]]:
     stores, rows = bench_parts.Stores(), []
     for block_bytes in BLOCKS_BYTES:
         say(f"stores of {block_bytes >> 10} KiB")
-        measured = [stores.measure(block_bytes, plan.store_passes) for _ in range(plan.rounds)]
-        into_window, plain = ([one[number] for one in measured] for number in range(2))
+        into_window, plain = stores.measure(block_bytes, plan.rounds * plan.store_passes)
         ratio = Samples.of(ratios(into_window, plain))
         rows.append(
             {
                 "bytes": block_bytes,
                 "ratio": round(ratio.median, 3),
-                "rounds": {
+                "rounds": {  # a pair of passes is one
                     "store_gbyte_s": Samples.of(into_window).as_json(),
                     "memcpy_gbyte_s": Samples.of(plain).as_json(),
                     "ratio": ratio.as_json(),
@@ -159,6 +150,7 @@ def _ring(plan: Plan, say: Say, invalid: list[str]) -> dict[str, Any]:
         "batch": ring_rate.BATCH,
         "entries": ring_rate.GEOMETRY.max_entry,
         "frames": plan.frames,
+        "valid": not any(found),
         "frames_per_s": rates.as_json(),
         "raw": runs,
     }

@@ -17,20 +17,14 @@ from typing import IO, Any
 from ntbnet.app import ring_rate
 from ntbnet.app.bench_latencies import Latencies
 from ntbnet.app.bench_pump import process_end
-from ntbnet.app.wake import REFERENCE
-from ntbnet.devices.direct import MEMORY, CpuBus, Far, Grant, to_body
-from ntbnet.devices.effects import Outbox, Send
-from ntbnet.devices.lease import LEASE_BYTES, Lease
+from ntbnet.app.granted_window import WINDOW_ADDR, granted_bus
+from ntbnet.app.interrupt_pingpong import REFERENCE
 from ntbnet.devices.memory import Window
-from ntbnet.devices.task import Tasks
 from ntbnet.errors import SetupError
-from ntbnet.wire import Completion, MemRead, Status
 
 STORE_BYTES = 16 << 20
 """Of each mapping: more than fits a cache of one core."""
-WINDOW_ADDR = 1 << 32
-UPSTREAM, MEMORY_IDENT, EPOCH = "rc-host", 1, 1
-"""Of a host of its own, which talks to nobody."""
+ENDS = "ntbnet.app.interrupt_pingpong"
 WARM_UP = 200
 """Interrupts that are not counted."""
 
@@ -46,11 +40,15 @@ class Stores:
             memory[:] = bytes(STORE_BYTES)
         self._bus = granted_bus(Window(self._mapped, WINDOW_ADDR, "bench"))
 
-    def measure(self, block_bytes: int, passes: int) -> tuple[float, float]:
+    def measure(self, block_bytes: int, passes: int) -> tuple[list[float], list[float]]:
         """Gigabytes a second of a CPU's stores into a window, and of slice assignments to a plain mapping.
 
-        Each pass goes over all of a mapping; passes of both kinds alternate, and the fastest of each
-        counts: what else runs on the machine makes single ones several times slower.
+        Each pass goes over all of a mapping. Passes come in pairs, one of each kind, every second pair the
+        other way round: what else runs on the machine makes single ones several times slower, but
+        seldom one of a pair alone.
+
+        Returns:
+            One of each for every pair, in order.
 
         Raises:
             SetupError: the stores did not land.
@@ -58,17 +56,16 @@ class Stores:
         self._source[:] = os.urandom(STORE_BYTES)
         starts = range(0, STORE_BYTES, block_bytes)
         blocks = [(at, self._source[at : at + block_bytes]) for at in starts]
-        stores_ns, copies_ns = [], []
-        for _ in range(passes):
-            began_ns = time.monotonic_ns()
-            self._store(blocks)
-            middle_ns = time.monotonic_ns()
-            self._copy(blocks)
-            stores_ns.append(middle_ns - began_ns)
-            copies_ns.append(time.monotonic_ns() - middle_ns)
+        stores, copies = list[float](), list[float]()
+        kinds = [(self._store, stores), (self._copy, copies)]
+        for number in range(passes):
+            for kind, rates in kinds if number % 2 == 0 else reversed(kinds):
+                began_ns = time.monotonic_ns()
+                kind(blocks)
+                rates.append(STORE_BYTES / (time.monotonic_ns() - began_ns))
         if bytes(self._mapped) != bytes(self._source):
             raise SetupError("what was stored is not in the window")
-        return STORE_BYTES / min(stores_ns), STORE_BYTES / min(copies_ns)
+        return stores, copies
 
     def _store(self, blocks: Sequence[tuple[int, memoryview]]) -> None:
         write = self._bus.write
@@ -81,28 +78,11 @@ class Stores:
             plain[at : at + len(data)] = data
 
 
-def granted_bus(window: Window) -> CpuBus:
-    """The CPU of a host, which may store to all of ``window`` directly."""
-    outbox = Outbox(wakes=True)
-    tasks = Tasks(outbox, UPSTREAM, 1 << 40)
-    lease = Lease(Window(memoryview(bytearray(LEASE_BYTES)), 0, "lease"), "rc")
-    bus = CpuBus(outbox, tasks, UPSTREAM, Far(window, MEMORY_IDENT, lease))
-    tasks.epoch = EPOCH
-    bus.enter(EPOCH)
-    grant = Grant(WINDOW_ADDR, window.size, MEMORY, 0)
-    bus.grant({"memory": MEMORY_IDENT, "ranges": to_body([grant])})
-    for effect in outbox.take():  # the read behind which stores are direct
-        if isinstance(effect, Send) and isinstance(effect.message, MemRead):
-            tasks.complete(Completion(effect.message.tag, Status.OK, bytes(effect.message.size), EPOCH))
-    assert bus.snapshot()["direct"]
-    return bus
-
-
 def interrupts(medium: str, count: int) -> list[float]:
     """Microseconds of interrupts between two processes, each half of a round trip.
 
     Args:
-        medium: a key of ``wake.MEDIA``.
+        medium: a key of ``interrupt_pingpong.MEDIA``.
         count: how many are counted.
 
     Raises:
@@ -117,9 +97,9 @@ def interrupts(medium: str, count: int) -> list[float]:
         else:
             fds = ()
             arguments = [(stack.enter_context(tempfile.TemporaryDirectory()),)] * 2
-        stack.enter_context(process_end("ntbnet.app.wake", (medium, "answer", total, *arguments[1]), fds))
-        out = stack.enter_context(process_end("ntbnet.app.wake", (medium, "ask", total, *arguments[0]), fds))
-        return [time_ns / 2000 for time_ns in _answer(out, f"wake {medium}")[WARM_UP:]]
+        stack.enter_context(process_end(ENDS, (medium, "answer", total, *arguments[1]), fds))
+        out = stack.enter_context(process_end(ENDS, (medium, "ask", total, *arguments[0]), fds))
+        return [time_ns / 2000 for time_ns in _answer(out, f"interrupts by {medium}")[WARM_UP:]]
 
 
 def ring_run(frames: int) -> dict[str, Any]:

@@ -7,13 +7,12 @@ load goes over veth and both ways over the bridge in turn; a ratio is to the vet
 from __future__ import annotations
 
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ntbnet.app import bench_budgets, bench_report
+from ntbnet.app import bench_budgets, bench_head
 from ntbnet.app.bench_backends import (
     POLLED,
     TO_RC,
@@ -26,7 +25,7 @@ from ntbnet.app.bench_backends import (
     with_fabric,
     write_config,
 )
-from ntbnet.app.bench_lab import Direction, Lab, require_programs, veth_pair
+from ntbnet.app.bench_lab import Direction, Lab, Say, require_programs, veth_pair
 from ntbnet.app.bench_latency import await_backend
 from ntbnet.app.bench_samples import Samples, ratios
 from ntbnet.app.bench_traffic import Load, checked_stream, stream, tcp_bounds
@@ -125,7 +124,7 @@ class Bench:
         say: told in words what happens.
     """
 
-    def __init__(self, name: str, places: Sequence[Setting], plan: Plan, say: Callable[[str], None]) -> None:
+    def __init__(self, name: str, places: Sequence[Setting], plan: Plan, say: Say) -> None:
         self._name = name
         self._places = places
         self._plan = plan
@@ -206,27 +205,22 @@ def trigger_complaints(backend: str, counts: Mapping[str, int]) -> list[str]:
     return found + [f"another trigger was used: {name} {count}" for name, count in others.items()]
 
 
-def run(name: str, config: Config, plan: Plan, say: Callable[[str], None]) -> dict[str, Any]:
+def run(name: str, config: Config, plan: Plan, say: Say) -> dict[str, Any]:
     """Measure everything in ``plan``; what ``--json`` prints. The bridges are down afterwards.
 
     Raises:
         ConfigError: the name or a choice is wrong.
         SetupError: a program is missing, a bridge does not start or work, or its name is taken.
     """
-    from ntbnet import __version__
-
     places = list(settings(config, plan))
     require_programs(("ip", "ping", "iperf3"))
-    machine = bench_report.machine()
+    head = bench_head.head("throughput", config)
     bench = Bench(name, places, plan, say)
     with tempfile.TemporaryDirectory() as folder:
         bench.run(Path(folder))
-    machine["loadavg_after"] = bench_report.machine()["loadavg"]
+    bench_head.end(head)
     result = {
-        "bench": "throughput",
-        "version": __version__,
-        "wall": time.time(),
-        "profile": config.profile.name,
+        **head,
         "rounds": plan.rounds,
         "seconds": plan.seconds,
         "results": [
@@ -243,7 +237,6 @@ def run(name: str, config: Config, plan: Plan, say: Callable[[str], None]) -> di
         ],
         "tcp_bounds_gbit_s": {str(mtu): bounds for mtu, bounds in bench.bounds.items()},
         "invalid": [text for cell in bench.cells.values() for text in cell.invalid],
-        "machine": machine,
     }
-    result["budgets"] = bench_report.as_json(bench_budgets.throughput_rows(result, POLLED))
+    result["budgets"] = bench_budgets.as_json(bench_budgets.throughput_rows(result, POLLED))
     return result

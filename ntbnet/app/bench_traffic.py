@@ -181,17 +181,18 @@ def throughput(lab: Lab, veth: Direction, rounds: int, seconds: int) -> dict[str
 
     Returns:
         For each direction over the bridge: samples, ratio to the veth run of the same round, raw
-        rounds, and ``unverified``: how its counters contradict iperf3, if they do.
+        rounds, whether it is ``valid``, and ``unverified``: how its counters contradict iperf3, if they do.
     """
     ways, load = [lab.direction("rc", "ep"), lab.direction("ep", "rc")], Load("tcp", 1, lab.config.netdev.mtu)
     raw: dict[str, list[dict[str, Any]]] = {way.name: [] for way in (*ways, veth)}
-    unverified = []
+    unverified, valid = list[str](), {way.name: True for way in ways}
     for number in range(rounds):
         for way in ways:
             lab.say(f"iperf3 {way.name}, round {number + 1} of {rounds}")
             result, complaint = checked_stream(lab, way, seconds, load)
             if complaint is not None:
                 unverified.append(f"iperf3 {way.name}, round {number + 1}: {complaint}")
+                valid[way.name] = False
             raw[way.name].append(result)
         raw[veth.name].append(stream(veth, seconds, load))
     speeds = {name: [result["gbit_s"] for result in results] for name, results in raw.items()}
@@ -201,6 +202,7 @@ def throughput(lab: Lab, veth: Direction, rounds: int, seconds: int) -> dict[str
             way.name: Samples.of(ratios(speeds[way.name], speeds["veth"]), 4).as_json() for way in ways
         },
         "rounds": raw,
+        "valid": valid,
         "unverified": unverified,
     }
 

@@ -1,5 +1,9 @@
 """One end of a transport ring between two processes: the ring's own code, over shared memory, and no more.
 
+Frames and ``rx_info`` are stored as peers do in fabric ``local``: by the host's CPU (``CpuBus``), which finds
+the grant and stores in place. Left out are what lies around a ring: the TUN, ntb_netdev, the event loop, the
+interrupt itself, for which an eventfd stands.
+
 ``python -m ntbnet.app.ring_rate ROLE FRAMES MEMORY DATA SPACE``: ROLE is ``send`` or ``receive``, MEMORY,
 DATA and SPACE are inherited descriptors. MEMORY holds both ends' windows; the sender writes the eventfd
 DATA behind each batch of frames, as one interrupt for all of them, and waits for SPACE when the ring is
@@ -17,6 +21,7 @@ import sys
 from collections.abc import Callable
 from typing import cast
 
+from ntbnet.app.granted_window import WINDOW_ADDR, granted_bus
 from ntbnet.devices.memory import Buffer, Window
 from ntbnet.devices.ntb import NtbDevice
 from ntbnet.devices.ring import ring_geometry
@@ -41,15 +46,15 @@ class Port:
     """The part of an NTB device that a ring uses, for a peer in the same memory."""
 
     def __init__(self, peer: Window) -> None:
-        self._peer = peer
+        self._cpu = granted_bus(peer)
 
     def peer_mw_write(self, widx: int, offset: int, data: Buffer) -> None:
         """See ``NtbDevice``; there is one window."""
-        self._peer.store("mw", offset, data)
+        self._cpu.write(WINDOW_ADDR + offset, data)
 
-    def peer_mw_lend(self, widx: int, size: int) -> Window:
+    def peer_mw_lend(self, widx: int, size: int) -> Window | None:
         """See ``NtbDevice``; all of it, as in fabric ``local``."""
-        return self._peer
+        return self._cpu.lend(WINDOW_ADDR, size)
 
     def peer_db_set(self, bits: int) -> None:
         """See ``NtbDevice``; whoever sends wakes the peer behind each batch."""

@@ -181,10 +181,17 @@ class CpuBus:
 
         It is revoked as soon as they are not.
         """
-        grant = self._find(addr, size) if self._settled else None
-        if grant is None or grant.owner or self._far is None:
+        if self._far is None or not self._settled:
             return None
-        window = self._far.memory.sub(grant.at + addr - grant.base, size, "lent")
+        for grant in self._grants:
+            at = addr - grant.base
+            if at >= 0 and at + size <= grant.size:
+                break
+        else:
+            return None
+        if grant.owner:
+            return None
+        window = self._far.memory.sub(grant.at + at, size, "lent")
         self._lent.append(window)
         return window
 

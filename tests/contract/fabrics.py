@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path as FilePath
-from typing import Any, Protocol
+from typing import Protocol
 
 import uvloop
 
+from ntbnet.app.bare_service import BareDevice, bare_driver
 from ntbnet.devices.effects import Effect, Send
 from ntbnet.devices.path import Path
 from ntbnet.edge.driver import Driver
-from ntbnet.log import Logger
 from ntbnet.wire import MemWrite, Message
 
 ENDS = ("rc-host", "epc")
@@ -28,7 +27,7 @@ TIMEOUT_S = 10.0
 MAX_STEPS = 20_000
 
 
-class Recorder:
+class Recorder(BareDevice):
     """A device that notes what reaches it."""
 
     def __init__(self, peer: str) -> None:
@@ -49,15 +48,6 @@ class Recorder:
         self.downs += not up
         self.reasons.append(reason)
         return ()
-
-    def next_deadline(self) -> int | None:
-        return None
-
-    def on_deadline(self, now_ns: int) -> Sequence[Effect]:
-        return ()
-
-    def snapshot(self) -> dict[str, Any]:
-        return {}
 
 
 class Fabric(Protocol):
@@ -181,9 +171,7 @@ class ZmqFabric:
     def start(self, end: str) -> None:
         path = self._numbers.path(end)
         device = Recorder(path.peer)
-        log = Logger(sys.stderr, "error", {"run_id": "contract", "node": "rc", "service": end, "epoch": 1})
-        sockets = {path.peer: (self._endpoint(path.peer, end), self._endpoint(end, path.peer))}
-        driver = Driver(device, {path.peer: path}, sockets, log)
+        driver = bare_driver(device, path, (self._endpoint(path.peer, end), self._endpoint(end, path.peer)))
         driver.start(self._loop, f"inproc://ask-{end}", dict)
         self._paths[end], self._drivers[end], self.ends[end] = path, driver, device
 

@@ -7,7 +7,8 @@ import pytest
 
 from ntbnet.topology import SERVICES
 from ntbnet.wire import MemWrite
-from tests.sim.world import MS, POLLED, SECOND, SMALL, US, World, packet_of
+from tests.sim.process import MS, SECOND, US
+from tests.sim.world import POLLED, SMALL, World, packet_of
 
 ONE_WINDOW = "[ntb]\nnum_mws = 1\nmw2 = 0\nmw2_offset = 0\n"
 TICK_PERIOD_NS = 12 * MS

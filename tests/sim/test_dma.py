@@ -13,7 +13,8 @@ from ntbnet.devices.memory import Window
 from ntbnet.devices.task import Call, Task
 from ntbnet.regs.edma import Direction
 from ntbnet.wire import Irq, IrqSource, Message
-from tests.sim.world import MS, SECOND, World
+from tests.sim.process import MS, SECOND
+from tests.sim.world import World
 
 AREA_BYTES = 0x20_0000
 SIZES = (4, 65536, 1, 9000, 300_001, 4096, 64)

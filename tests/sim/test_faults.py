@@ -6,7 +6,8 @@ import pytest
 
 from ntbnet.topology import SERVICES
 from ntbnet.wire import Kind
-from tests.sim.world import MS, POLLED, SECOND, SMALL, Fault, Frame, World, packet_of
+from tests.sim.process import MS, SECOND, Frame
+from tests.sim.world import POLLED, SMALL, Fault, World, packet_of
 
 RECOVERY_NS = 2 * SECOND
 """Bound of every recovery, from the kill on; a peer may have to wait until its epoch is 1 s old."""

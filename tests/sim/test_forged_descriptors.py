@@ -14,9 +14,10 @@ from ntbnet.devices.ntb_epf import NtbEpf
 from ntbnet.devices.ntb_vntb import NtbVntb
 from ntbnet.regs.ntb_ctrl import RFC1
 from ntbnet.wire import Irq, IrqSource, MemWrite
+from tests.sim.process import MS, SECOND
 from tests.sim.test_hostile import DOORBELL_REGION, changed, exposed, inject, value
 from tests.sim.test_windows import bridge
-from tests.sim.world import MS, SECOND, World
+from tests.sim.world import World
 
 SPADS = 128
 FIRST = 6

@@ -9,7 +9,8 @@ import pytest
 from ntbnet.devices.dma import DmaFilter
 from ntbnet.regs.ntb_ctrl import RFC1
 from ntbnet.wire import CfgWrite, Completion, Irq, IrqSource, MemRead, MemWrite, Message, Notice, Status
-from tests.sim.world import MS, SECOND, World
+from tests.sim.process import MS, SECOND
+from tests.sim.world import World
 
 CTRL_BYTES = RFC1.size + 8 * 128
 DOORBELL_REGION = 0x100000

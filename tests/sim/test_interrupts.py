@@ -12,10 +12,11 @@ from ntbnet.devices.vntb_windows import MemoryWindows
 from ntbnet.errors import KernelError
 from ntbnet.profile import SHIPPED
 from ntbnet.wire import Irq, IrqSource, MemWrite
+from tests.sim.process import MS, SECOND
 from tests.sim.test_bridge import ping_pong_us
 from tests.sim.test_faults import nth_message
 from tests.sim.test_windows import bar, bridge, store, udp
-from tests.sim.world import MS, POLLED, SECOND, SMALL, World
+from tests.sim.world import POLLED, SMALL, World
 
 BACKENDS = {
     "r-car-s4": "dw-edma-testirq",

@@ -16,7 +16,8 @@ from ntbnet.layout import layout_of
 from ntbnet.layout_explain import Walk
 from ntbnet.layout_plan import make_plan
 from ntbnet.profile import SHIPPED, load_profile, shipped
-from tests.sim.world import SECOND, SMALL, World
+from tests.sim.process import SECOND
+from tests.sim.world import SMALL, World
 from tests.unit.test_layout_rules import FOUR_QUEUES, FOUR_WINDOWS
 
 SMALL_FRAMES = "[transport]\ntransport_mtu = 2048\n[netdev]\nmtu = 1500\n"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.sim.world import MS, SECOND, World
+from tests.sim.process import MS, SECOND
+from tests.sim.world import World
 
 LEAVE_NS = 300 * MS
 """What a service is given to leave."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.sim.world import MS, SECOND, SMALL, US, World, packet_of
+from tests.sim.process import MS, SECOND, US
+from tests.sim.world import SMALL, World, packet_of
 
 
 def flood(world: World, bursts: int, every_ns: int = 50 * US) -> dict[str, list[bytes]]:

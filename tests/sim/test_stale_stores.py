@@ -10,7 +10,8 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from ntbnet.topology import SERVICES
-from tests.sim.world import MS, SECOND, SMALL, World
+from tests.sim.process import MS, SECOND
+from tests.sim.world import SMALL, World
 
 pytestmark = pytest.mark.fabric("local")
 

@@ -8,8 +8,9 @@ import pytest
 
 from ntbnet.devices.effects import Restart
 from ntbnet.profile import SHIPPED
+from tests.sim.process import MS, SECOND
 from tests.sim.test_windows import bridge, udp
-from tests.sim.world import MS, SECOND, SMALL, World, number_in, packet_of
+from tests.sim.world import SMALL, World, number_in, packet_of
 
 DMA_KEYS = "[transport]\nuse_dma = true\n"
 DMA = SMALL + DMA_KEYS

@@ -4,7 +4,8 @@ import pytest
 
 from ntbnet.profile import SHIPPED
 from ntbnet.wire import MemWrite
-from tests.sim.world import MS, SECOND, SMALL, World, packet_of
+from tests.sim.process import MS, SECOND
+from tests.sim.world import SMALL, World, packet_of
 
 FOUR_WINDOWS = """
 [ntb]

@@ -3,6 +3,10 @@
 A store that goes past every message may land only in memory that was handed out before the storing host was
 granted it. Memory handed out later was nobody's target when the store was decided on, however long the
 process was stopped between its check and its store.
+
+Of the endpoint function's own memory only doorbell words may be stored to: one whole word, its own value, as
+``ntb_hw_epf`` rings. Their place never changes, so that a late ring is one too many in a later link epoch,
+which drivers have to bear; it must not take one away.
 """
 
 from __future__ import annotations
@@ -11,8 +15,11 @@ from collections.abc import Callable
 from itertools import count
 from typing import Any
 
+from ntbnet.devices.endpoint import EndpointController
 from ntbnet.devices.memory import Buffer, Window
 from ntbnet.devices.peer import Peer
+from ntbnet.devices.vntb import Vntb
+from ntbnet.regs.ntb_ctrl import DB_ENTRY_SIZE, FIRST_DB_SLOT, MAX_DOORBELLS
 
 Store = Callable[[int, bytes], None]
 
@@ -68,6 +75,10 @@ class Watch:
         self.stores = 0
         self.late = 0
         """Stores that were done after the link epoch they were decided in."""
+        self.rings = self.late_rings = 0
+        """Those of them that were to doorbell words."""
+        self._vntb: Vntb | None = None
+        self._function_end = 0
 
     def follow(self, node: str, peer: Peer) -> None:
         """A new process: what the one before had in use is nobody's any more."""
@@ -89,19 +100,38 @@ class Watch:
         vars(cpu)["grant"] = watched_grant
         vars(allocator)["allocate"] = watched_allocate
 
+    def follow_endpoint(self, controller: EndpointController, function_end: int) -> None:
+        """A new endpoint controller, whose function has its memory below ``function_end``."""
+        self._vntb = controller.vntb
+        self._function_end = function_end
+
     def forget(self, node: str) -> None:
         """The process that had memory in use is gone."""
         self._pieces[node] = []
 
-    def judge(self, node: str, addr: int, length: int, granted: int, *, is_late: bool) -> None:
-        """``node`` stores ``length`` bytes at ``addr`` of the other, decided under grants of that moment.
+    def judge(self, node: str, addr: int, data: bytes, granted: int, *, is_late: bool) -> None:
+        """``node`` stores ``data`` at ``addr`` of the other, decided under grants of that moment.
 
         Raises:
-            AssertionError: that is live memory of a later moment.
+            AssertionError: that is live memory of a later moment, or no way to ring a doorbell.
         """
         self.stores += 1
         self.late += is_late
         for handed_out, piece in self._pieces["ep" if node == "rc" else "rc"]:
-            if piece.revoked or not (piece.span.base < addr + length and addr < piece.span.end):
+            if piece.revoked or not (piece.span.base < addr + len(data) and addr < piece.span.end):
                 continue
-            assert handed_out < granted, f"{node}: stale store of {length} at {addr:#x} reached {piece.name}"
+            assert handed_out < granted, (
+                f"{node}: stale store of {len(data)} at {addr:#x} reached {piece.name}"
+            )
+        if node == "rc" and self._vntb is not None and addr < self._function_end:
+            self._judge_ring(self._vntb, addr, data)
+            self.rings += 1
+            self.late_rings += is_late
+
+    @staticmethod
+    def _judge_ring(vntb: Vntb, addr: int, data: bytes) -> None:
+        slot, rest = divmod(addr - vntb.doorbells.span.base, DB_ENTRY_SIZE)
+        what = f"rc: store of {data.hex()} at {addr:#x}"
+        assert not rest, f"{what}: no doorbell word"
+        assert FIRST_DB_SLOT <= slot < MAX_DOORBELLS, f"{what}: no doorbell"
+        assert data == (slot + 1).to_bytes(DB_ENTRY_SIZE, "little"), f"{what}: no ring"

@@ -12,44 +12,28 @@ from __future__ import annotations
 import hashlib
 import heapq
 import random
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from ntbnet.config import Config, load_text
 from ntbnet.devices.direct import Far
 from ntbnet.devices.edma import Edma
-from ntbnet.devices.effects import (
-    Deliver,
-    Effect,
-    Log,
-    Poll,
-    Restart,
-    Send,
-    SetCarrier,
-    StopQueue,
-    Store,
-    Wake,
-)
-from ntbnet.devices.endpoint import EndpointController
+from ntbnet.devices.endpoint import FUNCTION_REGION_BYTES, EndpointController
 from ntbnet.devices.framing import VNET_HEADER_BYTES
 from ntbnet.devices.lease import LEASE_BYTES, Lease
 from ntbnet.devices.memory import Window
-from ntbnet.devices.path import Path
-from ntbnet.devices.peer import Peer
 from ntbnet.devices.peer_ep import EpPeer
 from ntbnet.devices.peer_rc import RcPeer
 from ntbnet.devices.root_complex import RootComplex
-from ntbnet.edge.wake import decode as decode_wake
 from ntbnet.edge.wake import encode as encode_wake
 from ntbnet.log import EVENTS
-from ntbnet.topology import NODE_OF, SERVICES, neighbours, session_counter
-from ntbnet.wire import SERVICE_BY_LABEL, Irq, MemWrite, Message
+from ntbnet.topology import NODE_OF, SERVICES
+from ntbnet.wire import SERVICE_BY_LABEL, Irq, MemWrite
 from tests.fabric import FABRIC, in_fabric
+from tests.sim.process import MS, SECOND, US, Device, Frame, Process
 from tests.sim.watch import FarMemory, Watch
-
-US, MS, SECOND = 1_000, 1_000_000, 1_000_000_000
 
 SMALL = """
 [node.rc]
@@ -63,213 +47,15 @@ POLLED = "[transport]\nuse_intr = false\n"
 """Doorbells both ways, as before the series."""
 
 MEMORY_IDS = {"rc": 11, "ep": 12}
-WAKE = "wake"
 
 MAX_STEPS = 400_000
 """Bound of every run: a world that does more than this without getting there is a livelock."""
 
-Frame = tuple[bytes, bytes]
 Fault = Callable[[Frame], Sequence[Frame]]
 """What a faulty link makes of one frame: none, itself, itself twice, others."""
 
-
-class Device(Protocol):
-    """What the models have in common."""
-
-    def handle(self, src: str, message: Message, now_ns: int) -> Sequence[Effect]: ...
-
-    def on_path(self, peer: str, up: bool, session: int, reason: str, now_ns: int) -> Sequence[Effect]: ...
-
-    def next_deadline(self) -> int | None: ...
-
-    def on_deadline(self, now_ns: int) -> Sequence[Effect]: ...
-
-    def snapshot(self) -> dict[str, Any]: ...
-
-
-class Process:
-    """One running service."""
-
-    def __init__(self, world: World, name: str, incarnation: int, device: Device) -> None:
-        self.world = world
-        self.name = name
-        self.device = device
-        self.armed_ns: int | None = None
-        self.polls = 0
-        self.stopped = False
-        self.is_paused = self.is_pumping = self.is_settling = False
-        self.inbox: list[tuple[str, Frame]] = []
-        self.suspended: list[Callable[[], None]] = []
-        """What the step that was stopped in a store does when the process goes on."""
-        self.waiting: deque[bytes] = deque()
-        self.unsettled: deque[Path] = deque()
-        timing = world.config.timing
-        self.paths = {}
-        for peer, initiator in neighbours(name).items():
-            counter = session_counter(*((name, peer) if initiator else (peer, name)))
-            self.paths[peer] = Path(
-                name,
-                peer,
-                initiator=initiator,
-                incarnation=incarnation,
-                allocate_session=partial(world.next_session, counter),
-                heartbeat_ns=timing.heartbeat_ms * MS,
-                liveness_ns=timing.liveness_ms * MS,
-                identity={"bridge": "sim"},
-            )
-
-    def receive(self, peer: str, frame: Frame) -> None:
-        if self.is_paused:
-            self.inbox.append((peer, frame))
-            return
-        now, path = self.world.now_ns, self.paths[peer]
-        message = path.receive(*frame, now)
-        if message is not None:
-            self.perform(self.device.handle(peer, message, now))
-        self.settle(path)
-        self.arm()
-
-    def receive_wake(self, record: bytes) -> None:
-        if self.is_paused:
-            self.inbox.append((WAKE, (record, b"")))
-            return
-        src, message = decode_wake(record)
-        self.perform(self.device.handle(src, message, self.world.now_ns))
-        self.arm()
-
-    def settle(self, path: Path) -> None:
-        outgoing, path.outgoing = path.outgoing, []
-        changes, path.changes = path.changes, []
-        for header, payload in outgoing:
-            self.world.carry(self.name, path.peer, (header, bytes(payload)))
-        for up, reason in changes:
-            session = path.session if up else 0
-            self.world.note(self.name, "path.changed", peer=path.peer, up=up, session=session, reason=reason)
-            if not reason.startswith("refused"):
-                self.perform(self.device.on_path(path.peer, up, session, reason, self.world.now_ns))
-
-    def perform(self, effects: Sequence[Effect]) -> None:
-        if self.is_paused:
-            self.suspended.append(partial(self.perform, effects))
-            return
-        now = self.world.now_ns
-        for effect in effects:
-            if isinstance(effect, Send):
-                frames = self.paths[effect.dst].send(effect.message, now)
-                if frames is not None:
-                    self.world.carry(self.name, effect.dst, (frames[0], bytes(frames[1])))
-            elif isinstance(effect, Store):
-                effect.memory.store("direct", effect.offset, effect.data)
-            elif isinstance(effect, Wake):
-                self.world.wake(self.name, effect.dst, effect.message)
-            elif isinstance(effect, Deliver):
-                self.world.delivered[NODE_OF[self.name]].append(bytes(effect.packet))
-            elif isinstance(effect, Log):
-                self.world.note(self.name, effect.event, **effect.keys)
-            elif isinstance(effect, SetCarrier):
-                self.world.carrier[NODE_OF[self.name]] = effect.up
-            elif isinstance(effect, StopQueue):
-                self.stopped = effect.stopped
-            elif isinstance(effect, Poll):
-                self.polls += 1
-                self.poll_every(effect.period_ns, self.polls)
-            elif isinstance(effect, Restart):
-                path = self.paths[effect.dst]
-                path.surprise_down(effect.reason, now)
-                self.unsettled.append(path)
-        if not self.is_settling:
-            self.is_settling = True
-            while self.unsettled:
-                self.settle(self.unsettled.popleft())
-            self.is_settling = False
-        self.pump()
-
-    def pump(self) -> None:
-        device = self.device
-        if self.is_pumping or not isinstance(device, Peer):
-            return
-        self.is_pumping, sent = True, False
-        while self.waiting and not (self.stopped or self.is_paused):
-            packet = self.world.offload_header + self.waiting.popleft()
-            device.receive_buffer()[: len(packet)] = packet
-            self.perform(device.transmit(len(packet), self.world.now_ns))
-            sent = True
-        if sent:
-            self.perform(device.end_burst(self.world.now_ns))
-        self.is_pumping = False
-
-    def poll_every(self, period_ns: int, number: int) -> None:
-        """Poll until the next Poll effect; a process that is stopped misses its looks."""
-        device = self.device
-        if not period_ns or not isinstance(device, Peer):
-            return
-
-        def look() -> None:
-            if self.polls != number or self.world.processes.get(self.name) is not self:
-                return
-            if not self.is_paused:
-                self.perform(device.poll(self.world.now_ns))
-                self.arm()
-            if self.polls == number:
-                self.world.at(self.world.now_ns + period_ns, look)
-
-        self.world.at(self.world.now_ns + period_ns, look)
-
-    def on_timer(self) -> None:
-        now = self.world.now_ns
-        for path in self.paths.values():
-            if path.next_deadline() <= now:
-                path.on_deadline(now)
-            self.settle(path)
-        due = self.device.next_deadline()
-        if due is not None and due <= now:
-            self.perform(self.device.on_deadline(now))
-        self.arm()
-
-    def arm(self) -> None:
-        deadline = min(path.next_deadline() for path in self.paths.values())
-        due = self.device.next_deadline()
-        if due is not None:
-            deadline = min(deadline, due)
-        deadline = max(deadline, self.world.now_ns)
-        if self.armed_ns is None or deadline < self.armed_ns:
-            self.armed_ns = deadline
-            self.world.at(deadline, lambda: self.fire(deadline))
-
-    def fire(self, deadline: int) -> None:
-        if self.armed_ns == deadline and self.world.processes.get(self.name) is self:
-            self.armed_ns = None
-            if not self.is_paused:
-                self.on_timer()
-
-    def catch_up(self) -> None:
-        """What the model did behind a store that is done only now: it looked at its rings, and rang."""
-        transport = self.device._transport if isinstance(self.device, Peer) else None
-        for queue in () if transport is None else transport.queues:
-            if queue.active:
-                queue.run_rx()
-                queue.tx.trigger()
-        if isinstance(self.device, Peer):
-            self.perform(self.device.end_burst(self.world.now_ns))
-
-    def resume(self) -> None:
-        if self.world.processes.get(self.name) is not self:
-            return
-        self.is_paused = False
-        suspended, self.suspended = self.suspended, []
-        self.is_pumping = True  # nothing new before what was begun
-        for go_on in suspended:
-            go_on()
-        self.is_pumping = False
-        self.catch_up()
-        inbox, self.inbox = self.inbox, []
-        for peer, frame in inbox:
-            if peer == WAKE:
-                self.receive_wake(frame[0])
-            else:
-                self.receive(peer, frame)
-        self.armed_ns = None
-        self.on_timer()
+WakeFault = Callable[[bytes], Sequence[tuple[bytes, int]]]
+"""What becomes of one wake: records that arrive, each so many ns later than it would."""
 
 
 class World:
@@ -306,6 +92,9 @@ class World:
         self.carrier = {"rc": False, "ep": False}
         self.log: list[tuple[int, str, str, dict[str, Any]]] = []
         self.faults: dict[tuple[str, str], Fault] = {}
+        """By sender and receiver of messages."""
+        self.wake_faults: dict[tuple[str, str], WakeFault] = {}
+        """By sender and receiver of wakes."""
         self.frames = 0
         self._sessions: Counter[str] = Counter()
         self._traffic = False
@@ -340,6 +129,7 @@ class World:
         if name == "epc":
             controller = EndpointController(config, dram, MEMORY_IDS[node])
             controller.start(self.now_ns)
+            self.watch.follow_endpoint(controller, dram.span.base + FUNCTION_REGION_BYTES)
             return controller
         maker = RcPeer if name == "peer-rc" else EpPeer
         far = None
@@ -375,7 +165,7 @@ class World:
 
     def _land(self, node: str, memory: FarMemory, offset: int, data: bytes, granted: int, epoch: int) -> None:
         addr, is_late = memory.span.base + offset, self.epoch != epoch
-        self.watch.judge(node, addr, len(data), granted, is_late=is_late)
+        self.watch.judge(node, addr, data, granted, is_late=is_late)
         memory.land(offset, data)
 
     def kill(self, name: str) -> None:
@@ -421,6 +211,11 @@ class World:
             self._last_arrival[src, dst] = arrival
             self.at(arrival, partial(self._arrive, src, dst, one))
 
+    def hold_back(self, src: str, dst: str, for_ns: int) -> None:
+        """No message of that direction arrives before ``for_ns`` have passed; none is lost."""
+        last = self._last_arrival.get((src, dst), 0)
+        self._last_arrival[src, dst] = max(last, self.now_ns + for_ns)
+
     def _arrive(self, src: str, dst: str, frame: Frame) -> None:
         process = self.processes.get(dst)
         if process is not None:
@@ -431,10 +226,12 @@ class World:
         record = encode_wake(SERVICE_BY_LABEL[src], message)
         self.wakes += 1
         self._digest.update(record)
-        arrival = self.now_ns + self.random.randint(*self.latency_us) * US
-        arrival = max(arrival, self._last_arrival.get((src, dst, "wake"), 0) + 1)
-        self._last_arrival[src, dst, "wake"] = arrival
-        self.at(arrival, partial(self._wake, dst, record))
+        fault = self.wake_faults.get((src, dst))
+        for one, late_ns in ((record, 0),) if fault is None else fault(record):
+            arrival = self.now_ns + late_ns + self.random.randint(*self.latency_us) * US
+            arrival = max(arrival, self._last_arrival.get((src, dst, "wake"), 0) + 1)
+            self._last_arrival[src, dst, "wake"] = arrival
+            self.at(arrival, partial(self._wake, dst, one))
 
     def _wake(self, dst: str, record: bytes) -> None:
         process = self.processes.get(dst)
@@ -526,6 +323,11 @@ class World:
                 self.at(self.now_ns + every_ns, tick)
 
         tick()
+
+    @property
+    def sent(self) -> int:
+        """Packets of all traffic so far."""
+        return self._numbers.total()
 
     def stop_traffic(self) -> None:
         """No more packets; those under way arrive or are lost."""

@@ -6,6 +6,7 @@ import json
 import re
 import signal
 import subprocess
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 
 from ntbnet.profile import SHIPPED, shipped
 from tests.conftest import MakeBridge
-from tests.live.bridge import LiveBridge, child_environment, until
+from tests.live.bridge import LiveBridge, bridges, child_environment, until
 from tests.live.traffic import TcpTransfer
 
 pytestmark = [pytest.mark.system, pytest.mark.needs_tun, pytest.mark.slow]
@@ -58,15 +59,27 @@ def assert_backend_rings(bridge: LiveBridge, backend: str) -> None:
     assert [name for name, number in more.items() if number] == [backend]
 
 
-@pytest.mark.parametrize("profile", SHIPPED)
-def test_profile_uses_its_backend_and_says_why(make_bridge: MakeBridge, profile: str) -> None:
-    bridge = make_bridge(f'bridge.profile = "{profile}"\n', up=False)
-    done = bridge.up()
+Started = tuple[str, LiveBridge, str]
+"""Profile, its bridge, and what ``ntbnet up`` said."""
+
+
+@pytest.fixture(scope="module", params=SHIPPED)
+def started(
+    request: pytest.FixtureRequest, programs: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Started]:
+    """A bridge of each profile with the defaults."""
+    with bridges(tmp_path_factory.mktemp(request.param)) as make:
+        bridge = make(f'bridge.profile = "{request.param}"\n', up=False)
+        yield request.param, bridge, bridge.up().stderr
+
+
+def test_profile_uses_its_backend_and_says_why(started: Started) -> None:
+    profile, bridge, said = started
     status, backend = bridge.status(), BACKENDS[profile]
 
     assert (status["backend"], status["backend_ep_to_rc"]) == (backend, "doorbell")
     assert "no MSI vector is left" in status["backend_ep_to_rc_reason"]
-    assert f"interrupts RC->EP: {backend} ({status['backend_reason']})" in done.stderr
+    assert f"interrupts RC->EP: {backend} ({status['backend_reason']})" in said
     assert backend in bridge.cli("status").stdout
     (chosen,) = events(bridge, "peer-ep", "intr.chosen")
     assert (chosen["backend"], chosen["reason"]) == (backend, status["backend_reason"])
@@ -164,9 +177,9 @@ def dma_copies(bridge: LiveBridge) -> int:
     return int(bridge.service("peer-ep")["counters"].get("dma_copies", 0))
 
 
-@pytest.mark.parametrize("profile", ["r-car-s4", "generic"])
-def test_killed_engine_loses_at_most_what_was_under_way(make_bridge: MakeBridge, profile: str) -> None:
-    bridge = make_bridge(f'bridge.profile = "{profile}"\n')
+@pytest.mark.parametrize("started", ["r-car-s4", "generic"], indirect=True)
+def test_killed_engine_loses_at_most_what_was_under_way(started: Started) -> None:
+    profile, bridge, _ = started
     epoch = bridge.status()["link"]["epoch"]
     words = bridge.exec_words("rc", "ping", "-q", "-i", "0.01", "-c", "300", bridge.address("ep"))
     pinging = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=child_environment())

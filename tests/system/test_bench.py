@@ -52,7 +52,9 @@ def test_basics_measures_everything_and_leaves_nothing(name: str, programs: None
     result: dict[str, Any] = json.loads(done.stdout)
     assert left_of(name) == []
     assert result["unverified"] == []
-    assert len(result["budgets"]) == 8
+    # eight of the polled bridge, and budget and wish of each way with interrupts
+    assert len(result["budgets"]) == 12
+    assert result["throughput_edma"]["valid"] == {"rc->ep": True, "ep->rc": True}
     assert {"cpu", "cores", "kernel", "python", "loadavg"} <= result["machine"].keys()
     assert result["startup_s"]["n"] == QUICK.startups
     assert 0 < result["startup_s"]["median"] < 15

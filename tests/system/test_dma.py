@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from functools import partial
 from typing import Any
 
 import pytest
@@ -15,6 +14,8 @@ from tests.live.traffic import TcpTransfer, is_served, other
 
 pytestmark = [pytest.mark.system, pytest.mark.needs_tun, pytest.mark.slow]
 
+COUNTERS = ("tx_async", "rx_async", "rx_memcpy", "dma_errors")
+"""Of a queue."""
 DMA = "transport.use_dma = true\n"
 TRANSFER_BYTES = 256 << 20
 SHARES = (TRANSFER_BYTES // 4, TRANSFER_BYTES // 2)
@@ -28,34 +29,32 @@ def queue(bridge: LiveBridge, node: str) -> dict[str, Any]:
     return dict(row[node])
 
 
-def has_received(transfer: TcpTransfer, share: int) -> bool:
-    return transfer.received >= share
+@pytest.fixture(scope="module")
+def dma_bridge(make_module_bridge: MakeBridge) -> LiveBridge:
+    """A running bridge whose endpoint sends by DMA."""
+    return make_module_bridge(DMA)
 
 
 def counted(bridge: LiveBridge, name: str) -> int:
     return int(bridge.service("peer-ep")["counters"].get(name, 0))
 
 
-def is_above(bridge: LiveBridge, name: str, number: int) -> bool:
-    return counted(bridge, name) > number
-
-
-def is_up(bridge: LiveBridge) -> bool:
-    return bool(bridge.status()["state"] == "up")
-
-
 @pytest.mark.parametrize("source", ["ep", "rc"])
 def test_iperf3_crosses_by_dma_from_the_endpoint_and_by_the_cpu_from_the_host(
-    make_bridge: MakeBridge, source: str
+    dma_bridge: LiveBridge, source: str
 ) -> None:
-    bridge, receiver = make_bridge(DMA), other(source)
+    bridge, receiver = dma_bridge, other(source)
+    before = {node: queue(bridge, node) for node in ("rc", "ep")}
     target = bridge.address(receiver)
     with in_background(*bridge.exec_words(receiver, "iperf3", "-s", "-1", "-B", target)):
         until(lambda: is_served(bridge, receiver, "tcp", 5201), 10, "iperf3 server")
         done = bridge.run_inside(source, "iperf3", "-c", target, "-t", "2", "-J")
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads(done.stdout)["end"]
-    ep, rc = queue(bridge, "ep"), queue(bridge, "rc")
+    ep, rc = (
+        {name: count - before[node][name] for name, count in queue(bridge, node).items() if name in COUNTERS}
+        for node in ("ep", "rc")
+    )
 
     assert report["sum_received"]["bytes"] > 1 << 20
     assert (rc["tx_async"], rc["rx_async"], ep["rx_async"], ep["dma_errors"]) == (0, 0, 0, 0)
@@ -70,22 +69,22 @@ def test_iperf3_crosses_by_dma_from_the_endpoint_and_by_the_cpu_from_the_host(
 def kill_engine_at_work(bridge: LiveBridge) -> int:
     """SIGKILL it while it copies, until copies that were under way fail; how often that took."""
     for kills in range(1, MOST_KILLS + 1):
-        errors = counted(bridge, "dma_errors")
-        until(partial(is_above, bridge, "dma_copies", counted(bridge, "dma_copies")), 20, "copies by DMA")
+        errors, copies = counted(bridge, "dma_errors"), counted(bridge, "dma_copies")
+        until(lambda: counted(bridge, "dma_copies") > copies, 20, "copies by DMA")  # noqa: B023
         bridge.kill("edma")
-        until(partial(is_up, bridge), 10, "engine back")
-        if is_above(bridge, "dma_errors", errors):
+        until(lambda: bridge.status()["state"] == "up", 10, "engine back")
+        if counted(bridge, "dma_errors") > errors:
             return kills
     raise AssertionError(f"{MOST_KILLS} kills during copies, and none failed")
 
 
-def test_a_transfer_of_256_mib_survives_kills_of_the_engine_at_work(make_bridge: MakeBridge) -> None:
-    bridge = make_bridge(DMA)
+def test_a_transfer_of_256_mib_survives_kills_of_the_engine_at_work(dma_bridge: LiveBridge) -> None:
+    bridge = dma_bridge
     transfer = TcpTransfer(bridge, "ep", TRANSFER_BYTES, seed=5)
     back = TcpTransfer(bridge, "rc", TRANSFER_BYTES // 16, seed=6)
     kills = 0
     for share in SHARES:
-        until(partial(has_received, transfer, share), 60, "part of the transfer")
+        until(lambda: transfer.received >= share, 60, "part of the transfer")  # noqa: B023
         kills += kill_engine_at_work(bridge)
         assert transfer.received < TRANSFER_BYTES, "over before the engine was killed"
     transfer.finish(120)

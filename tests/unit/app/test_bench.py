@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from ntbnet.app import bench_cost, bench_lab
+from ntbnet.app.bench_budgets import Row
 from ntbnet.app.bench_lab import Direction
 from ntbnet.app.bench_recovery import recovery_ns
-from ntbnet.app.bench_report import Row
 from ntbnet.app.bench_samples import Samples
 from ntbnet.app.bench_sockperf import sockperf_result
 from ntbnet.app.bench_traffic import Load, Ring, iperf3_result, poll_period_ms, ring_counters, tcp_bounds

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from ntbnet.app.bench_compare import compare, figures, read_result, show
+from ntbnet.app.bench_compare import compare, figures, read_result, show, warnings
 from ntbnet.app.bench_samples import Samples
 from ntbnet.errors import ConfigError
 
@@ -102,7 +102,37 @@ def test_a_result_is_read_as_it_was_printed(tmp_path: Path) -> None:
 def test_table_marks_what_differs() -> None:
     shown_on = StringIO()
 
-    show(compare(result(1.0, 1.1), result(2.0, 2.1)), Console(file=shown_on, width=200))
+    show(compare(result(1.0, 1.1), result(2.0, 2.1)), [], Console(file=shown_on, width=200))
 
     (line,) = [line for line in shown_on.getvalue().splitlines() if "message msi" in line]
     assert line.split()[-3:] == ["+95.2", "%", "*"]
+
+
+@pytest.mark.parametrize(
+    ("change", "warned"),
+    [
+        ({}, []),
+        ({"wall": 2.0}, []),
+        ({"machine": {"cpu": "a", "python": "3.12", "loadavg": [9.0]}}, ["machine.python: 3.11, then 3.12"]),
+        ({"machine": {"cpu": "a"}}, ["machine.python: 3.11, then not in that result"]),
+        ({"profile": "generic"}, ["profile: r-car-s4, then generic"]),
+        ({"config": {"netdev": {"queues": 2}}}, ["config.netdev.queues: 1, then 2"]),
+        ({"rounds": 5}, ["rounds: 3, then 5"]),
+        ({"results": [{"fabric": "local"}]}, ["fabrics: message, then local"]),
+    ],
+)
+def test_what_else_is_not_the_same_is_warned_of(change: dict[str, Any], warned: list[str]) -> None:
+    before = {
+        **result(1.0),
+        "machine": {"cpu": "a", "python": "3.11", "loadavg": [0.1]},
+        "profile": "r-car-s4",
+        "rounds": 3,
+        "config": {"netdev": {"queues": 1}},
+    }
+    shown_on = StringIO()
+
+    found = warnings(before, {**before, **change})
+    show([], found, Console(file=shown_on, width=200))
+
+    assert found == warned
+    assert shown_on.getvalue().count("NOT THE SAME") == len(warned)

@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from ntbnet.app import bench_budgets, bench_micro_report, bench_report, ring_rate
+from ntbnet.app import bench_budgets, bench_head, bench_micro_report, bench_report, ring_rate
 from ntbnet.app.bench_parts import Stores, p50s, ring_complaint
 from ntbnet.app.bench_samples import Samples
+from ntbnet.app.interrupt_pingpong import Pinger, Trips
 from ntbnet.app.pump import BATCH, MEMORY_BYTES, SLOTS, SharedRing
-from ntbnet.app.wake import Pinger, Trips
 from ntbnet.devices.effects import Send, Wake
+from ntbnet.devices.memory import Window
 from ntbnet.wire import Irq, IrqSource
 
 Pair = tuple[socket.socket, socket.socket]
@@ -75,11 +76,21 @@ def test_a_full_pump_takes_nothing_until_it_is_emptied(tun: Pair) -> None:
     assert BATCH <= SLOTS
 
 
-def test_stores_and_copies_have_a_bandwidth() -> None:
-    store, copy = Stores().measure(1 << 20, 1)
+def test_stores_and_copies_have_a_bandwidth_in_pairs() -> None:
+    stores, copies = Stores().measure(1 << 20, 3)
 
-    assert store > 0.01
-    assert copy > 0.01
+    assert len(stores) == len(copies) == 3
+    assert min(stores + copies) > 0.01
+
+
+def test_ring_stores_as_the_cpu_of_a_host_and_nowhere_else() -> None:
+    memory = bytearray(ring_rate.WINDOW_BYTES)
+    port = ring_rate.Port(Window(memoryview(memory), 0, "peer"))
+
+    port.peer_mw_write(0, 64, b"frame")
+
+    assert memory[64:69] == b"frame"
+    assert sum(memory) == sum(b"frame")
 
 
 @pytest.mark.parametrize("frames", [1, 1000])
@@ -132,7 +143,7 @@ def test_who_asks_asks_again_until_all_is_answered(ring: type[Send | Wake]) -> N
     assert min(trips.times_ns) > 0
 
 
-def result() -> dict[str, Any]:
+def result(*, is_valid: bool = True) -> dict[str, Any]:
     one = Samples.of([1.0, 2.0]).as_json()
     about = {"cores": 2, "cpu": "test", "kernel": "6.1", "python": "3.11", "loadavg": [0.1, 0.2, 0.3]}
     keys = ("store_gbyte_s", "memcpy_gbyte_s", "ratio")
@@ -144,9 +155,14 @@ def result() -> dict[str, Any]:
             {"fabric": fabric, "ratio": 3.1, "rounds": {"p50_us": one, "eventfd_p50_us": one}}
             for fabric in ("local", "message")
         ],
-        "ring": {"payload_bytes": 64, "batch": 64, "frames_per_s": Samples.of([200_000.0]).as_json()},
+        "ring": {
+            "payload_bytes": 64,
+            "batch": 64,
+            "frames_per_s": Samples.of([200_000.0]).as_json(),
+            "valid": is_valid,
+        },
     }
-    found["budgets"] = bench_report.as_json(bench_budgets.micro_rows(found))
+    found["budgets"] = bench_budgets.as_json(bench_budgets.micro_rows(found))
     return found
 
 
@@ -176,12 +192,21 @@ def test_parts_are_judged_by_their_budgets_and_shown() -> None:
 )
 def test_build_of_the_interpreter_is_known_and_a_slow_one_told(variables: dict[str, str], build: str) -> None:
     shown_on = StringIO()
-    found = bench_report.python_build(variables)
+    found = bench_head.python_build(variables)
     about = {**result()["machine"], "python_build": found}
     bench_report.show_machine(about, Console(file=shown_on, width=200))
 
     assert found == build
     assert ("--enable-optimizations" in shown_on.getvalue()) == (build == "plain")
+
+
+def test_a_ring_run_that_does_not_count_is_not_judged() -> None:
+    shown_on, found = StringIO(), result(is_valid=False)
+
+    bench_micro_report.show(found, Console(file=shown_on, width=200))
+
+    assert [row["within"] for row in found["budgets"]] == [True, False, None]
+    assert "not judged: INVALID" in shown_on.getvalue()
 
 
 def test_median_of_each_round() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from ntbnet.app import bench_budgets, bench_plot, bench_report, bench_throughput_report
+from ntbnet.app import bench_budgets, bench_plot, bench_throughput_report
 from ntbnet.app.bench_backends import TO_RC, TRIGGERS, chosen, fabrics, with_fabric, write_config
 from ntbnet.app.bench_samples import ratios
 from ntbnet.app.bench_throughput import Cell, Plan, settings, trigger_complaints
@@ -127,7 +127,7 @@ def result() -> dict[str, Any]:
         "tcp_bounds_gbit_s": bounds,
         "machine": {**about, "tcp_congestion": "bbr"},
     }
-    result["budgets"] = bench_report.as_json(bench_budgets.throughput_rows(result, "doorbell"))
+    result["budgets"] = bench_budgets.as_json(bench_budgets.throughput_rows(result, "doorbell"))
     return result
 
 
@@ -139,7 +139,7 @@ def test_budgets_are_for_one_stream_of_tcp_where_there_is_one(result: dict[str, 
     polled = "local, doorbell, TCP rc->ep, MTU 65510"
     assert judged == [
         *((message, False, True), (message, True, False)),
-        *((local, False, False), (local, True, False)),
+        *((local, False, None), (local, True, None)),
         (polled, False, False),
     ]
 
@@ -149,12 +149,14 @@ def latencies() -> dict[str, Any]:
     ratios = {"ratio_to_pump": 2.0, "ratio_to_veth": 5.0}
     return {
         "results": [
-            {"fabric": fabric, "backend": backend, "avg_us": 6200.0, "pump": pump, **ratios}
+            {"fabric": fabric, "backend": backend, "avg_us": 6200.0, "pump": pump, "valid": True, **ratios}
             for fabric, pump in (("message", "pump_zmq"), ("local", "pump_shm"))
             for backend in ("doorbell", "dw-edma-testirq")
         ],
         "ratios_polled_to_edma": {"message": 11.0, "local": 50.0},
-        "pump_shm": {"avg_us": 30.0},
+        "pump_shm": {"avg_us": 30.0, "valid": True},
+        "pump_zmq": {"avg_us": 90.0, "valid": True},
+        "veth": {"avg_us": 20.0, "valid": True},
         "poll_period_ms": 12.0,
     }
 
@@ -176,10 +178,37 @@ def test_ping_pong_budgets_are_ratios_to_the_fabrics_own_pump(latencies: dict[st
     ]
 
 
+@pytest.mark.parametrize(
+    ("wrong", "unjudged"),
+    [("pump_zmq", ["message, eDMA, ping-pong p50 / pump_zmq"]), ("veth", ["message", "local"])],
+)
+def test_a_ratio_to_a_reference_that_does_not_count_is_not_judged(
+    latencies: dict[str, Any], wrong: str, unjudged: list[str]
+) -> None:
+    latencies[wrong]["valid"] = False
+
+    found = [row.what for row in bench_budgets.latency_rows(latencies) if row.within is None]
+
+    assert all(
+        what.startswith(start) and what.endswith(wrong) for what, start in zip(found, unjudged, strict=True)
+    )
+
+
+def test_a_run_that_does_not_count_is_not_judged(latencies: dict[str, Any]) -> None:
+    for row in latencies["results"]:
+        row["valid"] = False
+    latencies["ratios_polled_to_edma"] = dict.fromkeys(("message", "local"))
+
+    judged = bench_budgets.latency_rows(latencies)
+
+    assert len(judged) == 6
+    assert {row.within for row in judged} == {None}
+
+
 def test_figures_of_the_boards_bind_only_their_poll_and_machines_that_could_reach_them(
     latencies: dict[str, Any],
 ) -> None:
-    latencies |= {"poll_period_ms": 10.0, "pump_shm": {"avg_us": 81.0}}
+    latencies |= {"poll_period_ms": 10.0, "pump_shm": {"avg_us": 81.0, "valid": True}}
     latencies["ratios_polled_to_edma"]["message"] = None
 
     judged = [row.what for row in bench_budgets.latency_rows(latencies)]
@@ -195,8 +224,9 @@ def test_table_shows_spread_and_what_does_not_count(result: dict[str, Any]) -> N
 
     lines = shown_on.getvalue().splitlines()
     assert any("1.500 (1.500..1.500)" in line and "INVALID" not in line for line in lines)
-    assert sum("INVALID" in line for line in lines) == 1
-    assert sum("MISSED" in line for line in lines) == 2
+    assert sum(line.rstrip().endswith(" INVALID") and "not judged" not in line for line in lines) == 1
+    assert sum("not judged: INVALID" in line for line in lines) == 2
+    assert sum("MISSED" in line for line in lines) == 1
 
 
 def test_picture_is_a_png(result: dict[str, Any], tmp_path: Path) -> None:

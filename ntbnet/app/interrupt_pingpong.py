@@ -1,8 +1,9 @@
 """One end of a ping-pong of interrupts between two processes, each with an event loop of its own.
 
-``python -m ntbnet.app.wake eventfd ROLE COUNT OUT IN`` passes wakes through two inherited eventfds: the
-least it takes. ``... message ROLE COUNT FOLDER`` passes interrupt messages through the bridge's own driver,
-path and sockets, with a device at each end that does nothing but answer. ROLE is ``ask`` or ``answer``; who
+``python -m ntbnet.app.interrupt_pingpong eventfd ROLE COUNT OUT IN`` passes wakes through two inherited
+eventfds: the least it takes. ``... message ROLE COUNT FOLDER`` passes interrupt messages through the bridge's
+own driver, path and sockets, with a device at each end that does nothing but answer; ``local`` does so with
+wakes. ROLE is ``ask`` or ``answer``; who
 asks stops after COUNT answers and writes the nanoseconds of each round trip, in a line of JSON.
 """
 
@@ -16,24 +17,22 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path as FilePath
-from typing import Any
 
 import uvloop
 
+from ntbnet.app.bare_service import BareDevice, bare_driver
 from ntbnet.devices.effects import Effect, Send, Wake
 from ntbnet.devices.path import Path
 from ntbnet.edge.clock import monotonic_ns
-from ntbnet.edge.driver import Driver
 from ntbnet.edge.process import die_with_parent
-from ntbnet.log import Logger
 from ntbnet.wire import Irq, IrqSource, MemWrite, Message
 
 MOST_SECONDS = 60
 """An end whose neighbour is gone ends by itself."""
 HEARTBEAT_NS = 300_000_000
 LIVENESS_NS = 5_000_000_000
-LABELS = {"ask": "edma", "answer": "peer-ep"}
-"""The pair of services that the ends stand for: an engine interrupts, and is acknowledged."""
+LABELS = {"ask": "epc", "answer": "peer-ep"}
+"""The pair of services that the ends stand for: one interrupts the other."""
 
 
 class Trips:
@@ -66,7 +65,7 @@ class Trips:
 INTERRUPT, ACKNOWLEDGE = Irq(IrqSource.EDMA_LINE, 1), MemWrite(0, bytes(4))
 
 
-class Pinger:
+class Pinger(BareDevice):
     """A device that asks by interrupt, and again at each answer.
 
     Args:
@@ -88,18 +87,6 @@ class Pinger:
     def on_path(self, peer: str, up: bool, session: int, reason: str, now_ns: int) -> Sequence[Effect]:
         """See ``Device``."""
         return self._ring if up and self._trips is not None and self._trips.is_asking() else ()
-
-    def next_deadline(self) -> int | None:
-        """See ``Device``."""
-        return None
-
-    def on_deadline(self, now_ns: int) -> Sequence[Effect]:
-        """See ``Device``."""
-        return ()
-
-    def snapshot(self) -> dict[str, Any]:
-        """See ``Device``."""
-        return {}
 
 
 def over_eventfd(loop: asyncio.AbstractEventLoop, trips: Trips | None, arguments: Sequence[str]) -> None:
@@ -147,15 +134,11 @@ def _over_driver(
         liveness_ns=LIVENESS_NS,
         identity={},
     )
-    sockets = {peer: (f"ipc://{folder}/{peer}-{me}", f"ipc://{folder}/{me}-{peer}")}
-    log = Logger(sys.stderr, "error", {"run_id": "bench", "node": "ep", "service": me, "epoch": 1})
-    driver = Driver(
+    driver = bare_driver(
         Pinger(trips, ring(peer, ACKNOWLEDGE if trips is None else INTERRUPT)),
-        {peer: path},
-        sockets,
-        log,
-        service=me,
-        wake_path=lambda label: FilePath(folder, f"wake.{label}"),
+        path,
+        (f"ipc://{folder}/{peer}-{me}", f"ipc://{folder}/{me}-{peer}"),
+        lambda label: FilePath(folder, f"wake.{label}"),
     )
     driver.start(loop, f"ipc://{folder}/ask.{me}", dict)
 
