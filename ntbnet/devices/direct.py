@@ -156,18 +156,11 @@ class CpuBus:
 
     def write(self, addr: int, data: Buffer) -> None:
         """Posted store of ``data`` at ``addr``; the buffer may be reused once the call returned."""
-        length = len(data)
-        for grant in self._grants:
-            at = addr - grant.base
-            if at >= 0 and at + length <= grant.size:
-                break
-        else:
-            self._post(addr, data)
-            return
-        if grant.owner and (length != WORD_BYTES or addr % WORD_BYTES):
+        grant = self._find(addr, len(data)) if self._grants else None
+        if grant is None:
             self._post(addr, data)
         elif self._settled:
-            self._land(grant, grant.at + at, data)
+            self._land(grant, addr, data)
         elif self._is_flushing and len(self._held) < MAX_HELD:
             self._held.append((addr, bytes(data)))
         else:
@@ -178,8 +171,7 @@ class CpuBus:
         if self._held and len(self._held) < MAX_HELD:
             self._held.append(bits)
             return
-        if self._held:
-            self._post_held()
+        self._post_held()
         left = bits
         while self._settled and left:
             vector = self._vectors.get((left & -left).bit_length() - 1)
@@ -191,7 +183,14 @@ class CpuBus:
         if left:
             self._outbox.send(self._upstream, Irq(IrqSource.PEER_DOORBELL, left, self._tasks.epoch))
 
-    def _land(self, grant: Grant, at: int, data: Buffer) -> None:
+    def _find(self, addr: int, length: int) -> Grant | None:
+        for grant in self._grants:
+            if grant.base <= addr and addr + length <= grant.base + grant.size:
+                return grant if not grant.owner or (length == WORD_BYTES and not addr & 3) else None
+        return None
+
+    def _land(self, grant: Grant, addr: int, data: Buffer) -> None:
+        at = grant.at + addr - grant.base
         if grant.owner:
             self.counters["direct_rings"] += 1
             self._outbox.wake(grant.owner, MemWrite(at, bytes(data), self._tasks.epoch))
@@ -215,8 +214,7 @@ class CpuBus:
             self._posted += 1
 
     def _post(self, addr: int, data: Buffer) -> None:
-        if self._held:
-            self._post_held()
+        self._post_held()
         self._outbox.send(self._via, MemWrite(addr, bytes(data), self._tasks.epoch))
         self._posted += 1
         self._settled = False
