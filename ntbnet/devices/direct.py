@@ -159,18 +159,11 @@ class CpuBus:
 
     def write(self, addr: int, data: Buffer) -> None:
         """Posted store of ``data`` at ``addr``; the buffer may be reused once the call returned."""
-        length = len(data)
-        for grant in self._grants:
-            at = addr - grant.base
-            if at >= 0 and at + length <= grant.size:
-                break
-        else:
-            self._post(addr, data)
-            return
-        if grant.owner and (length != WORD_BYTES or addr % WORD_BYTES):
+        grant = self._find(addr, len(data)) if self._grants else None
+        if grant is None:
             self._post(addr, data)
         elif self._settled:
-            self._land(grant, grant.at + at, data)
+            self._land(grant, addr, data)
         elif self._is_flushing and len(self._held) < MAX_HELD:
             self._held.append((addr, bytes(data)))
         else:
@@ -181,17 +174,10 @@ class CpuBus:
 
         It is revoked as soon as they are not.
         """
-        if self._far is None or not self._settled:
+        grant = self._find(addr, size) if self._settled else None
+        if grant is None or grant.owner or self._far is None:
             return None
-        for grant in self._grants:
-            at = addr - grant.base
-            if at >= 0 and at + size <= grant.size:
-                break
-        else:
-            return None
-        if grant.owner:
-            return None
-        window = self._far.memory.sub(grant.at + at, size, "lent")
+        window = self._far.memory.sub(grant.at + addr - grant.base, size, "lent")
         self._lent.append(window)
         return window
 
@@ -210,8 +196,7 @@ class CpuBus:
         if self._held and len(self._held) < MAX_HELD:
             self._held.append(bits)
             return
-        if self._held:
-            self._post_held()
+        self._post_held()
         left = bits
         while self._settled and left:
             vector = self._vectors.get((left & -left).bit_length() - 1)
@@ -223,7 +208,14 @@ class CpuBus:
         if left:
             self._outbox.send(self._upstream, Irq(IrqSource.PEER_DOORBELL, left, self._tasks.epoch))
 
-    def _land(self, grant: Grant, at: int, data: Buffer) -> None:
+    def _find(self, addr: int, length: int) -> Grant | None:
+        for grant in self._grants:
+            if grant.base <= addr and addr + length <= grant.base + grant.size:
+                return grant if not grant.owner or (length == WORD_BYTES and not addr & 3) else None
+        return None
+
+    def _land(self, grant: Grant, addr: int, data: Buffer) -> None:
+        at = grant.at + addr - grant.base
         if grant.owner:
             self.counters["direct_rings"] += 1
             self._outbox.wake(grant.owner, MemWrite(at, bytes(data), self._tasks.epoch))
@@ -247,8 +239,7 @@ class CpuBus:
             self._posted += 1
 
     def _post(self, addr: int, data: Buffer) -> None:
-        if self._held:
-            self._post_held()
+        self._post_held()
         # a payload is on its way before its owner gets the buffer back: effects are performed at once
         kept = data if isinstance(data, memoryview) else bytes(data)
         self._outbox.send(self._via, MemWrite(addr, kept, self._tasks.epoch))

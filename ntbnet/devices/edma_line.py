@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from ntbnet.devices.effects import Effect, Log, Outbox
+from ntbnet.devices.effects import Effect, Outbox
 from ntbnet.profile import EndpointHardware
 from ntbnet.regs.edma import ABORT_SHIFT, Direction
 from ntbnet.regs.file import RegisterFile
@@ -97,12 +97,6 @@ class InterruptLines:
         self._status_level = dict.fromkeys(Direction, 0)
         """Lines that they raise."""
         self._repeat_ns: int | None = None
-        lines = range(endpoint.edma_lines)
-        self._raised = {
-            direction: [Log("edma.line_raised", {"line": line, "register": names[0]}) for line in lines]
-            for direction, names in self._names.items()
-        }
-        self._lowered = [Log("edma.line_lowered", {"line": line}) for line in lines]
         self._news: dict[int, Effect] = {}
         """Set of lines -> what tells the CPU of it."""
 
@@ -187,8 +181,10 @@ class InterruptLines:
         changed = rising | falling
         while changed:
             line = (changed & -changed).bit_length() - 1
-            logs = self._raised[direction] if rising >> line & 1 else self._lowered
-            self._outbox.effects.append(logs[line])
+            if rising >> line & 1:
+                self._outbox.log("edma.line_raised", line=line, register=self._names[direction][0])
+            else:
+                self._outbox.log("edma.line_lowered", line=line)
             changed &= changed - 1
         if not level:
             self._repeat_ns = None
