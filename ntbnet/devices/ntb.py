@@ -63,6 +63,9 @@ class NtbClient(Protocol):
 class NtbDevice(ABC):
     """One side's ``ntb_dev``. ``widx`` counts memory windows, ``sidx`` scratchpads, ``pidx`` peers."""
 
+    polls_doorbells = False
+    """Doorbells are no interrupts: somebody polls them, and that bounds how soon a ring is heard."""
+
     def __init__(self, name: str) -> None:
         self.name = name
         self._client: NtbClient | None = None

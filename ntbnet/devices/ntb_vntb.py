@@ -45,6 +45,8 @@ class NtbVntb(NtbDevice):
         PeerError: the answer is impossible.
     """
 
+    polls_doorbells = True
+
     def __init__(
         self,
         attach: dict[str, Any],

@@ -67,7 +67,8 @@ class Queue:
         link_is_up: both sides announced the queue; frames can be sent.
         active: frames are received.
         interrupts: rings that came as an interrupt of a backend.
-        on_received: told how many frames a run found that was asked for by the peer.
+        on_received: told how many frames an interrupt found; not of doorbells that somebody polls, since who
+            looks by himself would get past that poll.
         settling: rounds the queue still waits for the peer to notice that it was closed.
         link_work: announces the queue until the peer does.
         close_work: tells the peer that the queue goes down.
@@ -187,13 +188,26 @@ class Queue:
         """The peer rang through this side's interrupt backend, for this queue or for another one."""
         self.interrupts += 1
         if self.active:
+            self._run_interrupted()
+
+    def on_doorbell(self) -> None:
+        """The queue's doorbell bit may be set."""
+        if self._ntb.polls_doorbells:
             self.run_rx()
+        else:
+            self._run_interrupted()
+
+    def _run_interrupted(self) -> None:
+        before = self.rx.rx_pkts
+        self.run_rx()
+        if self.on_received is not None:
+            self.on_received(max(0, self.rx.rx_pkts - before))
 
     def run_rx(self) -> None:
         """Receive until the ring is empty and the doorbell bit is clear (the kernel's tasklet)."""
         if self._running:
             return
-        self._running, before = True, self.rx.rx_pkts
+        self._running = True
         try:
             while True:
                 stop = self._run(U32_MAX)
@@ -205,8 +219,6 @@ class Queue:
                     break
         finally:
             self._running = False
-        if self.on_received is not None:
-            self.on_received(max(0, self.rx.rx_pkts - before))
 
     def poll(self, budget: int) -> int:
         """Receive up to ``budget`` frames unasked; how many there were."""

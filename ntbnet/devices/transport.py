@@ -238,7 +238,7 @@ class Transport:
         mask = self._ntb.db_vector_mask(vector)
         for queue in self.queues:
             if queue.active and mask & queue.bit:
-                queue.run_rx()
+                queue.on_doorbell()
         self._interrupts.on_doorbell()
 
     def descriptors_changed(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.sim.process import MS, SECOND, US
-from tests.sim.world import SMALL, World, packet_of
+from tests.sim.world import POLLED, SMALL, World, packet_of
 
 
 def flood(world: World, bursts: int, every_ns: int = 50 * US) -> dict[str, list[bytes]]:
@@ -41,10 +41,10 @@ def came(world: World) -> dict[str, int]:
     return {node: len(packets) for node, packets in world.delivered.items()}
 
 
-def saved(world: World) -> int:
+def saved(world: World, *names: str) -> int:
     return sum(
         queue["rings_saved"]
-        for name in ("peer-rc", "peer-ep")
+        for name in names or ("peer-rc", "peer-ep")
         for queue in world.device(name).snapshot()["link"]["queues"]
     )
 
@@ -79,6 +79,15 @@ def test_never_rings_for_each_burst() -> None:
     arrive(world, flood(world, 20, 5 * MS), before)
 
     assert saved(world) == 0
+
+
+def test_receiver_whose_doorbells_are_polled_does_not_get_past_that_poll() -> None:
+    world = World(seed=1, text=SMALL + POLLED).bring_up()
+    before = came(world)
+
+    arrive(world, flood(world, 60), before)
+
+    assert saved(world, "peer-rc") == 0
 
 
 @pytest.mark.fabric("local")

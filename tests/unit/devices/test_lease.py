@@ -128,12 +128,16 @@ def test_memory_that_is_handed_out_again_is_zero() -> None:
     )
 )
 def test_no_piece_is_handed_out_while_it_may_be_stored_to(steps: list[tuple[str, int]]) -> None:
-    """What the host may store to in its epoch: all that was in use since the endpoint was in that epoch."""
+    """What the host may store to in its epoch: all that was in use since the endpoint was in that epoch.
+
+    A replacement enters later epochs only: the link takes a new one when its path comes up.
+    """
     hosts = Hosts()
     hosts.begin(1)
     live: list[Window] = []
     exposed: dict[int, int] = {}
     epoch = rc_epoch = 1
+    replaced_in = 0
     for step, number in steps:
         if step == "take" and (piece := hosts.take()) is not None:
             assert exposed.get(piece.span.base, -1) < rc_epoch
@@ -146,10 +150,10 @@ def test_no_piece_is_handed_out_while_it_may_be_stored_to(steps: list[tuple[str,
             epoch += 1
             hosts.allocator.epoch = epoch
             hosts.ep.enter(epoch)
-        elif step == "rc":
+        elif step == "rc" and epoch > replaced_in:
             rc_epoch = epoch
             hosts.rc.enter(epoch)
         elif step == "replace":
             Lease(hosts.words, "rc")
-            rc_epoch = 1 << 31
+            rc_epoch, replaced_in = 1 << 31, epoch
     assert len({piece.span.base for piece in live}) == len(live)

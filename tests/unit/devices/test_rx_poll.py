@@ -170,6 +170,20 @@ def test_polling_ends_soon_after_the_last_frame_and_the_next_one_rings() -> None
     assert bridge.interrupts("ep") == 1
 
 
+def test_doorbells_that_are_polled_never_begin_polling() -> None:
+    bridge = Bridge()
+    bridge.side("ep").ntb.polls_doorbells = True
+
+    for _ in range(50):
+        bridge.burst("rc", 5)
+        bridge.receive("ep")
+        while bridge.side("rc").inbox:
+            bridge.receive("rc")
+
+    assert bridge.side("ep").delivered == bridge.sent["rc"]
+    assert not bridge.polls("ep")
+
+
 def test_always_polls_on_without_a_frame() -> None:
     bridge = Bridge("always")
     bridge.burst("rc", 1)
