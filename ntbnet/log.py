@@ -179,6 +179,19 @@ EVENTS: dict[str, Event] = {
     ),
     "supervisor.failed": Event("error", ("reason",), "the supervisor failed and takes the bridge down"),
     "supervisor.cleaned": Event("warning", ("what",), "left over by a run that was killed"),
+    "chaos.plan_installed": Event(
+        "info", ("injected", "seed", "rules"), "faults are injected from now on, by so many rules"
+    ),
+    "chaos.plan_healed": Event("info", ("injected",), "faults are injected no more"),
+    "chaos.plan_refused": Event("warning", ("reason",), "the plan of faults is wrong: none are injected"),
+    "chaos.fault_injected": Event(
+        "info",
+        ("injected", "kind", "rule", "path", "sequence"),
+        "a fault was injected; at most 100 of them a second in one service",
+    ),
+    "chaos.faults_counted": Event(
+        "info", ("injected", "kind", "count"), "so many more faults were injected and not logged one by one"
+    ),
     "supervisor.stopped": Event("info", ("reason",), "bridge is down"),
 }
 """Event name -> row. A name outside this table, or a key outside its row, is a bug (tests check)."""

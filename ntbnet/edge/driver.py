@@ -10,7 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path as FilePath
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import msgpack
 
@@ -21,9 +21,12 @@ from ntbnet.edge.clock import Timer, monotonic_ns
 from ntbnet.edge.stopwatch import Stopwatch
 from ntbnet.edge.tun import Tun
 from ntbnet.edge.wake import Wakes
-from ntbnet.errors import KernelError
+from ntbnet.errors import ConfigError, KernelError
 from ntbnet.log import Logger
 from ntbnet.wire import Irq, MemWrite, Message
+
+if TYPE_CHECKING:
+    from ntbnet.edge.faulty import FaultLayer
 
 TUN_BATCH = 64
 """Packets taken from the TUN before sockets get their turn."""
@@ -88,6 +91,8 @@ class Driver:
         tun: the node's interface, for a PacketDevice.
         service: label of the service; needed for wakes.
         wake_path: service label -> its FIFO, in fabric ``local``; without it nobody is woken.
+        fault_path: where the run keeps the faults to inject (see ``fault_files``); None: never any.
+        memory_path: file of the node's DRAM.
     """
 
     def __init__(
@@ -101,7 +106,13 @@ class Driver:
         *,
         service: str = "",
         wake_path: Callable[[str], FilePath] | None = None,
+        fault_path: FilePath | None = None,
+        memory_path: FilePath | None = None,
     ) -> None:
+        self._service = service
+        self._fault_path = fault_path
+        self._memory_path = memory_path
+        self._faults: FaultLayer | None = None
         self._device = device
         self._paths = paths
         self._log = log
@@ -121,10 +132,12 @@ class Driver:
         self._call_directly()
 
     def _call_directly(self) -> None:
-        """Everything passes through these; a stopwatch stands around them while it runs."""
+        """Everything passes through these; faults and a stopwatch stand around them while there are any."""
         self._bus.on_message = self._on_message
         self._handle: Callable[[str, Message, int], Sequence[Effect]] = self._device.handle
         self._send: Callable[[str, bytes, bytes | memoryview], bool] = self._bus.send
+        self._send_now: Callable[[str, bytes, bytes | memoryview], bool] = self._bus.send_now
+        self._forget: Callable[[str], None] = self._bus.forget
         self._flush: Callable[[], None] = self._flush_all
         if self._tun is not None:
             self._read_tun: Callable[[memoryview], int] = self._tun.readinto
@@ -133,8 +146,24 @@ class Driver:
             self._wakes.on_wake = self._on_wake
             self._wake: Callable[[str, Irq | MemWrite], None] = self._wakes.send
 
-    def _time_everything(self, stopwatch: Stopwatch) -> None:
+    def _connect(self) -> None:
         self._call_directly()
+        if self._faults is not None:
+            self._call_faulty(self._faults)
+        if self._stopwatch is not None:
+            self._time_everything(self._stopwatch)
+
+    def _call_faulty(self, faults: FaultLayer) -> None:
+        self._handle = faults.around_handle(self._handle)
+        self._send, self._send_now = faults.around_sends(self._send, self._send_now)
+        self._forget = faults.around_forget(self._forget)
+        if self._tun is not None:
+            self._read_tun = faults.around_read(self._read_tun)
+            self._write_tun = faults.around_write(self._write_tun)
+        if self._wakes is not None:
+            self._wake = faults.around_wake(self._wake)
+
+    def _time_everything(self, stopwatch: Stopwatch) -> None:
         self._bus.on_message = stopwatch.around("arrived", self._on_message)
         self._handle = stopwatch.around("in", self._handle)
         self._send = stopwatch.around("out", self._send)
@@ -159,6 +188,8 @@ class Driver:
         if self._tun is not None:
             loop.add_reader(self._tun.fileno(), self._on_tun)
         self._on_timer()
+        if self._fault_path is not None and self._fault_path.exists():
+            self._look_for_faults()
 
     async def leave(self, patience_s: float) -> None:
         """Let the device end in order, for at most ``patience_s`` seconds."""
@@ -193,9 +224,9 @@ class Driver:
                 continue
             path.outgoing.clear()
             path.surprise_down("stopped", self._clock())
-            self._bus.forget(label)
+            self._forget(label)
             for header, payload in path.outgoing:
-                self._bus.send_now(label, header, payload)
+                self._send_now(label, header, payload)
             told.append(label)
         return told
 
@@ -249,9 +280,9 @@ class Driver:
         outgoing, path.outgoing = path.outgoing, []
         changes, path.changes = path.changes, []
         if any(not up for up, _ in changes):
-            self._bus.forget(path.peer)
+            self._forget(path.peer)
         for header, payload in outgoing:
-            self._bus.send_now(path.peer, header, payload)
+            self._send_now(path.peer, header, payload)
         for up, reason in changes:
             if up and not path.is_up:
                 continue  # lost again by what an earlier change led to; that loss is told next
@@ -366,10 +397,42 @@ class Driver:
             answer = self._move_bar(self._device, int(number))
         elif word == b"stopwatch" and number.isdigit():
             answer = self._start_or_stop_watch(int(number))
+        elif question == b"faults look":
+            answer = self._look_for_faults()
+        elif question == b"faults":
+            answer = {} if self._faults is None else self._faults.as_body()
         else:
             answer = {"error": "unknown question"}
         packed: bytes = msgpack.packb(answer)
         return packed
+
+    def _look_for_faults(self) -> dict[str, Any]:
+        """Inject from now on what the run's fault folder says, or nothing."""
+        from ntbnet.edge import faulty  # most runs never need it
+
+        if self._fault_path is None or self._loop is None:
+            return {"error": "this service injects no faults"}
+        old, self._faults = self._faults, None
+        self._connect()
+        if old is not None:
+            old.end()
+            self._log.emit("chaos.plan_healed", injected=True)
+        try:
+            self._faults = faulty.layer_from(
+                self._fault_path,
+                self._service,
+                self._log,
+                self._clock,
+                self._loop,
+                self._flush_all,
+                self._paths,
+                self._memory_path,
+            )
+        except ConfigError as problem:
+            self._log.emit("chaos.plan_refused", reason=str(problem))
+            return {"error": str(problem)}
+        self._connect()
+        return {"ok": True}
 
     def _move_bar(self, host: BarHost, bar: int) -> dict[str, Any]:
         try:
@@ -380,11 +443,10 @@ class Driver:
 
     def _start_or_stop_watch(self, points: int) -> dict[str, Any]:
         """Start anew, to keep that many points; 0 stops, and answers with what was kept."""
-        stopwatch, self._stopwatch = self._stopwatch, None
-        self._call_directly()
+        stopwatch = self._stopwatch
+        self._stopwatch = Stopwatch(self._clock, points) if points else None
+        self._connect()
         if points:
-            self._stopwatch = Stopwatch(self._clock, points)
-            self._time_everything(self._stopwatch)
             return {"ok": True}
         return {"error": "no stopwatch runs"} if stopwatch is None else stopwatch.as_body()
 

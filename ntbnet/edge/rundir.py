@@ -176,6 +176,11 @@ class RunDir:
         return self.path / "lease"
 
     @property
+    def faults_path(self) -> Path:
+        """Where the faults to inject are, while there are any."""
+        return self.path / "faults"
+
+    @property
     def config_path(self) -> Path:
         """Where the configuration is that the bridge runs with."""
         return self.path / "config.toml"

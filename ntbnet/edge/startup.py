@@ -36,7 +36,7 @@ from ntbnet.edge import standalone
 from ntbnet.edge.clock import monotonic_ns
 from ntbnet.edge.driver import Device, Driver
 from ntbnet.edge.rundir import RunDir
-from ntbnet.edge.shm import Dram, open_lease
+from ntbnet.edge.shm import Dram, dram_path, open_lease
 from ntbnet.edge.stop_signals import StopSignals
 from ntbnet.edge.tun import Tun
 from ntbnet.errors import ConfigError, NtbnetError, SetupError
@@ -232,7 +232,17 @@ def _driver(
 
     neighbours = {peer: (where(peer, service), where(service, peer)) for peer in paths}
     try:
-        return Driver(device, paths, neighbours, log, tun, service=service, wake_path=wake_path)
+        return Driver(
+            device,
+            paths,
+            neighbours,
+            log,
+            tun,
+            service=service,
+            wake_path=wake_path,
+            fault_path=run.faults_path,
+            memory_path=dram_path(run.name, topology.NODE_OF[service]),
+        )
     except zmq.ZMQError as problem:
         how = (
             "another bridge uses them; change bridge.tcp_base_port"

@@ -1,0 +1,346 @@
+"""Faults between processes, injected: stands around the driver's few functions while a plan is installed.
+
+A driver without a plan calls its functions directly, so that this costs nothing when it is not asked for.
+Messages are mistreated after their path gave them sequence number and checksum, and before the receiver
+checks them: what the receiver makes of a fault is what it would make of a bad wire. Interrupts and answers to
+reads are mistreated behind the receiver's checks. Which thing is hit, ``FaultRule.strikes`` says.
+
+What is held back stays in order on its path, the path's own messages behind it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path as FilePath
+from typing import TYPE_CHECKING
+
+from ntbnet.edge.fault_files import Counts, FaultFolder
+from ntbnet.edge.lane import Frame, Lane
+from ntbnet.faults import KINDS, MAX_RULES, RECEIVER, SENDER, SERVICE, FaultPlan, FaultRule, decide
+from ntbnet.wire import Completion, Irq, IrqSource, Kind, MemWrite, Message, Status
+
+if TYPE_CHECKING:
+    from ntbnet.devices.effects import Effect
+    from ntbnet.devices.path import Path
+    from ntbnet.log import Logger
+
+LOGGED_PER_S = 100
+"""Faults logged one by one in a second; further ones are counted, and logged by kind once it is over."""
+TURN = 500
+"""Interrupts of a storm taken before the event loop gets its turn."""
+AGAIN_S = 0.001
+"""Distance at which a stuck interrupt comes again."""
+SWAP_US = 5_000
+"""How long a message waits for the next one that is to overtake it."""
+
+_WORDS = {
+    Kind.MEM_WRITE: "write",
+    Kind.MEM_READ: "read",
+    Kind.COMPLETION: "completion",
+    Kind.CFG_READ: "config",
+    Kind.CFG_WRITE: "config",
+    Kind.IRQ: "interrupt",
+    Kind.CALL: "call",
+    Kind.REPLY: "call",
+    Kind.NOTICE: "call",
+}
+_KIND_AT = 1
+"""Offset of the kind in a header (``wire.py``)."""
+_STREAMS = ("to", "own to", "wake to", "interrupts from", "answers from")
+_OWN_STREAMS = ("handled", "sent", "received")
+
+Send = Callable[[str, bytes, "bytes | memoryview"], bool]
+Handle = Callable[[str, Message, int], "Sequence[Effect]"]
+Wake = Callable[[str, "Irq | MemWrite"], None]
+
+
+class FaultLayer:
+    """What one service injects.
+
+    Args:
+        service: its label.
+        plan: what to inject.
+        counts: where injections, and things seen, are counted.
+        log: gets ``chaos.fault_injected``.
+        clock: monotonic ns.
+        loop: of the service.
+        flush: hands over what was sent on an occasion of ours.
+        paths: of the service, by neighbour.
+        memory: file of the node's DRAM; None: there is none to unlink.
+    """
+
+    def __init__(
+        self,
+        service: str,
+        plan: FaultPlan,
+        counts: Counts,
+        log: Logger,
+        clock: Callable[[], int],
+        loop: asyncio.AbstractEventLoop,
+        flush: Callable[[], None],
+        paths: dict[str, Path],
+        memory: FilePath | None = None,
+    ) -> None:
+        self.plan = plan
+        self._service = service
+        self._counts = counts.words
+        self._log = log
+        self._clock = clock
+        self._loop = loop
+        self._flush = flush
+        self._paths = paths
+        self._memory = memory
+        self._rules: dict[tuple[str, str], list[tuple[int, FaultRule]]] = {}
+        for index, rule in plan.for_service(service).items():
+            for word in sorted(rule.hits):
+                self._rules.setdefault((KINDS[rule.kind].place, word), []).append((index, rule))
+        names = [f"{what} {peer}" for peer in sorted(paths) for what in _STREAMS]
+        self._streams = {name: MAX_RULES + at for at, name in enumerate((*_OWN_STREAMS, *names))}
+        self._lanes: dict[str, Lane] = {}
+        self._second = self._logged = 0
+        self._unlogged: Counter[str] = Counter()
+        self._is_over = False
+
+    # who is hit
+
+    def _next(self, stream: str) -> int:
+        """The number of the next thing of a stream."""
+        at = self._streams[stream]
+        number = self._counts[at]
+        self._counts[at] = number + 1
+        return number
+
+    def _struck(self, place: str, word: str, src: str, dst: str, path: str, number: int) -> list[FaultRule]:
+        """The rules that hit this very thing: counted and logged."""
+        found = []
+        for index, rule in self._rules.get((place, word), ()):
+            if place != SERVICE and not rule.applies(src, dst):
+                continue
+            if rule.limit and self._counts[index] >= rule.limit:
+                continue
+            if rule.strikes(self.plan.seed, path, number):
+                self._counts[index] += 1
+                self._note(rule.kind, index, path, number)
+                found.append(rule)
+        return found
+
+    def _note(self, kind: str, rule: int, path: str, number: int) -> None:
+        second = self._clock() // 1_000_000_000
+        if second != self._second:
+            self._tell_unlogged()
+            self._second, self._logged = second, 0
+        self._logged += 1
+        if self._logged > LOGGED_PER_S:
+            if not self._unlogged:
+                self._loop.call_later(1, self._tell_unlogged)
+            self._unlogged[kind] += 1
+            return
+        self._log.emit(
+            "chaos.fault_injected", injected=True, kind=kind, rule=rule, path=path, sequence=number
+        )
+
+    def _tell_unlogged(self) -> None:
+        for kind, count in self._unlogged.items():
+            self._log.emit("chaos.faults_counted", injected=True, kind=kind, count=count)
+        self._unlogged.clear()
+
+    # on the way out
+
+    def around_sends(self, send: Send, send_now: Send) -> tuple[Send, Send]:
+        """``ZmqBus.send`` and ``send_now``, with faults."""
+        for peer in self._paths:
+            self._lanes[peer] = Lane(peer, send, send_now, self._clock, self._loop, self._flush)
+
+        def faulty_send(dst: str, header: bytes, payload: bytes | memoryview) -> bool:
+            number, path = self._next(f"to {dst}"), f"{self._service}>{dst}"
+            rules = self._struck(SENDER, _WORDS[Kind(header[_KIND_AT])], self._service, dst, path, number)
+            taken = self._lanes[dst].send(self._frames((header, payload), rules, path, number), False)
+            for other in self._lanes.values():
+                if other.peer != dst:
+                    other.overtaken()
+            if any(rule.kind == "stale-window" for rule in rules):
+                self._send_stale(dst, header, payload, faulty_send)
+            return taken
+
+        def faulty_send_now(dst: str, header: bytes, payload: bytes | memoryview) -> bool:
+            number, path = self._next(f"own to {dst}"), f"{self._service}>{dst} own"
+            rules = self._struck(SENDER, "path", self._service, dst, path, number)
+            return self._lanes[dst].send(self._frames((header, payload), rules, path, number), True)
+
+        return faulty_send, faulty_send_now
+
+    def _frames(self, frame: Frame, rules: list[FaultRule], path: str, number: int) -> list[Frame]:
+        """What becomes of one message: none, one or two."""
+        lane = self._lanes[path.partition(">")[2].partition(" ")[0]]
+        frames = [frame]
+        for rule in rules:
+            if rule.kind == "drop":
+                frames = []
+            elif rule.kind == "duplicate":
+                frames = frames * 2
+            elif rule.kind in {"corrupt", "truncate"}:
+                where = decide(self.plan.seed, "corrupt where", path, number)
+                count = rule.parameter("bytes")
+                is_cut = rule.kind == "truncate"
+                frames = [_truncate(one, count) if is_cut else _corrupt(one, count, where) for one in frames]
+            elif rule.kind in {"delay", "stall"}:
+                lane.hold_next(rule.parameter("delay_us"))
+            elif rule.kind == "reorder":
+                lane.hold_next(rule.parameter("delay_us"), overtakers=rule.parameter("burst"))
+            elif rule.kind == "swap":
+                lane.hold_next(SWAP_US, swap=True)
+            elif rule.kind == "cut":
+                lane.cut(rule.parameter("delay_us"))
+        return frames
+
+    def _send_stale(self, dst: str, header: bytes, payload: bytes | memoryview, send: Send) -> None:
+        """The same write once more, of the link epoch before, with every bit of its data changed."""
+        epoch, address = int.from_bytes(header[16:20], "little"), int.from_bytes(header[32:40], "little")
+        if epoch > 1:
+            stale = MemWrite(address, bytes(byte ^ 0xFF for byte in payload), epoch - 1)
+            frames = self._paths[dst].send(stale, self._clock())
+            if frames is not None:
+                send(dst, *frames)
+
+    def around_forget(self, forget: Callable[[str], None]) -> Callable[[str], None]:
+        """``ZmqBus.forget``: what is held back for a session that ended is lost with it."""
+
+        def faulty(dst: str) -> None:
+            self._lanes[dst].forget()
+            forget(dst)
+
+        return faulty
+
+    def around_wake(self, wake: Wake) -> Wake:
+        """``Wakes.send``, with stale ones."""
+
+        def faulty(dst: str, message: Irq | MemWrite) -> None:
+            wake(dst, message)
+            if isinstance(message, MemWrite):
+                number, path = self._next(f"wake to {dst}"), f"{self._service}>{dst} wake"
+                if self._struck(SENDER, "write", self._service, dst, path, number) and message.epoch > 1:
+                    wake(dst, MemWrite(message.addr, message.data, message.epoch - 1))
+
+        return faulty
+
+    # on the way in
+
+    def around_handle(self, handle: Handle) -> Handle:
+        """The device's ``handle``, of a slow service, or one that is told something else."""
+
+        def faulty(src: str, message: Message, now_ns: int) -> Sequence[Effect]:
+            for rule in self._struck(SERVICE, "handled", "", "", self._service, self._next("handled")):
+                if rule.kind == "slow":
+                    time.sleep(rule.parameter("delay_us") / 1e6)
+                elif self._memory is not None:
+                    self._memory.unlink(missing_ok=True)
+            if isinstance(message, Completion):
+                message = self._answer(src, message)
+            is_interrupt = isinstance(message, Irq) and message.source != IrqSource.PEER_DOORBELL
+            if is_interrupt and self._is_lost(src):
+                return ()
+            return handle(src, message, now_ns)
+
+        return faulty
+
+    def _answer(self, src: str, answer: Completion) -> Completion:
+        number, path = self._next(f"answers from {src}"), f"{src}>{self._service} answers"
+        for rule in self._struck(RECEIVER, "completion", src, self._service, path, number):
+            if rule.kind == "all-ones":
+                answer = Completion(answer.tag, answer.status, b"\xff" * len(answer.data), answer.epoch)
+            else:
+                status = Status.UR if rule.kind == "ur" else Status.CA
+                answer = Completion(answer.tag, status, b"", answer.epoch)
+        return answer
+
+    def _is_lost(self, src: str) -> bool:
+        number, path = self._next(f"interrupts from {src}"), f"{src}>{self._service} interrupts"
+        return any(
+            rule.kind == "lost-interrupt"
+            for rule in self._struck(RECEIVER, "interrupt", src, self._service, path, number)
+        )
+
+    # packets
+
+    def around_read(self, read: Callable[[memoryview], int]) -> Callable[[memoryview], int]:
+        """``Tun.readinto``, that passes over packets."""
+
+        def faulty(buffer: memoryview) -> int:
+            length = read(buffer)
+            while length and self._is_dropped("sent"):
+                length = read(buffer)
+            return length
+
+        return faulty
+
+    def around_write(self, write: Callable[[memoryview, bytes], bool]) -> Callable[[memoryview, bytes], bool]:
+        """``Tun.write``, that loses packets."""
+
+        def faulty(packet: memoryview, offload_header: bytes) -> bool:
+            return True if self._is_dropped("received") else write(packet, offload_header)
+
+        return faulty
+
+    def _is_dropped(self, word: str) -> bool:
+        return bool(self._struck(SERVICE, word, "", "", f"{self._service} {word}", self._next(word)))
+
+    # the end
+
+    def end(self) -> None:
+        """Send on what is held back, inject nothing any more."""
+        self._is_over = True
+        for lane in self._lanes.values():
+            lane.release_all()
+        self._tell_unlogged()
+
+    def as_body(self) -> dict[str, object]:
+        """The answer to ``faults``: seed, and injections of this service by rule."""
+        injected = [int(self._counts[index]) for index in range(len(self.plan.faults))]
+        return {
+            "seed": self.plan.seed,
+            "rules": [rule.kind for rule in self.plan.faults],
+            "injected": injected,
+        }
+
+
+def layer_from(
+    path: FilePath,
+    service: str,
+    log: Logger,
+    clock: Callable[[], int],
+    loop: asyncio.AbstractEventLoop,
+    flush: Callable[[], None],
+    paths: dict[str, Path],
+    memory: FilePath | None,
+) -> FaultLayer | None:
+    """The layer of a service, as the plan in the folder at ``path`` wants it; None without a plan.
+
+    Raises:
+        ConfigError: there is one, and it is wrong.
+    """
+    folder = FaultFolder(path)
+    plan = folder.read_plan()
+    if plan is None:
+        return None
+    log.emit("chaos.plan_installed", injected=True, seed=plan.seed, rules=len(plan.for_service(service)))
+    return FaultLayer(service, plan, folder.counts(service), log, clock, loop, flush, paths, memory)
+
+
+def _corrupt(frame: Frame, count: int, where: int) -> Frame:
+    """``count`` bytes changed in a row, in header or payload."""
+    header, payload = frame
+    whole = bytearray(header) + bytes(payload)
+    for at in range(where % len(whole), min(where % len(whole) + count, len(whole))):
+        whole[at] ^= 1 + (where >> 8) % 255
+    return bytes(whole[: len(header)]), bytes(whole[len(header) :])
+
+
+def _truncate(frame: Frame, count: int) -> Frame:
+    """Without the last ``count`` bytes, but at least one byte long."""
+    header, payload = frame
+    whole = header + bytes(payload)
+    whole = whole[: max(len(whole) - count, 1)]
+    return whole[: len(header)], whole[len(header) :]
