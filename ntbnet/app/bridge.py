@@ -96,7 +96,7 @@ class Bridge:
         return ask(existing, ANSWER_TIMEOUT_S)
 
     def _services(self, answers: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-        children = self._children()
+        children = self.children()
         processes = self.run.processes() if self.run.exists() else {}
         services = []
         for name in topology.SERVICES:
@@ -123,7 +123,8 @@ class Bridge:
     def _epoch(self, name: str) -> int:
         return self.run.epoch(name) or 0
 
-    def _children(self) -> dict[str, dict[str, Any]]:
+    def children(self) -> dict[str, dict[str, Any]]:
+        """What the supervisor says of each service: ``restarts`` and ``state``; {} when it has said nothing."""
         try:
             children = json.loads(Path(self.run.path, "children.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):

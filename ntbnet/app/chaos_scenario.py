@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
 
 from ntbnet import profile as profiles
 from ntbnet import topology
+from ntbnet.devices.crash_points import CRASH_POINTS
 from ntbnet.errors import ConfigError
-from ntbnet.faults import FaultRule, rules_from_tables
+from ntbnet.faults import FaultRule, rules_from
 from ntbnet.schema import Boolean, Choice, Integer, TableReader, Text, Words, shown
 
 FABRICS = ("local", "message")
 KINDS = ("kill", "stop", "flap", "crash", "unlink", "supervisor")
+HITS_SERVICES = frozenset({"kill", "stop", "crash", "unlink"})
 PATTERNS = ("each", "random", "pairs", "together")
 NODES = ("rc", "ep")
 SUFFIX = ".toml"
@@ -77,20 +79,18 @@ class Fault:
 
     kind: Annotated[str, Choice(KINDS)]
     """kill (SIGKILL), stop (SIGSTOP, later SIGCONT), flap (link down, later up), crash (die at a named
-    store), unlink (remove a node's memory), supervisor (SIGKILL the supervisor, then up again)."""
+    store), unlink (remove the memory of the service's node, then SIGKILL), supervisor (SIGKILL the
+    supervisor, then up again)."""
 
     services: Annotated[tuple[str, ...], Words(topology.SERVICES)] = topology.SERVICES
-    """Who is hit by kill, stop and crash."""
-
-    nodes: Annotated[tuple[str, ...], Words(NODES)] = NODES
-    """Whose memory unlink removes."""
+    """Who is hit by kill, stop, crash and unlink."""
 
     pattern: Annotated[str, Choice(PATTERNS)] = "each"
     """each: one after the other, every one equally often, in an order of the seed; random: one that the
     seed chooses; pairs: two at once, every pair equally often; together: all at once."""
 
     count: Annotated[int, Integer(1, 100_000, "times")] = 1
-    """How often, 1..100000."""
+    """How often, 1..100000; with phases.order = "random", how likely beside the other entries."""
 
     min_pause_ms: Annotated[int, Integer(0, 600_000, "ms")] = 100
     """Least time between the recovery from what was before and this, 0..600000 ms."""
@@ -104,8 +104,8 @@ class Fault:
     await_recovery: Annotated[bool, Boolean()] = True
     """True: traffic has to flow again, both ways and in each flow, before the next one."""
 
-    point: Annotated[str, Text(r"[a-z0-9._-]{0,60}", "the name of a crash point")] = ""
-    """Where a crash happens: a name that `ntbnet chaos sweep --list` shows."""
+    point: Annotated[str, Choice(("", *CRASH_POINTS))] = ""
+    """Where a crash happens: a name that `ntbnet chaos list --points` shows."""
 
     nth: Annotated[int, Integer(1, 1_000_000, "stores")] = 1
     """At which store of that name from now on, 1..1000000."""
@@ -179,6 +179,10 @@ class Scenario:
     bounds: Bounds
     config: Mapping[str, Any]
 
+    def length(self, seconds: int) -> Scenario:
+        """The same with a fault phase of ``seconds``; 0 changes nothing."""
+        return replace(self, phases=replace(self.phases, seconds=seconds)) if seconds else self
+
     def summary(self) -> dict[str, Any]:
         """What ``chaos list`` shows of it."""
         return {
@@ -236,12 +240,20 @@ def parse(text: str, source: str) -> Scenario:
         workload=document.workload,
         phases=document.phases,
         faults=document.faults,
-        rules=rules_from_tables(rule_tables, source),
+        rules=_rules(rule_tables, source),
         bounds=document.bounds,
         config=config,
     )
     _check(scenario, reader)
     return scenario
+
+
+def _rules(tables: object, source: str) -> tuple[FaultRule, ...]:
+    """A plan calls them faults, a scenario rules."""
+    try:
+        return rules_from(tables, source)
+    except ConfigError as problem:
+        raise ConfigError(str(problem).replace(": faults", ": rules", 1)) from None
 
 
 def _check(scenario: Scenario, reader: TableReader) -> None:
@@ -262,14 +274,16 @@ def _check(scenario: Scenario, reader: TableReader) -> None:
                 f"{name}.max_pause_ms", fault.max_pause_ms, f"at least min_pause_ms, {fault.min_pause_ms}"
             )
         least = 2 if fault.pattern == "pairs" else 1
-        if fault.kind in {"kill", "stop", "crash"} and len(fault.services) < least:
+        if fault.kind in HITS_SERVICES and len(fault.services) < least:
             raise reader.error(f"{name}.services", list(fault.services), f"at least {least} of the services")
-        if fault.kind == "unlink" and not fault.nodes:
-            raise reader.error(f"{name}.nodes", [], "at least one of the nodes")
         if fault.kind in {"stop", "flap"} and not fault.hold_ms:
             raise reader.error(f"{name}.hold_ms", fault.hold_ms, f"at least 1 for kind {fault.kind}")
         if (fault.kind == "crash") != bool(fault.point):
             raise reader.error(f"{name}.point", fault.point, "given exactly for kind crash")
+        strangers = set(fault.services) - set(CRASH_POINTS[fault.point].services) if fault.point else set()
+        if strangers:
+            allowed = " or ".join(CRASH_POINTS[fault.point].services) or "left out: nobody stores it"
+            raise reader.error(f"{name}.services", list(fault.services), f"of {allowed}")
 
 
 def configuration(scenario: Scenario, base: Mapping[str, Any], fabric: str, log_folder: Path) -> str:

@@ -19,6 +19,7 @@ from rich.table import Table
 from ntbnet import __version__
 from ntbnet.app import demo as demo_module
 from ntbnet.app import layout_cli, logs_cli
+from ntbnet.app.chaos_cli import chaos_app
 from ntbnet.app.bench import bench_app
 from ntbnet.app.bridge import Bridge
 from ntbnet.app.bringup import running, unless_stopped
@@ -46,6 +47,7 @@ config_app = typer.Typer(help="Check and show configurations.", no_args_is_help=
 app.add_typer(config_app, name="config")
 app.add_typer(logs_cli.app, name="logs")
 app.add_typer(bench_app, name="bench")
+app.add_typer(chaos_app, name="chaos")
 app.add_typer(layout_cli.layout_app, name="layout")
 app.command(epilog="Example: ntbnet explain BAR2+0xF00A0 --profile r-car-s4")(layout_cli.explain)
 
