@@ -192,6 +192,9 @@ EVENTS: dict[str, Event] = {
     "chaos.faults_counted": Event(
         "info", ("injected", "kind", "count"), "so many more faults were injected and not logged one by one"
     ),
+    "chaos.crashed": Event(
+        "info", ("injected", "point", "nth", "before"), "the service dies at a crash point, as it was told to"
+    ),
     "supervisor.stopped": Event("info", ("reason",), "bridge is down"),
 }
 """Event name -> row. A name outside this table, or a key outside its row, is a bug (tests check)."""
@@ -214,6 +217,10 @@ class Logger:
             wrapper_class=structlog.BoundLogger,
             cache_logger_on_first_use=True,
         ).bind(**bound, pid=os.getpid())
+
+    def bind(self, **keys: Any) -> None:
+        """Have every event carry these keys from now on; None takes one off again."""
+        self._log = self._log.try_unbind(*keys).bind(**{k: v for k, v in keys.items() if v is not None})
 
     def emit(self, event: str, **keys: Any) -> None:
         """Write one event; KeyError for a name outside EVENTS."""

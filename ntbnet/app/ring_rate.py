@@ -43,9 +43,9 @@ class Port:
     def __init__(self, peer: Window) -> None:
         self._peer = peer
 
-    def peer_mw_write(self, widx: int, offset: int, data: Buffer) -> None:
+    def peer_mw_write(self, widx: int, offset: int, data: Buffer, what: str = "direct") -> None:
         """See ``NtbDevice``; there is one window."""
-        self._peer.store("mw", offset, data)
+        self._peer.store(what, offset, data)
 
     def peer_db_set(self, bits: int) -> None:
         """See ``NtbDevice``; whoever sends wakes the peer behind each batch."""

@@ -125,10 +125,11 @@ class NtbDevice(ABC):
         """CPU address and size in bytes of outbound window ``widx``. EINVAL for a bad index."""
 
     @abstractmethod
-    def peer_mw_write(self, widx: int, offset: int, data: Buffer) -> None:
+    def peer_mw_write(self, widx: int, offset: int, data: Buffer, what: str = "direct") -> None:
         """Posted store of ``data`` at ``offset`` of outbound window ``widx``.
 
         Stores of one caller arrive in order. The buffer may be reused once the call returned.
+        ``what`` names the store where it is a direct one (see ``crash_points``).
 
         Raises:
             ValueError: the store leaves the window (a caller's bug: nothing is sent).

@@ -141,12 +141,12 @@ class NtbVntb(NtbDevice):
         self._check_mw(widx)
         return self._mws[widx].base, self._mws[widx].size
 
-    def peer_mw_write(self, widx: int, offset: int, data: Buffer) -> None:
+    def peer_mw_write(self, widx: int, offset: int, data: Buffer, what: str = "direct") -> None:
         """Posted store into the outbound region."""
         span = self._mws[widx]
         if offset < 0 or offset + len(data) > span.size:
             raise ValueError(f"store [{offset:#x}, +{len(data):#x}) leaves window {widx} of {span.size:#x}")
-        self._cpu.write(span.base + offset, data)
+        self._cpu.write(span.base + offset, data, what)
 
     def get_pci_epc(self) -> tuple[EpcResource, ...]:
         """What the controller may lend."""
@@ -243,7 +243,7 @@ class NtbVntb(NtbDevice):
     def spad_write(self, sidx: int, value: int) -> Task[None]:
         """Bank B."""
         yield from _at_once()
-        self._ctrl.store_u32("spad", self._spad(1, sidx), value)
+        self._ctrl.store_u32("spad.own", self._spad(1, sidx), value)
 
     def peer_spad_read(self, pidx: int, sidx: int) -> Task[int]:
         """Bank A; -EINVAL as the caller sees it when out of range."""
@@ -257,7 +257,7 @@ class NtbVntb(NtbDevice):
         yield from _at_once()
         if pidx != 0:
             raise KernelError(errno.EINVAL, f"peer {pidx}")
-        self._ctrl.store_u32("peer_spad", self._spad(0, sidx), value)
+        self._ctrl.store_u32("spad.peer", self._spad(0, sidx), value)
 
 
 def _resource(one: dict[str, Any]) -> EpcResource:

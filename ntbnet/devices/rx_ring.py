@@ -113,7 +113,7 @@ class RxRing:
         """Zero every frame header: what was sent before counts no more."""
         if self._window is not None:
             for end in self._ends:
-                self._window.zero("rx.header", end - HEADER_BYTES, HEADER_BYTES)
+                self._window.zero("ring.headers_cleared", end - HEADER_BYTES, HEADER_BYTES)
 
     def drop_ended_session(self) -> bool:
         """Clear the headers when a link-down frame is among them: what came before it is over.
@@ -166,7 +166,7 @@ class RxRing:
                 self.rx_ring_empty += 1
                 return RxStop.EMPTY
             if flags & FLAG_LINK_DOWN:
-                window.store_u32("rx.flags", end + FLAGS_AT, 0)
+                window.store_u32("ring.flags_cleared", end + FLAGS_AT, 0)
                 return RxStop.PEER_DOWN
             if window.load_u32(end + VER_AT) != self.rx_pkts & U32_MAX:
                 self.rx_err_ver += 1
@@ -178,7 +178,7 @@ class RxRing:
             length = window.load_u32(end + LEN_AT)
             self.rx_pkts += 1
             self.index = (index + 1) % len(self._ends)
-            window.store_u32("rx.flags", end + FLAGS_AT, 0)
+            window.store_u32("ring.flags_cleared", end + FLAGS_AT, 0)
             impossible = length > end - HEADER_BYTES - self._starts[index]
             if impossible or length > buffer_length:
                 self.rx_err_oflow += 1
@@ -190,5 +190,7 @@ class RxRing:
                 deliver(window.view(self._starts[index], length), length)
             if generation != self._generation:
                 return RxStop.RESET
-            self._ntb.peer_mw_write(self._rx_info_widx, self._rx_info_offset, WORD.pack(index))
+            self._ntb.peer_mw_write(
+                self._rx_info_widx, self._rx_info_offset, WORD.pack(index), "ring.rx_info"
+            )
         return RxStop.BUDGET

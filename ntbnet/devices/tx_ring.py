@@ -108,7 +108,7 @@ class TxRing:
         self.tx_bytes = self.tx_pkts = self.tx_ring_full = 0
         self.tx_err_no_buf = self.tx_memcpy = self.tx_async = 0
         if self._info is not None:
-            self._info.store_u32("tx.rx_info", self._info_offset, self.geometry.max_entry - 1)
+            self._info.store_u32("ring.rx_info_reset", self._info_offset, self.geometry.max_entry - 1)
         for frame in dropped:
             if frame.length and frame.on_sent is not None:
                 frame.on_sent(-errno.ENOLINK)
@@ -196,14 +196,14 @@ class TxRing:
         """Store the payload of frame ``index`` with the CPU."""
         whole = length == len(payload)
         data = payload if whole else memoryview(payload)[:length]
-        self._ntb.peer_mw_write(self.geometry.widx, self._starts[index], data)
+        self._ntb.peer_mw_write(self.geometry.widx, self._starts[index], data, "ring.payload")
 
     def _publish(self, index: int, ver: int, length: int, flags: int) -> None:
         """Make a frame visible, and tell the peer."""
         write, widx, end = self._ntb.peer_mw_write, self.geometry.widx, self._ends[index]
         _VER_LEN.pack_into(self._ver_len, 0, ver, length)
-        write(widx, end + VER_AT, self._ver_len)
-        write(widx, end + FLAGS_AT, WORD.pack(flags | FLAG_DESC_DONE))
+        write(widx, end + VER_AT, self._ver_len, "ring.header")
+        write(widx, end + FLAGS_AT, WORD.pack(flags | FLAG_DESC_DONE), "ring.flags")
         self.trigger()
         self.tx_bytes += length
         self.entries += 1

@@ -194,9 +194,9 @@ class Vntb:
         any more; the EP's client gets its link event (10.15).
         """
         self._set_link(False, reason)
-        self.ctrl.zero("ctrl")
+        self.ctrl.zero("ctrl.reset")
         self._fill_control_block()
-        self.doorbells.zero("doorbells")
+        self.doorbells.zero("doorbell.reset")
         self.windows.close_all()
         for widx in range(len(self.windows)):
             self.windows.unmap_outbound(widx)
@@ -221,7 +221,7 @@ class Vntb:
         if self._doorbell_view.tobytes() != self._silent:
             for slot in range(FIRST_DB_SLOT, self._config.ntb.db_count):
                 if words.load_u32(slot * DB_ENTRY_SIZE):
-                    words.store_u32("doorbell.clear", slot * DB_ENTRY_SIZE, 0)
+                    words.store_u32("doorbell.cleared", slot * DB_ENTRY_SIZE, 0)
                     slots |= 1 << slot
         if slots:
             self.counters["doorbell_polls_hit"] += 1

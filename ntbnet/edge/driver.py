@@ -21,11 +21,12 @@ from ntbnet.edge.clock import Timer, monotonic_ns
 from ntbnet.edge.stopwatch import Stopwatch
 from ntbnet.edge.tun import Tun
 from ntbnet.edge.wake import Wakes
-from ntbnet.errors import ConfigError, KernelError
+from ntbnet.errors import KernelError
 from ntbnet.log import Logger
 from ntbnet.wire import Irq, MemWrite, Message
 
 if TYPE_CHECKING:
+    from ntbnet.edge.fault_source import FaultSource
     from ntbnet.edge.faulty import FaultLayer
 
 TUN_BATCH = 64
@@ -91,8 +92,7 @@ class Driver:
         tun: the node's interface, for a PacketDevice.
         service: label of the service; needed for wakes.
         wake_path: service label -> its FIFO, in fabric ``local``; without it nobody is woken.
-        fault_path: where the run keeps the faults to inject (see ``fault_files``); None: never any.
-        memory_path: file of the node's DRAM.
+        faults: says what to inject; None: never anything.
     """
 
     def __init__(
@@ -106,12 +106,9 @@ class Driver:
         *,
         service: str = "",
         wake_path: Callable[[str], FilePath] | None = None,
-        fault_path: FilePath | None = None,
-        memory_path: FilePath | None = None,
+        faults: FaultSource | None = None,
     ) -> None:
-        self._service = service
-        self._fault_path = fault_path
-        self._memory_path = memory_path
+        self._fault_source = faults
         self._faults: FaultLayer | None = None
         self._device = device
         self._paths = paths
@@ -153,6 +150,14 @@ class Driver:
         if self._stopwatch is not None:
             self._time_everything(self._stopwatch)
 
+    def inject(self, faults: FaultLayer | None) -> None:
+        """Have everything pass through ``faults`` from now on, or through nothing."""
+        assert self._loop is not None, "only a driver that was started injects"
+        self._faults = faults
+        if faults is not None:
+            faults.attach(self._clock, self._loop, self._flush_all, self.perform, self._paths)
+        self._connect()
+
     def _call_faulty(self, faults: FaultLayer) -> None:
         self._handle = faults.around_handle(self._handle)
         self._send, self._send_now = faults.around_sends(self._send, self._send_now)
@@ -188,8 +193,8 @@ class Driver:
         if self._tun is not None:
             loop.add_reader(self._tun.fileno(), self._on_tun)
         self._on_timer()
-        if self._fault_path is not None and self._fault_path.exists():
-            self._look_for_faults()
+        if self._fault_source is not None:
+            self._fault_source.look_first(self)
 
     async def leave(self, patience_s: float) -> None:
         """Let the device end in order, for at most ``patience_s`` seconds."""
@@ -316,7 +321,7 @@ class Driver:
                     path.surprise_down("neighbour takes no more messages", now_ns)
                     self._unsettled.append(path)
             elif isinstance(effect, Store):
-                effect.memory.store("direct", effect.offset, effect.data)
+                effect.memory.store(effect.what, effect.offset, effect.data)
             elif isinstance(effect, Wake):  # of no device in fabric message
                 self._wake(effect.dst, effect.message)
             elif isinstance(effect, Deliver):
@@ -397,42 +402,14 @@ class Driver:
             answer = self._move_bar(self._device, int(number))
         elif word == b"stopwatch" and number.isdigit():
             answer = self._start_or_stop_watch(int(number))
-        elif question == b"faults look":
-            answer = self._look_for_faults()
-        elif question == b"faults":
-            answer = {} if self._faults is None else self._faults.as_body()
+        elif question == b"faults look" and self._fault_source is not None:
+            answer = self._fault_source.look(self)
+        elif question == b"faults" and self._fault_source is not None:
+            answer = self._fault_source.report()
         else:
             answer = {"error": "unknown question"}
         packed: bytes = msgpack.packb(answer)
         return packed
-
-    def _look_for_faults(self) -> dict[str, Any]:
-        """Inject from now on what the run's fault folder says, or nothing."""
-        from ntbnet.edge import faulty  # most runs never need it
-
-        if self._fault_path is None or self._loop is None:
-            return {"error": "this service injects no faults"}
-        old, self._faults = self._faults, None
-        self._connect()
-        if old is not None:
-            old.end()
-            self._log.emit("chaos.plan_healed", injected=True)
-        try:
-            self._faults = faulty.layer_from(
-                self._fault_path,
-                self._service,
-                self._log,
-                self._clock,
-                self._loop,
-                self._flush_all,
-                self._paths,
-                self._memory_path,
-            )
-        except ConfigError as problem:
-            self._log.emit("chaos.plan_refused", reason=str(problem))
-            return {"error": str(problem)}
-        self._connect()
-        return {"ok": True}
 
     def _move_bar(self, host: BarHost, bar: int) -> dict[str, Any]:
         try:

@@ -17,9 +17,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING
 
-from ntbnet.edge.fault_files import Counts, FaultFolder
+from ntbnet.edge.fault_files import Counts
 from ntbnet.edge.lane import Frame, Lane
 from ntbnet.faults import KINDS, MAX_RULES, RECEIVER, SENDER, SERVICE, FaultPlan, FaultRule, decide
+from ntbnet.topology import neighbours
 from ntbnet.wire import Completion, Irq, IrqSource, Kind, MemWrite, Message, Status
 
 if TYPE_CHECKING:
@@ -65,10 +66,6 @@ class FaultLayer:
         plan: what to inject.
         counts: where injections, and things seen, are counted.
         log: gets ``chaos.fault_injected``.
-        clock: monotonic ns.
-        loop: of the service.
-        flush: hands over what was sent on an occasion of ours.
-        paths: of the service, by neighbour.
         memory: file of the node's DRAM; None: there is none to unlink.
     """
 
@@ -78,31 +75,46 @@ class FaultLayer:
         plan: FaultPlan,
         counts: Counts,
         log: Logger,
-        clock: Callable[[], int],
-        loop: asyncio.AbstractEventLoop,
-        flush: Callable[[], None],
-        paths: dict[str, Path],
         memory: FilePath | None = None,
     ) -> None:
         self.plan = plan
         self._service = service
         self._counts = counts.words
         self._log = log
-        self._clock = clock
-        self._loop = loop
-        self._flush = flush
-        self._paths = paths
         self._memory = memory
         self._rules: dict[tuple[str, str], list[tuple[int, FaultRule]]] = {}
         for index, rule in plan.for_service(service).items():
             for word in sorted(rule.hits):
                 self._rules.setdefault((KINDS[rule.kind].place, word), []).append((index, rule))
-        names = [f"{what} {peer}" for peer in sorted(paths) for what in _STREAMS]
+        names = [f"{what} {peer}" for peer in sorted(neighbours(service)) for what in _STREAMS]
         self._streams = {name: MAX_RULES + at for at, name in enumerate((*_OWN_STREAMS, *names))}
         self._lanes: dict[str, Lane] = {}
         self._second = self._logged = 0
         self._unlogged: Counter[str] = Counter()
         self._is_over = False
+
+    def attach(
+        self,
+        clock: Callable[[], int],
+        loop: asyncio.AbstractEventLoop,
+        flush: Callable[[], None],
+        perform: Callable[[Sequence[Effect]], None],
+        paths: dict[str, Path],
+    ) -> None:
+        """Take what the driver has, before anything is injected.
+
+        Args:
+            clock: monotonic ns.
+            loop: of the service.
+            flush: hands over what was sent.
+            perform: performs effects that nobody's message asked for.
+            paths: of the service, by neighbour.
+        """
+        self._clock = clock
+        self._loop = loop
+        self._flush = flush
+        self._perform = perform
+        self._paths = paths
 
     # who is hit
 
@@ -304,29 +316,6 @@ class FaultLayer:
             "rules": [rule.kind for rule in self.plan.faults],
             "injected": injected,
         }
-
-
-def layer_from(
-    path: FilePath,
-    service: str,
-    log: Logger,
-    clock: Callable[[], int],
-    loop: asyncio.AbstractEventLoop,
-    flush: Callable[[], None],
-    paths: dict[str, Path],
-    memory: FilePath | None,
-) -> FaultLayer | None:
-    """The layer of a service, as the plan in the folder at ``path`` wants it; None without a plan.
-
-    Raises:
-        ConfigError: there is one, and it is wrong.
-    """
-    folder = FaultFolder(path)
-    plan = folder.read_plan()
-    if plan is None:
-        return None
-    log.emit("chaos.plan_installed", injected=True, seed=plan.seed, rules=len(plan.for_service(service)))
-    return FaultLayer(service, plan, folder.counts(service), log, clock, loop, flush, paths, memory)
 
 
 def _corrupt(frame: Frame, count: int, where: int) -> Frame:

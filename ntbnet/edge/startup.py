@@ -35,6 +35,7 @@ from ntbnet.devices.path import Path as MessagePath
 from ntbnet.edge import standalone
 from ntbnet.edge.clock import monotonic_ns
 from ntbnet.edge.driver import Device, Driver
+from ntbnet.edge.fault_source import FaultSource
 from ntbnet.edge.rundir import RunDir
 from ntbnet.edge.shm import Dram, dram_path, open_lease
 from ntbnet.edge.stop_signals import StopSignals
@@ -162,6 +163,8 @@ def _run(
         config.log.level,
         {"run_id": run_id, "node": node, "service": service, "epoch": incarnation},
     )
+    faults = FaultSource(run.faults_path, service, log, dram_path(run.name, node))
+    faults.look_early()
     is_local = config.bridge.fabric == "local"
     dram = far_dram = tun = far = None
     try:
@@ -177,7 +180,7 @@ def _run(
             peer: _path(service, peer, config, run, incarnation) for peer in topology.neighbours(service)
         }
         wake_path = run.wake_path if is_local else None
-        driver = _driver(device, paths, service, config, run, log, tun, wake_path)
+        driver = _driver(device, paths, service, config, run, log, tun, wake_path, faults)
         about = {"service": service, "node": node, "pid": os.getpid(), "epoch": incarnation, "run_id": run_id}
         about |= {"fabric": config.bridge.fabric, "profile": config.bridge.profile}
         question_endpoint = f"ipc://{run.socket_path(f'ask.{service}')}"
@@ -224,6 +227,7 @@ def _driver(
     log: Logger,
     tun: Tun | None,
     wake_path: Callable[[str], Path] | None,
+    faults: FaultSource,
 ) -> Driver:
     bridge = config.bridge
 
@@ -240,8 +244,7 @@ def _driver(
             tun,
             service=service,
             wake_path=wake_path,
-            fault_path=run.faults_path,
-            memory_path=dram_path(run.name, topology.NODE_OF[service]),
+            faults=faults,
         )
     except zmq.ZMQError as problem:
         how = (

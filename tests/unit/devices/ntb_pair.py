@@ -103,7 +103,7 @@ class FakeNtb(NtbDevice):
     def peer_mw_get_addr(self, widx: int) -> tuple[int, int]:
         return (widx + 1) * WINDOW_STRIDE, self.mw_sizes[widx]
 
-    def peer_mw_write(self, widx: int, offset: int, data: Buffer) -> None:
+    def peer_mw_write(self, widx: int, offset: int, data: Buffer, what: str = "direct") -> None:
         assert not self.gone, "bus access to a device that is gone"
         if offset < 0 or offset + len(data) > self.mw_sizes[widx]:
             raise ValueError(f"store at {offset:#x} leaves window {widx}")

@@ -34,7 +34,7 @@ class Ntb:
     def __init__(self, outbox: Outbox) -> None:
         self.outbox = outbox
 
-    def peer_mw_write(self, widx: int, offset: int, data: Any) -> None:
+    def peer_mw_write(self, widx: int, offset: int, data: Any, what: str = "") -> None:
         self.outbox.send("epc", MemWrite(offset, bytes(data)))
 
     def peer_db_set(self, bits: int) -> None:
