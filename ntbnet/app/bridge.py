@@ -124,7 +124,7 @@ class Bridge:
         return self.run.epoch(name) or 0
 
     def children(self) -> dict[str, dict[str, Any]]:
-        """What the supervisor says of each service: ``restarts`` and ``state``; {} when it has said nothing."""
+        """What the supervisor says of each service: ``restarts`` and ``state``; {} before it spoke."""
         try:
             children = json.loads(Path(self.run.path, "children.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):

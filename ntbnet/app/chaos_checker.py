@@ -1,10 +1,10 @@
 """The judge of a chaos run: a pure function of its history.
 
 Nothing may arrive damaged, twice, or out of order within a flow. What is lost has to have been on its way
-when a fault came, or sent between the fault and the recovery from it: a datagram that was overtaken by a later
-one of its flow before the fault was lost on a healthy bridge. Traffic recovers within bounds, in each flow; TCP
-loses no byte; the counters of kernel and bridge agree with the history; no service logs an error outside a
-fault; nothing leaks.
+when a fault came, or sent between the fault and the recovery from it: a datagram that a later one of its
+flow overtook before the fault was lost on a healthy bridge. Traffic recovers within bounds, in each flow;
+TCP loses no byte; the counters of kernel and bridge agree with the history; no service logs an error outside
+a fault; nothing leaks.
 
 A history that is no ground for a verdict (the traffic or the nemesis failed) gives ``unknown``, unless what
 arrived is wrong: that needs no more ground.
@@ -230,9 +230,9 @@ class _Judge:
                 took_ns = back_ns - since_ns
                 self._windows.append((fault.at_ns, max(back_ns, fault.until_ns), fault))
                 if took_ns > self._bounds.recovery_max_ms * 1_000_000:
+                    limit_ms = self._bounds.recovery_max_ms
                     self._problem(
-                        "recovery",
-                        f"{took_ns / 1e6:.0f} ms after {_told(fault)}, allowed {self._bounds.recovery_max_ms} ms",
+                        "recovery", f"{took_ns / 1e6:.0f} ms after {_told(fault)}, allowed {limit_ms} ms"
                     )
             self.result.recoveries.append(Recovery(fault, took_ns))
         for fault in faults:
@@ -262,7 +262,9 @@ class _Judge:
             return
         injected = sum(self._history.observed.injected.values())
         if bounds.loss == "injected" and result.lost > injected:
-            self._problem("loss", f"{result.lost} datagrams, more than the {injected} injected faults explain")
+            self._problem(
+                "loss", f"{result.lost} datagrams, more than the {injected} injected faults explain"
+            )
         for key, sequence, sent_ns in self._lost:
             reason = self._unexcused(key, sequence, sent_ns)
             if reason:
@@ -275,8 +277,8 @@ class _Judge:
         for start_ns, end_ns, fault in self._windows:
             if fault.ends_life and key[0] > fault.life:
                 continue
-            end_ns = 1 << 63 if fault.ends_life else end_ns + settle_ns
-            if not start_ns - before_ns <= sent_ns <= end_ns:
+            last_ns = 1 << 63 if fault.ends_life else end_ns + settle_ns
+            if not start_ns - before_ns <= sent_ns <= last_ns:
                 continue
             if sent_ns < start_ns and self._flows[key].had_come(sequence, start_ns):
                 overtaken = True
@@ -294,8 +296,9 @@ class _Judge:
                 if came_ns - sent_ns > limit_ns and not self._window_of(sent_ns, limit_ns, rules=False):
                     took_ms = (came_ns - sent_ns) / 1e6
                     self._problem(
-                        "delay", f"datagram {sequence} of {_name(key)} took {took_ms:.0f} ms, "
-                        f"allowed {self._bounds.delay_ms} ms"
+                        "delay",
+                        f"datagram {sequence} of {_name(key)} took {took_ms:.0f} ms, "
+                        f"allowed {self._bounds.delay_ms} ms",
                     )
 
     def _judge_flows(self) -> None:
@@ -314,7 +317,9 @@ class _Judge:
         self.result.tcp_ok = True
         for life, records in enumerate(self._history.lives):
             for way, name in enumerate(WAYS):
-                ends = {record.kind: record for record in records if record.way == way and record.kind in _OF_TCP}
+                ends = {
+                    record.kind: record for record in records if record.way == way and record.kind in _OF_TCP
+                }
                 sent, got = ends.get(Kind.TCP_SENT_END), ends.get(Kind.TCP_RECEIVED_END)
                 if got is not None:
                     self.result.tcp_bytes += got.sequence
@@ -349,7 +354,9 @@ class _Judge:
         udp, interface = node.udp, node.interface
         if udp["InCsumErrors"]:
             self.result.damaged += udp["InCsumErrors"]
-            self._problem("damaged", f"{udp['InCsumErrors']} datagrams that the kernel of {node.node} refused")
+            self._problem(
+                "damaged", f"{udp['InCsumErrors']} datagrams that the kernel of {node.node} refused"
+            )
         if udp["RcvbufErrors"]:
             self._gaps.append(f"the receiving program in {node.node} did not keep up: {udp['RcvbufErrors']}")
         out = udp["OutDatagrams"] + udp["SndbufErrors"]
@@ -361,7 +368,7 @@ class _Judge:
             ),
             (
                 interface["rx_packets"] >= came,
-                f"the bridge gave {interface['rx_packets']} packets to {node.node}, where {came} datagrams came",
+                f"{node.node} got {interface['rx_packets']} packets, but {came} datagrams",
             ),
         ]
         netdev = node.netdev
@@ -370,8 +377,7 @@ class _Judge:
             rows.append(
                 (
                     given == interface["rx_packets"],
-                    f"peer-{node.node} says it gave {given} packets to its node, whose kernel says "
-                    f"{interface['rx_packets']}",
+                    f"peer-{node.node} gave its node {given} packets, which saw {interface['rx_packets']}",
                 )
             )
         for agrees, text in rows:

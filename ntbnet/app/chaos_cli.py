@@ -119,7 +119,9 @@ def run(
     raise typer.Exit(0 if done.judgement.verdict == "ok" else 1)
 
 
-@chaos_app.command(epilog="Examples: ntbnet chaos sweep --json | jq .failed; ntbnet chaos sweep --point edma.list")
+@chaos_app.command(
+    epilog="Examples: ntbnet chaos sweep --json | jq .failed; ntbnet chaos sweep --point edma.list"
+)
 def sweep(
     as_json: JsonOption = False,
     seed: SeedOption = 1,
@@ -134,7 +136,7 @@ def sweep(
     ] = None,
     name: NameOption = DEFAULT_CHAOS_NAME,
 ) -> None:
-    """Kill a process just before and just after each named store to shared memory, under traffic that reaches it.
+    """Kill a process just before and just after each named store to shared memory, under traffic.
 
     Exit code 0 when every point was survived, 1 otherwise.
     """

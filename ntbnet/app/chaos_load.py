@@ -38,6 +38,8 @@ POOL_BYTES = 131_101
 UDP_PORT = 20_000
 TCP_PORT = 19_999
 TCP_BLOCK_BYTES = 1 << 16
+SEND_BUFFER_BYTES = 1 << 17
+"""An outage is not to be followed by all that gathered in it."""
 PROGRESS_NS = 20_000_000
 """Between two records of a TCP stream's progress."""
 DRAIN_NS = 300_000_000
@@ -134,9 +136,7 @@ class _Flow:
                 self._load.note(Kind.DAMAGED, self._way, self._number, len(data), 0, now_ns)
             else:
                 sequence, sent_ns = found
-                self._load.note(
-                    Kind.RECEIVED, self._way, self._number, len(data), sequence, now_ns, sent_ns
-                )
+                self._load.note(Kind.RECEIVED, self._way, self._number, len(data), sequence, now_ns, sent_ns)
 
 
 class _Stream:
@@ -156,6 +156,7 @@ class _Stream:
                 self._sender.setsockopt(socket.IPPROTO_TCP, _TCP_RTO_MAX_MS, RTO_MAX_MS)
             # short waits would make the kernel give up the sooner: it counts attempts unless told a time
             self._sender.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, PATIENCE_NS // 10**6)
+            self._sender.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
             self._sender.settimeout(10)
             listener.settimeout(10)
             self._sender.connect(listener.getsockname())
@@ -291,7 +292,7 @@ class Load:
                 turn += 1
                 for stream in self._streams:
                     stream.send(now_ns)
-            if read_ns and now_ns >= next_read_ns:
+            if read_ns and (stopped_ns or now_ns >= next_read_ns):
                 next_read_ns = now_ns + read_ns
                 for one in self._receivers:
                     one.receive()

@@ -10,17 +10,17 @@ from __future__ import annotations
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, combinations, islice
-from typing import Protocol
+from typing import Any, Protocol
 
 from ntbnet import topology
 from ntbnet.app import chaos_faults
 from ntbnet.app.bridge import Bridge
 from ntbnet.app.chaos_history import FaultRecord
-from ntbnet.app.chaos_scenario import SUPERVISOR, Fault, Scenario
-from ntbnet.devices.crash_points import BRING_UP, CRASH_POINTS
+from ntbnet.app.chaos_scenario import SUPERVISOR, Fault, Scenario, flat
+from ntbnet.devices.crash_points import BRING_UP, CRASH_POINTS, SETTINGS
 from ntbnet.edge.process import ProcessRecord, alive, send_signal
 from ntbnet.edge.shm import dram_path
 from ntbnet.errors import SetupError
@@ -46,50 +46,86 @@ class Step:
         fault: the scenario's entry.
         victims: services, all hit at once; () for a flap and the supervisor.
         pause_ms: from the recovery from the step before.
+        point: where a crash happens.
+        before: whether it happens before that store, or just after it.
     """
 
     fault: Fault
     victims: tuple[str, ...]
     pause_ms: int
+    point: str = ""
+    before: bool = True
+
+    @property
+    def note(self) -> str:
+        """What a record of it says beside kind and victims."""
+        return f"{'before' if self.before else 'after'} {self.point}" if self.point else ""
 
     def told(self) -> str:
         """In words."""
         who = " and ".join(self.victims) or (SUPERVISOR if self.fault.kind == SUPERVISOR else "the link")
-        return f"{self.fault.kind} {who}{f' at {self.fault.point}' if self.fault.point else ''}"
+        return f"{self.fault.kind} {who} {self.note}".rstrip()
 
 
-def schedule(scenario: Scenario, seed: int) -> Iterator[Step]:
+def schedule(scenario: Scenario, seed: int, fabric: str) -> Iterator[Step]:
     """The steps of a scenario; endless when its phase has a length."""
-    steps = [_steps(fault, random.Random(f"{seed}:{i}")) for i, fault in enumerate(scenario.faults)]
+    steps = [
+        _steps(scenario, fault, fabric, random.Random(f"{seed}:{number}"))
+        for number, fault in enumerate(scenario.faults)
+    ]
+    counts = [fault.count for fault in scenario.faults]
     if scenario.phases.order == "random":
-        return _shuffled(steps, [fault.count for fault in scenario.faults], random.Random(f"{seed}:order"))
-    counted = [islice(one, fault.count) for one, fault in zip(steps, scenario.faults, strict=True)]
+        return _shuffled(steps, counts, random.Random(f"{seed}:order"))
     if not scenario.phases.seconds:
-        return chain.from_iterable(counted)
-    return _rounds(steps, [fault.count for fault in scenario.faults])
+        return chain.from_iterable(islice(one, count) for one, count in zip(steps, counts, strict=True))
+    return _rounds(steps, counts)
 
 
-def _steps(fault: Fault, chance: random.Random) -> Iterator[Step]:
+def _steps(scenario: Scenario, fault: Fault, fabric: str, chance: random.Random) -> Iterator[Step]:
     """Endless steps of one entry."""
-    victims = _victims(fault, chance)
-    while True:
-        yield Step(fault, next(victims), chance.randint(fault.min_pause_ms, fault.max_pause_ms))
-
-
-def _victims(fault: Fault, chance: random.Random) -> Iterator[tuple[str, ...]]:
-    if fault.kind in {"flap", SUPERVISOR}:
-        groups: list[tuple[str, ...]] = [()]
-    elif fault.pattern == "together":
-        groups = [fault.services]
-    elif fault.pattern == "pairs":
-        groups = list(combinations(fault.services, 2))
-    else:
-        groups = [(service,) for service in fault.services]
-    while True:
+    groups = _groups(scenario, fault, fabric)
+    order: list[tuple[tuple[str, ...], str]] = []
+    while groups:
         if fault.pattern == "random":
-            yield chance.choice(groups)
+            victims, point = chance.choice(groups)
         else:
-            yield from chance.sample(groups, len(groups))
+            order = order or chance.sample(groups, len(groups))
+            victims, point = order.pop()
+        pause_ms = chance.randint(fault.min_pause_ms, fault.max_pause_ms)
+        before = fault.before if fault.point else chance.random() < 0.5
+        yield Step(fault, victims, pause_ms, point, before)
+
+
+def _groups(scenario: Scenario, fault: Fault, fabric: str) -> list[tuple[tuple[str, ...], str]]:
+    """Who is hit at once, and at which store."""
+    if fault.kind in {"flap", SUPERVISOR}:
+        return [((), "")]
+    if fault.kind == "crash":
+        return [
+            ((service,), point)
+            for point in crash_points(scenario.config, fabric)
+            for service in CRASH_POINTS[point].services
+            if service in fault.services and fault.point in {"", point}
+        ]
+    if fault.pattern == "together":
+        return [(fault.services, "")]
+    return [(group, "") for group in combinations(fault.services, 2 if fault.pattern == "pairs" else 1)]
+
+
+def crash_points(config: Mapping[str, Any], fabric: str) -> list[str]:
+    """The crash points that a bridge comes to.
+
+    Args:
+        config: its configuration where that is not the default, nested tables.
+        fabric: of the bridge.
+    """
+    set_ = flat(config)
+    return [
+        name
+        for name, point in CRASH_POINTS.items()
+        if point.fabric in {"", fabric}
+        and all(set_.get(key) == value for key, value in SETTINGS[point.reached].items())
+    ]
 
 
 def _shuffled(
@@ -157,7 +193,7 @@ class Nemesis:
         """
         self.rest(step.pause_ms / 1000)
         before = {service: self._living(service) for service in step.victims}
-        at_ns, until_ns, note, life = time.monotonic_ns(), 0, "", self._life
+        at_ns, until_ns, life = time.monotonic_ns(), 0, self._life
         match step.fault.kind:
             case "kill":
                 self._signal(before, signal.SIGKILL)
@@ -167,7 +203,6 @@ class Nemesis:
                 self._signal(before, signal.SIGCONT)
                 until_ns = time.monotonic_ns()
             case "crash":
-                note = f"{'before' if step.fault.before else 'after'} {step.fault.point}"
                 at_ns = self._crash(step)
             case "unlink":
                 for service in step.victims:
@@ -184,7 +219,7 @@ class Nemesis:
         services = (SUPERVISOR,) if ends_life else step.victims
         self._note(
             FaultRecord(
-                self.done, step.fault.kind, services, at_ns, until_ns or at_ns, note, life, ends_life
+                self.done, step.fault.kind, services, at_ns, until_ns or at_ns, step.note, life, ends_life
             )
         )
         self.done += 1
@@ -254,20 +289,19 @@ class Nemesis:
             send_signal(record, number)
 
     def _crash(self, step: Step) -> int:
-        """Have the victims die at a store; the time of the first death."""
-        fault, deaths = step.fault, []
-        for service in step.victims:
-            chaos_faults.arm_crash(self._run, service, fault.point, fault.nth, before=fault.before)
-            began_ns = time.monotonic_ns()
-            if CRASH_POINTS[fault.point].reached == BRING_UP:
-                # what is stored while a link comes up is reached by the replacement
-                self._signal({service: self._living(service)}, signal.SIGKILL)
-                deaths.append(began_ns)
-            if not self._wait(lambda s=service: chaos_faults.has_crashed(self._run, s), CRASH_TIMEOUT_S):  # type: ignore[misc]
-                chaos_faults.disarm_crash(self._run, service)
-                raise SetupError(f"{service} never came to the store {fault.point}")
-            deaths.append(max(began_ns, self._died_ns(service)))
-        return min(deaths)
+        """Have the victim die at a store; the time of the first death."""
+        (service,), nth = step.victims, step.fault.nth
+        victim = self._living(service)
+        chaos_faults.arm_crash(self._run, service, step.point, nth, before=step.before)
+        began_ns = time.monotonic_ns()
+        is_bring_up = CRASH_POINTS[step.point].reached == BRING_UP
+        if is_bring_up:
+            # what is stored while a link comes up is reached by the replacement
+            self._signal({service: victim}, signal.SIGKILL)
+        if not self._wait(lambda: chaos_faults.has_crashed(self._run, service), CRASH_TIMEOUT_S):
+            chaos_faults.disarm_crash(self._run, service)
+            raise SetupError(f"{service} never came to the store {step.point}")
+        return began_ns if is_bring_up else max(began_ns, self._died_ns(service))
 
     def _died_ns(self, service: str) -> int:
         changed = chaos_faults.folder_of(self._run).path.joinpath(f"crashed.{service}").stat().st_ctime_ns

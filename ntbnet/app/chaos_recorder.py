@@ -1,8 +1,9 @@
-"""What a chaos run sees of its bridge from outside the traffic: counters, memory, descriptors, logs, leaks."""
+"""What a chaos run sees of its bridge beside the traffic: counters, memory, descriptors, logs, leaks."""
 
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,6 +22,8 @@ from ntbnet.errors import SetupError
 
 UDP_KEYS = ("InDatagrams", "OutDatagrams", "SndbufErrors", "RcvbufErrors", "InCsumErrors")
 SAMPLE_INTERVAL_NS = 5_000_000_000
+GROWN_S = 2.0
+"""A younger process still imports and allocates."""
 MOST_ERRORS = 1000
 _TEXT_CHARACTERS = 300
 
@@ -86,7 +89,7 @@ class Recorder:
     # memory and descriptors
 
     def sample(self, *, now: bool = False) -> None:
-        """What every process holds, every few seconds, or ``now``."""
+        """What every process holds that is not just starting, every few seconds, or ``now``."""
         time_ns = time.monotonic_ns()
         if not now and time_ns < self._next_ns:
             return
@@ -97,7 +100,7 @@ class Recorder:
         processes[SUPERVISOR] = record.supervisor if record else None
         shared = [str(dram_path(run.name, node)) for node in NODES]
         for name, process in processes.items():
-            if process is None or not alive(process):
+            if process is None or not alive(process) or _age_s(process) < GROWN_S:
                 continue
             self._seen[f"{name} {process.pid}"] = process
             try:
@@ -162,6 +165,12 @@ def _logged(service: str, line: str) -> LoggedError:
         bool(fields.get("injected")),
         json.dumps(keys)[:_TEXT_CHARACTERS],
     )
+
+
+def _age_s(process: ProcessRecord) -> float:
+    """Since its start. Source: proc(5), /proc/uptime and the start time in clock ticks."""
+    uptime_s = float(Path("/proc/uptime").read_text(encoding="ascii").split()[0])
+    return uptime_s - process.start_ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _increase(then: Mapping[str, int], now: Mapping[str, int]) -> dict[str, int]:

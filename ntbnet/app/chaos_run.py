@@ -1,4 +1,4 @@
-"""One chaos run: a bridge of its own, traffic, faults, recovery; then a verdict over what was written down."""
+"""One chaos run: a bridge of its own, traffic, faults, recovery; a verdict over what was written down."""
 
 from __future__ import annotations
 
@@ -316,12 +316,14 @@ class _Run:
         seconds, nemesis = self._scenario.phases.seconds, self._nemesis
         until_ns = began_ns + seconds * 1_000_000_000
         total = sum(fault.count for fault in self._scenario.faults)
-        for step in schedule(self._scenario, self._wanted.seed):
+        for step in schedule(self._scenario, self._wanted.seed, self._wanted.fabric):
             if seconds and monotonic_ns() >= until_ns:
                 break
             took_ms = nemesis.do(step)
             of = f"{(monotonic_ns() - began_ns) / 1e9:.0f} of {seconds} s" if seconds else f"of {total}"
-            back = "packets stay away" if took_ms is None else f"back after {took_ms:.0f} ms" if took_ms else ""
+            back = (
+                "packets stay away" if took_ms is None else f"back after {took_ms:.0f} ms" if took_ms else ""
+            )
             self._say(f"{nemesis.done}, {of}: {step.told()}  {back}")
             if took_ms is None:
                 return
@@ -356,5 +358,3 @@ def history_folder(keep: Path | None) -> Iterator[Path]:
 def stop_on_sigterm() -> None:
     """Leave through every ``finally``, so that bridge and traffic end."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-
-

@@ -105,13 +105,14 @@ class Fault:
     """True: traffic has to flow again, both ways and in each flow, before the next one."""
 
     point: Annotated[str, Choice(("", *CRASH_POINTS))] = ""
-    """Where a crash happens: a name that `ntbnet chaos list --points` shows."""
+    """Where a crash happens: a name that `ntbnet chaos list --points` shows; "": the seed chooses point,
+    service and moment among all that the bridge comes to."""
 
     nth: Annotated[int, Integer(1, 1_000_000, "stores")] = 1
     """At which store of that name from now on, 1..1000000."""
 
     before: Annotated[bool, Boolean()] = True
-    """True: just before the store; false: just after it."""
+    """True: just before the store; false: just after it. The seed chooses it along with the point."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +137,7 @@ class Bounds:
     one that packets crossed on first."""
 
     delay_ms: Annotated[int, Integer(0, 600_000, "ms")] = 0
-    """Longest time on its way of what was sent outside the time of a fault of [[faults]], ms; 0: not judged."""
+    """Longest way of what was sent while no fault of [[faults]] was at work, ms; 0: not judged."""
 
     memory_growth_kib: Annotated[int, Integer(0, 1 << 20, "KiB")] = 4096
     """Most by which private memory of one process may grow in the run, KiB."""
@@ -198,7 +199,9 @@ class Scenario:
 def shipped() -> list[str]:
     """Names of the scenarios that come with ntbnet."""
     folder = resources.files("ntbnet").joinpath("scenarios")
-    return sorted(entry.name.removesuffix(SUFFIX) for entry in folder.iterdir() if entry.name.endswith(SUFFIX))
+    return sorted(
+        entry.name.removesuffix(SUFFIX) for entry in folder.iterdir() if entry.name.endswith(SUFFIX)
+    )
 
 
 def load(source: str) -> Scenario:
@@ -278,11 +281,13 @@ def _check(scenario: Scenario, reader: TableReader) -> None:
             raise reader.error(f"{name}.services", list(fault.services), f"at least {least} of the services")
         if fault.kind in {"stop", "flap"} and not fault.hold_ms:
             raise reader.error(f"{name}.hold_ms", fault.hold_ms, f"at least 1 for kind {fault.kind}")
-        if (fault.kind == "crash") != bool(fault.point):
-            raise reader.error(f"{name}.point", fault.point, "given exactly for kind crash")
-        strangers = set(fault.services) - set(CRASH_POINTS[fault.point].services) if fault.point else set()
-        if strangers:
-            allowed = " or ".join(CRASH_POINTS[fault.point].services) or "left out: nobody stores it"
+        if fault.point and fault.kind != "crash":
+            raise reader.error(f"{name}.point", fault.point, "left out but for kind crash")
+        if fault.kind == "crash" and fault.pattern not in {"each", "random"}:
+            raise reader.error(f"{name}.pattern", fault.pattern, '"each" or "random" for kind crash')
+        stores = CRASH_POINTS[fault.point].services if fault.point else topology.SERVICES
+        if not set(stores) & set(fault.services):
+            allowed = " or ".join(stores) or "nobody: no service comes to that point"
             raise reader.error(f"{name}.services", list(fault.services), f"of {allowed}")
 
 
@@ -290,6 +295,7 @@ def configuration(scenario: Scenario, base: Mapping[str, Any], fabric: str, log_
     """Text of the bridge's configuration: the user's, over it the scenario's, over it fabric and log folder.
 
     Args:
+        scenario: what to run.
         base: the user's configuration as nested tables; empty for the defaults.
         fabric: one of ``scenario.fabrics``.
         log_folder: absolute; where the services log.
@@ -299,16 +305,16 @@ def configuration(scenario: Scenario, base: Mapping[str, Any], fabric: str, log_
     """
     keys: dict[str, Any] = {}
     for table in (base, scenario.config, {"bridge": {"fabric": fabric}, "log": {"dir": str(log_folder)}}):
-        keys.update(_flat(table))
+        keys.update(flat(table))
     return "".join(f"{key} = {json.dumps(value)}\n" for key, value in sorted(keys.items()))
 
 
-def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Dotted keys of nested tables."""
     found: dict[str, Any] = {}
     for key, value in table.items():
         if isinstance(value, dict):
-            found.update(_flat(value, f"{prefix}{key}."))
+            found.update(flat(value, f"{prefix}{key}."))
         elif isinstance(value, bool | int | str):
             found[prefix + key] = value
         else:

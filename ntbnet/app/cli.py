@@ -19,10 +19,10 @@ from rich.table import Table
 from ntbnet import __version__
 from ntbnet.app import demo as demo_module
 from ntbnet.app import layout_cli, logs_cli
-from ntbnet.app.chaos_cli import chaos_app
 from ntbnet.app.bench import bench_app
 from ntbnet.app.bridge import Bridge
 from ntbnet.app.bringup import running, unless_stopped
+from ntbnet.app.chaos_cli import chaos_app
 from ntbnet.app.child import child_environment
 from ntbnet.app.interrupts import interrupt_lines
 from ntbnet.app.supervisor import Supervisor
