@@ -171,6 +171,9 @@ EVENTS: dict[str, Event] = {
     "supervisor.spawn_failed": Event(
         "error", ("name", "reason"), "a service process could not be started; it is tried again"
     ),
+    "supervisor.forkserver_died": Event(
+        "warning", ("child_pid",), "the process that services are forked from ended; another one is started"
+    ),
     "supervisor.repaired": Event(
         "warning", ("side", "what"), "parts of a node were lost and made anew; users of its memory restart"
     ),

@@ -11,7 +11,7 @@ from typing import Any
 
 from ntbnet import topology
 from ntbnet.app.bench_samples import Samples
-from ntbnet.app.child import child_environment
+from ntbnet.app.forks import child_environment
 from ntbnet.edge.shm import dram_path
 from ntbnet.errors import SetupError
 

@@ -29,7 +29,7 @@ from ntbnet.app.chaos_history import (
     Record,
     Sample,
 )
-from ntbnet.app.chaos_scenario import NODES, SUPERVISOR, Bounds, Scenario
+from ntbnet.app.chaos_scenario import NODES, Bounds, Scenario
 
 OUTAGE_NS = 60_000_000
 """No packet one way for that long is an outage: five polls of a doorbell."""
@@ -499,5 +499,5 @@ def _name(key: FlowKey) -> str:
 
 
 def _told(fault: FaultRecord) -> str:
-    who = " and ".join(fault.services) or SUPERVISOR
-    return f"fault {fault.number} ({fault.kind} of {who}{', ' + fault.note if fault.note else ''})"
+    words = [fault.kind, "of", " and ".join(fault.services), fault.note]
+    return f"fault {fault.number} ({' '.join(word for word in words if word)})"

@@ -19,7 +19,7 @@ from ntbnet import topology
 from ntbnet.app import chaos_faults
 from ntbnet.app.bridge import Bridge
 from ntbnet.app.chaos_history import FaultRecord
-from ntbnet.app.chaos_scenario import SUPERVISOR, Fault, Scenario, flat
+from ntbnet.app.chaos_scenario import HITS, SUPERVISOR, Fault, Scenario, flat
 from ntbnet.devices.crash_points import BRING_UP, CRASH_POINTS, SETTINGS
 from ntbnet.edge.process import ProcessRecord, alive, send_signal
 from ntbnet.edge.shm import dram_path
@@ -44,7 +44,7 @@ class Step:
 
     Attributes:
         fault: the scenario's entry.
-        victims: services, all hit at once; () for a flap and the supervisor.
+        victims: services, all hit at once; () for the supervisor.
         pause_ms: from the recovery from the step before.
         point: where a crash happens.
         before: whether it happens before that store, or just after it.
@@ -63,8 +63,7 @@ class Step:
 
     def told(self) -> str:
         """In words."""
-        who = " and ".join(self.victims) or (SUPERVISOR if self.fault.kind == SUPERVISOR else "the link")
-        return f"{self.fault.kind} {who} {self.note}".rstrip()
+        return f"{self.fault.kind} {' and '.join(self.victims)} {self.note}".rstrip()
 
 
 def schedule(scenario: Scenario, seed: int, fabric: str) -> Iterator[Step]:
@@ -98,7 +97,7 @@ def _steps(scenario: Scenario, fault: Fault, fabric: str, chance: random.Random)
 
 def _groups(scenario: Scenario, fault: Fault, fabric: str) -> list[tuple[tuple[str, ...], str]]:
     """Who is hit at once, and at which store."""
-    if fault.kind in {"flap", SUPERVISOR}:
+    if fault.kind == SUPERVISOR:
         return [((), "")]
     if fault.kind == "crash":
         return [
@@ -107,9 +106,9 @@ def _groups(scenario: Scenario, fault: Fault, fabric: str) -> list[tuple[tuple[s
             for service in CRASH_POINTS[point].services
             if service in fault.services and fault.point in {"", point}
         ]
-    if fault.pattern == "together":
-        return [(fault.services, "")]
-    return [(group, "") for group in combinations(fault.services, 2 if fault.pattern == "pairs" else 1)]
+    who = [service for service in fault.services if service in HITS[fault.kind]]
+    at_once = {"together": len(who), "pairs": 2}.get(fault.pattern, 1)
+    return [(group, "") for group in combinations(who, at_once)]
 
 
 def crash_points(config: Mapping[str, Any], fabric: str) -> list[str]:
@@ -209,10 +208,15 @@ class Nemesis:
                     dram_path(self._run.name, topology.NODE_OF[service]).unlink(missing_ok=True)
                 self._signal(before, signal.SIGKILL)
             case "flap":
-                self._bridge.set_link(up=False)
-                self.rest(step.fault.hold_ms / 1000)
-                self._bridge.set_link(up=True)
+                for wanted in (False, True):
+                    for service in step.victims:
+                        self._bridge.want_link(topology.NODE_OF[service], wanted)
+                    if not wanted:
+                        self.rest(step.fault.hold_ms / 1000)
                 until_ns = time.monotonic_ns()
+            case "reset":
+                for service in step.victims:
+                    self._bridge.reset(topology.NODE_OF[service])
             case _:
                 self._kill_supervisor()
         ends_life = step.fault.kind == SUPERVISOR

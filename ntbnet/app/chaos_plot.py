@@ -20,7 +20,7 @@ VICTIMS = {
     "supervisor": "#000000",
 }
 OTHERS = "#636363"
-"""Colour of a fault that hits the link, or several services at once."""
+"""Colour of a fault that hits several services at once, and of the fault layer."""
 MOST_BINS = 600
 LEAST_BIN_NS = 20_000_000
 
@@ -127,5 +127,5 @@ def _colour(fault: FaultRecord) -> tuple[str, str]:
         return VICTIMS[fault.services[0]], f"{fault.kind} {fault.services[0]}"
     return (
         OTHERS,
-        f"{fault.kind} of {len(fault.services)} at once" if fault.services else f"{fault.kind} of the link",
+        f"{fault.kind} of {len(fault.services)} at once",
     )

@@ -23,7 +23,7 @@ from ntbnet.app.chaos_load import PATIENCE_NS, LoadSpec
 from ntbnet.app.chaos_nemesis import Nemesis, schedule
 from ntbnet.app.chaos_recorder import Recorder
 from ntbnet.app.chaos_scenario import NODES, Scenario
-from ntbnet.app.child import child_environment
+from ntbnet.app.forks import child_environment
 from ntbnet.edge.clock import monotonic_ns
 from ntbnet.edge.node import spec_from
 from ntbnet.errors import ConfigError, SetupError

@@ -22,12 +22,20 @@ from ntbnet.faults import FaultRule, rules_from
 from ntbnet.schema import Boolean, Choice, Integer, TableReader, Text, Words, shown
 
 FABRICS = ("local", "message")
-KINDS = ("kill", "stop", "flap", "crash", "unlink", "supervisor")
-HITS_SERVICES = frozenset({"kill", "stop", "crash", "unlink"})
+SUPERVISOR = "supervisor"
+HITS: dict[str, tuple[str, ...]] = {
+    "kill": topology.SERVICES,
+    "stop": topology.SERVICES,
+    "flap": ("peer-rc", "peer-ep"),
+    "reset": ("rc-host", "epc"),
+    "crash": topology.SERVICES,
+    "unlink": topology.SERVICES,
+    SUPERVISOR: (),
+}
+"""Kind of fault -> the services it can hit."""
 PATTERNS = ("each", "random", "pairs", "together")
 NODES = ("rc", "ep")
 SUFFIX = ".toml"
-SUPERVISOR = "supervisor"
 
 _LINE = r"[^\x00-\x1f\x7f]"
 
@@ -77,13 +85,13 @@ class Phases:
 class Fault:
     """One entry of [[faults]]: something done to processes, link or memory, once or again and again."""
 
-    kind: Annotated[str, Choice(KINDS)]
-    """kill (SIGKILL), stop (SIGSTOP, later SIGCONT), flap (link down, later up), crash (die at a named
-    store), unlink (remove the memory of the service's node, then SIGKILL), supervisor (SIGKILL the
-    supervisor, then up again)."""
+    kind: Annotated[str, Choice(tuple(HITS))]
+    """kill (SIGKILL), stop (SIGSTOP, later SIGCONT), flap (the driver of a node drops the link, later asks
+    for it again), reset (of host or endpoint), crash (die at a named store), unlink (remove the memory of the
+    service's node, then SIGKILL), supervisor (SIGKILL the supervisor, then up again)."""
 
     services: Annotated[tuple[str, ...], Words(topology.SERVICES)] = topology.SERVICES
-    """Who is hit by kill, stop, crash and unlink."""
+    """Who is hit; for flap the peers among them, for reset rc-host and epc."""
 
     pattern: Annotated[str, Choice(PATTERNS)] = "each"
     """each: one after the other, every one equally often, in an order of the seed; random: one that the
@@ -276,9 +284,11 @@ def _check(scenario: Scenario, reader: TableReader) -> None:
             raise reader.error(
                 f"{name}.max_pause_ms", fault.max_pause_ms, f"at least min_pause_ms, {fault.min_pause_ms}"
             )
-        least = 2 if fault.pattern == "pairs" else 1
-        if fault.kind in HITS_SERVICES and len(fault.services) < least:
-            raise reader.error(f"{name}.services", list(fault.services), f"at least {least} of the services")
+        who, least = HITS[fault.kind], 2 if fault.pattern == "pairs" else 1
+        if who and len(set(who) & set(fault.services)) < least:
+            raise reader.error(
+                f"{name}.services", list(fault.services), f"at least {least} of {', '.join(who)}"
+            )
         if fault.kind in {"stop", "flap"} and not fault.hold_ms:
             raise reader.error(f"{name}.hold_ms", fault.hold_ms, f"at least 1 for kind {fault.kind}")
         if fault.point and fault.kind != "crash":

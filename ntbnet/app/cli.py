@@ -23,7 +23,7 @@ from ntbnet.app.bench import bench_app
 from ntbnet.app.bridge import Bridge
 from ntbnet.app.bringup import running, unless_stopped
 from ntbnet.app.chaos_cli import chaos_app
-from ntbnet.app.child import child_environment
+from ntbnet.app.forks import child_environment
 from ntbnet.app.interrupts import interrupt_lines
 from ntbnet.app.supervisor import Supervisor
 from ntbnet.config import Config, to_toml, warnings
