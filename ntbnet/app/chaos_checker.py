@@ -482,7 +482,8 @@ def _back_ns(arrivals: Sequence[tuple[int, int]], since_ns: int, next_ns: int | 
     back_ns, last_ns = crossings[0], since_ns
     for before_ns, came_ns in pairwise(_chain(last_ns, crossings)):
         begins_late = before_ns - since_ns > LATE_OUTAGE_NS
-        if begins_late or (next_ns is not None and before_ns >= next_ns):
+        # what was no outage yet when the next fault came is the next fault's
+        if begins_late or (next_ns is not None and before_ns >= next_ns - OUTAGE_NS):
             break
         if came_ns - before_ns > OUTAGE_NS:
             back_ns = came_ns
