@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, MutableSequence, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from ntbnet.edge.lane import Frame, Lane, Loop
 from ntbnet.faults import KINDS, MAX_RULES, RECEIVER, SENDER, SERVICE, FaultPlan, FaultRule, decide
-from ntbnet.topology import neighbours
+from ntbnet.topology import SERVICES
 from ntbnet.wire import Completion, Irq, IrqSource, Kind, MemWrite, Message, Status
 
 if TYPE_CHECKING:
@@ -56,6 +56,14 @@ Interrupt: TypeAlias = "Irq | MemWrite"
 Wake = Callable[[str, Interrupt], None]
 
 
+class Words(Protocol):
+    """Whole numbers, by index."""
+
+    def __getitem__(self, index: int, /) -> int: ...
+
+    def __setitem__(self, index: int, value: int, /) -> None: ...
+
+
 class Emitter(Protocol):
     """What of a Logger is used."""
 
@@ -78,7 +86,7 @@ class FaultLayer:
         self,
         service: str,
         plan: FaultPlan,
-        counts: MutableSequence[int],
+        counts: Words,
         log: Emitter,
         memory: FilePath | None = None,
         sleep: Callable[[float], None] = time.sleep,
@@ -93,7 +101,7 @@ class FaultLayer:
         for index, rule in plan.for_service(service).items():
             for word in sorted(rule.hits):
                 self._rules.setdefault((KINDS[rule.kind].place, word), []).append((index, rule))
-        names = [f"{what} {peer}" for peer in sorted(neighbours(service)) for what in _STREAMS]
+        names = [f"{what} {peer}" for peer in SERVICES for what in _STREAMS]
         self._streams = {name: MAX_RULES + at for at, name in enumerate((*_OWN_STREAMS, *names))}
         self._lanes: dict[str, Lane] = {}
         self._second = self._logged = 0

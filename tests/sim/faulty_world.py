@@ -28,7 +28,11 @@ class VirtualLoop:
         self.call_later(0, callback, *args)
 
     def call_later(self, delay: float, callback: Callable[..., object], *args: Any) -> None:
-        self._world.at(self._world.now_ns + int(delay * SECOND), lambda: callback(*args))
+        self._world.at(self._world.now_ns + int(delay * SECOND), lambda: self._call(partial(callback, *args)))
+
+    @staticmethod
+    def _call(callback: Callable[[], object]) -> None:
+        callback()
 
 
 class FaultLog:
@@ -73,7 +77,7 @@ class FaultyWorld(World):
         for name, (layer, _) in layers.items():
             layer.end()
             if name in self.processes:
-                del self.processes[name].device.handle  # type: ignore[method-assign]  # ours, over the class's
+                del self.processes[name].device.handle  # ours, over the class's
 
     def times(self, kind: str) -> int:
         """How often a kind was injected."""
@@ -100,7 +104,8 @@ class FaultyWorld(World):
 
         layer.attach(lambda: self.now_ns, VirtualLoop(self), lambda: None, perform, process.paths)
         send, send_now = layer.around_sends(partial(self._carry, name), partial(self._carry, name))
-        process.device.handle = layer.around_handle(process.device.handle)  # type: ignore[method-assign]
+        device: Any = process.device
+        device.handle = layer.around_handle(device.handle)
         on_wake = layer.around_on_wake(lambda src, message: self._take(name, src, message))
         wake = layer.around_wake(lambda dst, message: World.wake(self, name, dst, message))
         self._layers[name] = layer, {"send": send, "own": send_now, "on_wake": on_wake, "wake": wake}
