@@ -95,7 +95,7 @@ def _site(name: ast.expr | bool, where: str, parameters: frozenset[str]) -> Site
 
 
 def every_site() -> list[Site]:
-    found = []
+    found: list[Site] = []
     for path in sorted(ROOT.glob("ntbnet/devices/*.py")) + sorted(ROOT.glob("ntbnet/edge/*.py")):
         where = str(path.relative_to(ROOT))
         # memory.py makes the choke point itself; its allocator is a caller like any other

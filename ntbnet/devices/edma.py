@@ -69,7 +69,7 @@ class Edma:
 
     def handle(self, src: str, message: Message, now_ns: int) -> Sequence[Effect]:
         """Register access of the CPU or the host; the controller's answers and news."""
-        self.engine.now_ns = now_ns
+        self.engine.now_ns = self.lines.now_ns = now_ns
         if isinstance(message, MemWrite):
             if src == HOST_CPU and self._is_stale(message):
                 self.counters["stale_epoch"] += 1
@@ -94,7 +94,7 @@ class Edma:
 
     def on_path(self, peer: str, up: bool, session: int, reason: str, now_ns: int) -> Sequence[Effect]:
         """The controller's path is the way to the link; the CPU's is where interrupts go."""
-        self.engine.now_ns = now_ns
+        self.engine.now_ns = self.lines.now_ns = now_ns
         if peer == CPU:
             self.lines.cpu_changed(up)
         elif peer == CONTROLLER and not up:
@@ -111,7 +111,7 @@ class Edma:
 
     def on_deadline(self, now_ns: int) -> Sequence[Effect]:
         """Do what is due."""
-        self.engine.now_ns = now_ns
+        self.engine.now_ns = self.lines.now_ns = now_ns
         self.engine.on_deadline()
         self.lines.on_deadline(now_ns)
         return self._outbox.take()

@@ -258,6 +258,7 @@ class Peer:
             windows=[window.index for window in config.data_windows],
             interrupts=interrupts,
             dma=self._dma,
+            look_ns=config.timing.heartbeat_ms * 1_000_000,
         )
         self._transport = transport
         yield from transport.probe()

@@ -66,6 +66,7 @@ class Queue:
         link_is_up: both sides announced the queue; frames can be sent.
         active: frames are received.
         interrupts: rings that came as an interrupt of a backend.
+        found: slow looks that found a frame, whose interrupt was lost or still to come.
         settling: rounds the queue still waits for the peer to notice that it was closed.
         link_work: announces the queue until the peer does.
         close_work: tells the peer that the queue goes down.
@@ -90,6 +91,7 @@ class Queue:
         self.active = False
         self.settling = 0
         self.interrupts = 0
+        self.found = 0
         self._running = False
         self._on_sent: Callable[[int], None] | None = None
 
@@ -184,6 +186,12 @@ class Queue:
         if self.active:
             self.run_rx()
 
+    def look(self) -> None:
+        """Receive what no interrupt told of."""
+        if self.active and self.rx.waits():
+            self.found += 1
+            self.run_rx()
+
     def run_rx(self) -> None:
         """Receive until the ring is empty and the doorbell bit is clear (the kernel's tasklet)."""
         if self._running:
@@ -248,6 +256,7 @@ class Queue:
             "link": "up" if self.link_is_up else "down",
             "rx_info_impossible": tx.impossible,
             "interrupts": self.interrupts,
+            "found": self.found,
             "tx_in_flight": tx.in_flight,
             "dma_errors": tx.dma.errors if tx.dma else 0,
             "has_client": self.client is not None,

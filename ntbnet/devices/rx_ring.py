@@ -126,6 +126,10 @@ class RxRing:
         self.clear_headers()
         return True
 
+    def waits(self) -> bool:
+        """True when a frame is there to be taken, or a link-down frame."""
+        return self._window is not None and self._window.load_u32(self._ends[self.index] + FLAGS_AT) != 0
+
     @property
     def address(self) -> int:
         """CPU address of the ring in own memory, 0 without."""

@@ -21,6 +21,8 @@ Differences from the kernel, all on purpose:
   own scratchpads left of a good announcement. VERSION is cleared last, as it is written last.
 * The QP_LINKS word of an earlier life is cleared at probe.
 
+* Every ``look_ns`` link and rings are looked at: a lost interrupt delays, and strands nothing.
+
 What a queue is rung with is in ``intr_queues``, and DMA copies are in ``tx_dma``.
 Source: Linux drivers/ntb/ntb_transport.c (ntb_transport_probe, ntb_transport_link_work,
 ntb_qp_link_work, ntb_transport_link_cleanup).
@@ -37,6 +39,7 @@ from ntbnet.devices.intr_queues import QueueInterrupts
 from ntbnet.devices.intr_select import Choice
 from ntbnet.devices.ntb import NtbDevice
 from ntbnet.devices.queue import Queue, QueueClient
+from ntbnet.devices.slow_look import SlowLook
 from ntbnet.devices.task import DelayedWork, Sleep, Task, Tasks
 from ntbnet.devices.tick import Tick
 from ntbnet.devices.tx_dma import TxDmaEngine
@@ -81,6 +84,7 @@ class Transport:
             could not be closed.
         interrupts: what this side interrupts with; None: doorbells, as before the series.
         dma: this side's DMA engine; None: the CPU copies.
+        look_ns: how often to look for what a lost interrupt did not tell; 0: never, as the kernel.
 
     Attributes:
         queues: every queue; empty before ``probe``.
@@ -101,6 +105,7 @@ class Transport:
         windows: Sequence[int] | None = None,
         interrupts: Choice | None = None,
         dma: TxDmaEngine | None = None,
+        look_ns: int = 0,
     ) -> None:
         if transport_mtu <= HEADER_BYTES:
             raise ValueError(f"transport_mtu {transport_mtu}: must be above {HEADER_BYTES}")
@@ -124,6 +129,7 @@ class Transport:
         self._removed = False
         self._complaints = Complaints(outbox, on_stuck)
         self._interrupts = QueueInterrupts(ntb, tasks, outbox, self._complaints, interrupts)
+        self._slow_look = SlowLook(tasks, look_ns, self._look) if look_ns else None
 
     # probe and removal
 
@@ -162,6 +168,8 @@ class Transport:
             self.remove(graceful=False)
             raise
         self.link_event()
+        if self._slow_look is not None:
+            self._slow_look.start()
 
     def _make_queue(self, windows: WindowSet, number: int, queue_count: int) -> Queue:
         geometry = windows.tx_geometry(number, queue_count)
@@ -184,6 +192,8 @@ class Transport:
         """
         self._removed = self._complaints.silent = True
         self._ntb.clear_ctx()
+        if self._slow_look is not None:
+            self._slow_look.stop()
         self._link_work.cancel()
         for queue in self.queues:
             queue.link_work.cancel()
@@ -244,6 +254,13 @@ class Transport:
     def descriptors_changed(self) -> None:
         """The interrupt backend's descriptors hold other values than before."""
         self._interrupts.descriptors_changed()
+
+    def _look(self) -> None:
+        """What an interrupt would have led to, in case one was lost."""
+        if not self.link_is_up:
+            self.link_event()
+        for queue in self.queues:
+            queue.look()
 
     # the queue API
 

@@ -166,6 +166,7 @@ class Driver:
             self._read_tun = faults.around_read(self._read_tun)
             self._write_tun = faults.around_write(self._write_tun)
         if self._wakes is not None:
+            self._wakes.on_wake = faults.around_on_wake(self._wakes.on_wake)
             self._wake = faults.around_wake(self._wake)
 
     def _time_everything(self, stopwatch: Stopwatch) -> None:
@@ -177,7 +178,7 @@ class Driver:
             self._read_tun = stopwatch.around_read(self._read_tun)
             self._write_tun = stopwatch.around_write(self._write_tun)
         if self._wakes is not None:
-            self._wakes.on_wake = stopwatch.around("arrived", self._on_wake)
+            self._wakes.on_wake = stopwatch.around("arrived", self._wakes.on_wake)
             self._wake = stopwatch.around("wake", self._wake)
 
     def start(

@@ -78,7 +78,9 @@ class FaultSource:
             return
         from ntbnet.edge.faulty import FaultLayer
 
-        self._layer = FaultLayer(self._service, plan, folder.counts(self._service), self._log, self._memory)
+        self._layer = FaultLayer(
+            self._service, plan, folder.counts(self._service).words, self._log, self._memory
+        )
         driver.inject(self._layer)
         self._log.bind(under_faults=True)
         rules = len(plan.for_service(self._service))

@@ -10,23 +10,20 @@ What is held back stays in order on its path, the path's own messages behind it.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path as FilePath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-from ntbnet.edge.fault_files import Counts
-from ntbnet.edge.lane import Frame, Lane
+from ntbnet.edge.lane import Frame, Lane, Loop
 from ntbnet.faults import KINDS, MAX_RULES, RECEIVER, SENDER, SERVICE, FaultPlan, FaultRule, decide
-from ntbnet.topology import neighbours
+from ntbnet.topology import SERVICES
 from ntbnet.wire import Completion, Irq, IrqSource, Kind, MemWrite, Message, Status
 
 if TYPE_CHECKING:
     from ntbnet.devices.effects import Effect
     from ntbnet.devices.path import Path
-    from ntbnet.log import Logger
 
 LOGGED_PER_S = 100
 """Faults logged one by one in a second; further ones are counted, and logged by kind once it is over."""
@@ -55,7 +52,22 @@ _OWN_STREAMS = ("handled", "sent", "received")
 
 Send = Callable[[str, bytes, "bytes | memoryview"], bool]
 Handle = Callable[[str, Message, int], "Sequence[Effect]"]
-Wake = Callable[[str, "Irq | MemWrite"], None]
+Interrupt: TypeAlias = "Irq | MemWrite"
+Wake = Callable[[str, Interrupt], None]
+
+
+class Words(Protocol):
+    """Whole numbers, by index."""
+
+    def __getitem__(self, index: int, /) -> int: ...
+
+    def __setitem__(self, index: int, value: int, /) -> None: ...
+
+
+class Emitter(Protocol):
+    """What of a Logger is used."""
+
+    def emit(self, event: str, **keys: Any) -> None: ...
 
 
 class FaultLayer:
@@ -64,29 +76,32 @@ class FaultLayer:
     Args:
         service: its label.
         plan: what to inject.
-        counts: where injections, and things seen, are counted.
+        counts: WORDS numbers, kept across restarts: injections by rule, then things seen by stream.
         log: gets ``chaos.fault_injected``.
         memory: file of the node's DRAM; None: there is none to unlink.
+        sleep: what a slow service does.
     """
 
     def __init__(
         self,
         service: str,
         plan: FaultPlan,
-        counts: Counts,
-        log: Logger,
+        counts: Words,
+        log: Emitter,
         memory: FilePath | None = None,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.plan = plan
         self._service = service
-        self._counts = counts.words
+        self._counts = counts
         self._log = log
         self._memory = memory
+        self._sleep = sleep
         self._rules: dict[tuple[str, str], list[tuple[int, FaultRule]]] = {}
         for index, rule in plan.for_service(service).items():
             for word in sorted(rule.hits):
                 self._rules.setdefault((KINDS[rule.kind].place, word), []).append((index, rule))
-        names = [f"{what} {peer}" for peer in sorted(neighbours(service)) for what in _STREAMS]
+        names = [f"{what} {peer}" for peer in SERVICES for what in _STREAMS]
         self._streams = {name: MAX_RULES + at for at, name in enumerate((*_OWN_STREAMS, *names))}
         self._lanes: dict[str, Lane] = {}
         self._second = self._logged = 0
@@ -96,7 +111,7 @@ class FaultLayer:
     def attach(
         self,
         clock: Callable[[], int],
-        loop: asyncio.AbstractEventLoop,
+        loop: Loop,
         flush: Callable[[], None],
         perform: Callable[[Sequence[Effect]], None],
         paths: dict[str, Path],
@@ -246,13 +261,16 @@ class FaultLayer:
         def faulty(src: str, message: Message, now_ns: int) -> Sequence[Effect]:
             for rule in self._struck(SERVICE, "handled", "", "", self._service, self._next("handled")):
                 if rule.kind == "slow":
-                    time.sleep(rule.parameter("delay_us") / 1e6)
+                    self._sleep(rule.parameter("delay_us") / 1e6)
                 elif self._memory is not None:
                     self._memory.unlink(missing_ok=True)
             if isinstance(message, Completion):
                 message = self._answer(src, message)
-            is_interrupt = isinstance(message, Irq) and message.source != IrqSource.PEER_DOORBELL
-            if is_interrupt and self._is_lost(src):
+            elif (
+                isinstance(message, Irq)
+                and message.source != IrqSource.PEER_DOORBELL
+                and self._is_lost(src, message, lambda one: self._perform(handle(src, one, self._clock())))
+            ):
                 return ()
             return handle(src, message, now_ns)
 
@@ -268,12 +286,46 @@ class FaultLayer:
                 answer = Completion(answer.tag, status, b"", answer.epoch)
         return answer
 
-    def _is_lost(self, src: str) -> bool:
+    def around_on_wake(self, on_wake: Wake) -> Wake:
+        """What takes wakes that are stores to registers: interrupts of the service that has them."""
+
+        def faulty(src: str, message: Irq | MemWrite) -> None:
+            if isinstance(message, Irq) or not self._is_lost(src, message, lambda one: on_wake(src, one)):
+                on_wake(src, message)
+
+        return faulty
+
+    def _is_lost(self, src: str, message: Interrupt, again: Callable[[Interrupt], None]) -> bool:
+        """True for an interrupt that does not arrive; has others come again."""
         number, path = self._next(f"interrupts from {src}"), f"{src}>{self._service} interrupts"
-        return any(
-            rule.kind == "lost-interrupt"
-            for rule in self._struck(RECEIVER, "interrupt", src, self._service, path, number)
-        )
+        is_lost = False
+        for rule in self._struck(RECEIVER, "interrupt", src, self._service, path, number):
+            if rule.kind == "lost-interrupt":
+                is_lost = True
+            elif rule.kind == "stuck-doorbell":
+                until_ns = self._clock() + rule.parameter("delay_us") * 1000
+                self._loop.call_later(AGAIN_S, self._stick, message, again, until_ns)
+            else:
+                if rule.kind == "spurious-interrupt" and isinstance(message, Irq):
+                    message = _stranger(message, decide(self.plan.seed, "spurious bits", path, number))
+                self._loop.call_soon(self._storm, message, again, rule.parameter("burst"))
+        return is_lost
+
+    def _storm(self, message: Interrupt, again: Callable[[Interrupt], None], left: int) -> None:
+        for _ in range(min(left, TURN)):
+            if self._is_over:
+                return
+            again(message)
+        self._flush()
+        if left > TURN:
+            self._loop.call_soon(self._storm, message, again, left - TURN)
+
+    def _stick(self, message: Interrupt, again: Callable[[Interrupt], None], until_ns: int) -> None:
+        if self._is_over or self._clock() >= until_ns:
+            return
+        again(message)
+        self._flush()
+        self._loop.call_later(AGAIN_S, self._stick, message, again, until_ns)
 
     # packets
 
@@ -316,6 +368,15 @@ class FaultLayer:
             "rules": [rule.kind for rule in self.plan.faults],
             "injected": injected,
         }
+
+
+def _stranger(interrupt: Irq, chance: int) -> Irq:
+    """The same interrupt, or, every other time, another one of its kind."""
+    if chance & 1:
+        return interrupt
+    number = chance >> 8 & 31
+    bits = number if interrupt.source is IrqSource.MSI_VECTOR else 1 << number
+    return Irq(interrupt.source, bits, interrupt.epoch)
 
 
 def _corrupt(frame: Frame, count: int, where: int) -> Frame:

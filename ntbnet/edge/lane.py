@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 Frame = tuple[bytes, "bytes | memoryview"]
+
+
+class Loop(Protocol):
+    """What of an event loop is used."""
+
+    def call_soon(self, callback: Callable[..., object], *args: Any) -> object: ...
+
+    def call_later(self, delay: float, callback: Callable[..., object], *args: Any) -> object: ...
 
 
 @dataclass(slots=True)
@@ -38,7 +46,7 @@ class Lane:
         send: Callable[[str, bytes, bytes | memoryview], bool],
         send_now: Callable[[str, bytes, bytes | memoryview], bool],
         clock: Callable[[], int],
-        loop: asyncio.AbstractEventLoop,
+        loop: Loop,
         flush: Callable[[], None],
     ) -> None:
         self.peer = peer
@@ -50,7 +58,7 @@ class Lane:
         self._held: deque[_Held] = deque()
         self._cut_until_ns = 0
         self._hold: tuple[int, int, bool] | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: object | None = None
 
     def hold_next(self, delay_us: int, *, overtakers: int = -1, swap: bool = False) -> None:
         """The message that is sent next waits, and those behind it."""
