@@ -55,6 +55,11 @@ EVENTS: dict[str, Event] = {
     ),
     "link.status_changed": Event("info", ("up", "reason"), "link bit of the NTB control block"),
     "grants.refused": Event("warning", ("reason",), "impossible grants of direct stores: they are messages"),
+    "link.administered": Event("info", ("up",), "this side asks for the link, or drops it, by command"),
+    "host.reset": Event("warning", ("memory",), "the host boots anew by command; its memory is kept or lost"),
+    "endpoint.reset": Event(
+        "warning", ("memory",), "PERST# of the endpoint by command; its memory is kept or lost"
+    ),
     "link.restarted": Event("warning", ("reason",), "this side asked for a new link epoch"),
     "pci.enumerated": Event(
         "info", ("vendor", "device", "bars"), "host found the function and placed its BARs"
@@ -155,6 +160,9 @@ EVENTS: dict[str, Event] = {
         "warning",
         ("cause", "head", "size_bytes"),
         "a frame's first 14 bytes are none that the node may get; logged once a cause",
+    ),
+    "netdev.packet_crossed": Event(
+        "info", ("queue",), "first frame that a queue received since its link came up"
     ),
     "netdev.carrier_changed": Event("info", ("up",), "carrier of the node's interface"),
     "supervisor.started": Event("info", ("services",), "bridge is being started"),

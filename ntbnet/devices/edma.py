@@ -87,6 +87,8 @@ class Edma:
             self.engine.complete(message)
         elif isinstance(message, Notice) and src == CONTROLLER and message.name == "link":
             self._on_link(message.args)
+        elif isinstance(message, Notice) and src == CONTROLLER and message.name == "reset":
+            self._reset()
         else:
             self.counters["unexpected"] += 1
         self.engine.run()
@@ -146,6 +148,14 @@ class Edma:
             self.engine.set_link(epoch, bus_master)
         else:
             self.counters["unexpected"] += 1
+
+    def _reset(self) -> None:
+        """PERST#: every channel ends, registers are as after power-on; lines follow."""
+        self.engine.set_link(0, bus_master=False)
+        self.engine.run()
+        self.registers.reset()
+        for direction in Direction:
+            self.lines.mask_written(direction)
 
     def _ring_hook(self, direction: Direction) -> WriteHook:
         return lambda _index, _old, _new: self.lines.ring(direction)

@@ -180,11 +180,11 @@ class NtbDevice(ABC):
 
     @abstractmethod
     def link_enable(self) -> Task[None]:
-        """Ask for the link, speed and width AUTO. On the endpoint: success, no effect (NTB 53)."""
+        """Ask for the link, speed and width AUTO; it is up once both sides have asked."""
 
     @abstractmethod
     def link_disable(self) -> Task[None]:
-        """Drop the link. On the endpoint: success, no effect."""
+        """Drop the link, for both sides."""
 
     # doorbells
 

@@ -21,6 +21,7 @@ from ntbnet.devices.ntb import EpcResource, MwAlign, NtbDevice
 from ntbnet.devices.task import Call, Task
 from ntbnet.errors import KernelError, PeerError
 from ntbnet.regs.ntb_ctrl import FIRST_DB_SLOT, LAYOUTS, LINK_UP, MAX_DOORBELLS, MAX_MWS
+from ntbnet.wire import Notice
 
 CONTROLLER = "epc"
 ADDR_ALIGN, SIZE_ALIGN = 4096, 1
@@ -193,12 +194,16 @@ class NtbVntb(NtbDevice):
         return self._ctrl.load_u16(self._block.offset("link_status")) & LINK_UP
 
     def link_enable(self) -> Task[None]:
-        """Success without effect: only the RC controls the link (NTB 53)."""
-        return _at_once()
+        """Tell the controller; the kernel's function does nothing here (NTB 53)."""
+        return self._want_link(True)
 
     def link_disable(self) -> Task[None]:
-        """Success without effect."""
-        return _at_once()
+        """As ``link_enable``: the link bit falls, and the host gets a link event."""
+        return self._want_link(False)
+
+    def _want_link(self, wanted: bool) -> Task[None]:
+        self._outbox.send(CONTROLLER, Notice("link_wanted", {"up": wanted}))
+        yield from _at_once()
 
     def db_valid_mask(self) -> int:
         """2^(db_count - 2) - 1 (NTB 97, repaired numbering)."""

@@ -85,6 +85,7 @@ class Transport:
         interrupts: what this side interrupts with; None: doorbells, as before the series.
         dma: this side's DMA engine; None: the CPU copies.
         look_ns: how often to look for what a lost interrupt did not tell; 0: never, as the kernel.
+        link_wanted: False: probe leaves the link down, until ``set_link_wanted``.
 
     Attributes:
         queues: every queue; empty before ``probe``.
@@ -106,6 +107,7 @@ class Transport:
         interrupts: Choice | None = None,
         dma: TxDmaEngine | None = None,
         look_ns: int = 0,
+        link_wanted: bool = True,
     ) -> None:
         if transport_mtu <= HEADER_BYTES:
             raise ValueError(f"transport_mtu {transport_mtu}: must be above {HEADER_BYTES}")
@@ -118,6 +120,8 @@ class Transport:
         self._max_mw_size = max_mw_size
         self._dma = dma
         self._link_work = DelayedWork(tasks, "transport-link", self._work_on_link)
+        self._wanted_work = DelayedWork(tasks, "transport-wanted", self._work_on_wanted)
+        self._link_wanted = link_wanted
         self._chosen = windows
         self._windows = WindowSet(ntb, (), transport_mtu, max_mw_size)
         self.queues: list[Queue] = []
@@ -163,13 +167,37 @@ class Transport:
         self._ntb.set_ctx(self)
         try:
             yield from self._ntb.spad_write(SPAD_QP_LINKS, 0)
-            yield from self._ntb.link_enable()
+            yield from self._want_link(self._link_wanted)
         except KernelError:
             self.remove(graceful=False)
             raise
         self.link_event()
         if self._slow_look is not None:
             self._slow_look.start()
+
+    def set_link_wanted(self, wanted: bool) -> None:
+        """Ask for the link, or drop it: ``ntb_link_enable`` or ``ntb_link_disable``.
+
+        What was wanted last counts. A device that does not answer is asked again.
+        """
+        self._link_wanted = wanted
+        if not self._removed:
+            self._wanted_work.schedule()
+
+    def _want_link(self, wanted: bool) -> Task[None]:
+        yield from (self._ntb.link_enable() if wanted else self._ntb.link_disable())
+
+    def _work_on_wanted(self) -> Task[None]:
+        wanted = self._link_wanted
+        try:
+            yield from self._want_link(wanted)
+        except KernelError as error:
+            self._complaints.refused(f"link not {'asked for' if wanted else 'dropped'}: {error}", error.errno)
+            self._wanted_work.schedule(self._retry_delay())
+            return
+        self.link_event()
+        if wanted != self._link_wanted:
+            self._wanted_work.schedule()
 
     def _make_queue(self, windows: WindowSet, number: int, queue_count: int) -> Queue:
         geometry = windows.tx_geometry(number, queue_count)
@@ -195,6 +223,7 @@ class Transport:
         if self._slow_look is not None:
             self._slow_look.stop()
         self._link_work.cancel()
+        self._wanted_work.cancel()
         for queue in self.queues:
             queue.link_work.cancel()
             queue.close_work.cancel()

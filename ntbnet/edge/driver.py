@@ -74,11 +74,11 @@ class LeavingDevice(Device, Protocol):
 
 
 @runtime_checkable
-class BarHost(Device, Protocol):
-    """A device that places BARs and can be asked to move one."""
+class CommandedDevice(Device, Protocol):
+    """A device that people give commands to, at the questions' socket."""
 
-    def reassign_bar(self, bar: int, now_ns: int) -> Sequence[Effect]:
-        """Move a BAR. KernelError when it cannot."""
+    def command(self, words: Sequence[str], now_ns: int) -> Sequence[Effect]:
+        """Begin to do what the words say. KernelError when it cannot, or does not know them."""
 
 
 class Driver:
@@ -399,22 +399,22 @@ class Driver:
         word, _, number = question.partition(b" ")
         if question == b"status":
             answer: dict[str, Any] = status()
-        elif word == b"move_bar" and number.isdigit() and isinstance(self._device, BarHost):
-            answer = self._move_bar(self._device, int(number))
         elif word == b"stopwatch" and number.isdigit():
             answer = self._start_or_stop_watch(int(number))
         elif question == b"faults look" and self._fault_source is not None:
             answer = self._fault_source.look(self)
         elif question == b"faults" and self._fault_source is not None:
             answer = self._fault_source.report()
+        elif isinstance(self._device, CommandedDevice):
+            answer = self._command(self._device, question.decode("ascii", "replace").split())
         else:
             answer = {"error": "unknown question"}
         packed: bytes = msgpack.packb(answer)
         return packed
 
-    def _move_bar(self, host: BarHost, bar: int) -> dict[str, Any]:
+    def _command(self, device: CommandedDevice, words: list[str]) -> dict[str, Any]:
         try:
-            self.perform(host.reassign_bar(bar, self._clock()))
+            self.perform(device.command(words, self._clock()))
         except KernelError as failure:
             return {"error": str(failure)}
         return {"ok": True}

@@ -68,6 +68,8 @@ class Parts:
     """Tells the DRAM from another one of the same name."""
     far: Far | None = None
     """What a peer stores to directly; None in fabric ``message``, and for every other service."""
+    link_wanted: bool = True
+    """False: the link was taken down on this node by command."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +177,8 @@ def _run(
             far_dram, far_window = _attach(run, config, "ep" if node == "rc" else "rc")
             words = Window(open_lease(run.lease_path), 0, "lease")
             far = Far(far_window, far_dram.ident, Lease(words, node))
-        device = recipe.build(Parts(config, window, incarnation, monotonic_ns(), dram.ident, far))
+        wanted = run.link_is_wanted(node)
+        device = recipe.build(Parts(config, window, incarnation, monotonic_ns(), dram.ident, far, wanted))
         paths = {
             peer: _path(service, peer, config, run, incarnation) for peer in topology.neighbours(service)
         }
