@@ -158,6 +158,7 @@ class Nemesis:
         note: takes what was done.
         rebirth: starts the bridge and its traffic anew after the supervisor was killed.
         patience_ms: how long a recovery is waited for.
+        late_ms: how long what was delivered may lie unread.
         idle: called every few milliseconds while nothing is to be done.
     """
 
@@ -168,11 +169,13 @@ class Nemesis:
         note: Callable[[FaultRecord], None],
         rebirth: Callable[[], None],
         patience_ms: int,
+        late_ms: int,
         idle: Callable[[], None],
     ) -> None:
         self._bridge, self._run = bridge, bridge.run
         self._traffic, self._note, self._rebirth, self._idle = traffic, note, rebirth, idle
         self._patience_s = patience_ms / 1000
+        self._outage_ns = OUTAGE_NS + 2 * late_ms * 1_000_000
         self.done = 0
         self._life = 0
 
@@ -258,7 +261,7 @@ class Nemesis:
         def flows_on() -> bool:
             nonlocal crossed_ns
             now_ns = time.monotonic_ns()
-            if not self._traffic.flows_since(max(since_ns, now_ns - OUTAGE_NS)):
+            if not self._traffic.flows_since(max(since_ns, now_ns - self._outage_ns)):
                 crossed_ns = 0
                 return False
             crossed_ns = crossed_ns or now_ns

@@ -241,7 +241,13 @@ class _Run:
         self._load: _Load | None = None
         patience_ms = max(self._scenario.bounds.recovery_max_ms * PATIENCE_FACTOR, LEAST_PATIENCE_MS)
         self._nemesis = Nemesis(
-            lab.bridge, self, self._faults.add, self._rebirth, patience_ms, recorder.sample
+            lab.bridge,
+            self,
+            self._faults.add,
+            self._rebirth,
+            patience_ms,
+            self._scenario.workload.reader_pause_ms,
+            recorder.sample,
         )
 
     def flows_since(self, time_ns: int) -> bool:
