@@ -45,8 +45,8 @@ _WORDS = {
     Kind.REPLY: "call",
     Kind.NOTICE: "call",
 }
-_KIND_AT = 1
-"""Offset of the kind in a header (``wire.py``)."""
+_KIND_AT, _EPOCH_AT, _ADDRESS_AT = 1, 16, 32
+"""Offsets in a header (``wire.py``)."""
 _STREAMS = ("to", "own to", "wake to", "interrupts from", "answers from")
 _OWN_STREAMS = ("handled", "sent", "received")
 
@@ -183,19 +183,25 @@ class FaultLayer:
 
         def faulty_send(dst: str, header: bytes, payload: bytes | memoryview) -> bool:
             number, path = self._next(f"to {dst}"), f"{self._service}>{dst}"
-            rules = self._struck(SENDER, _WORDS[Kind(header[_KIND_AT])], self._service, dst, path, number)
-            taken = self._lanes[dst].send(self._frames((header, payload), rules, path, number), False)
+            word, lane = _WORDS[Kind(header[_KIND_AT])], self._lanes[dst]
+            rules = self._struck(SENDER, word, self._service, dst, path, number)
+            taken = lane.send(self._frames((header, payload), rules, path, number), is_own=False)
             for other in self._lanes.values():
-                if other.peer != dst:
+                if other is not lane:
                     other.overtaken()
-            if any(rule.kind == "stale-window" for rule in rules):
-                self._send_stale(dst, header, payload, faulty_send)
+            epoch = int.from_bytes(header[_EPOCH_AT : _EPOCH_AT + 4], "little")
+            if (
+                word == "write"
+                and epoch > 1
+                and self._struck(SENDER, "window", self._service, dst, path, number)
+            ):
+                lane.send(self._stale(dst, header, payload, epoch - 1), is_own=False)
             return taken
 
         def faulty_send_now(dst: str, header: bytes, payload: bytes | memoryview) -> bool:
             number, path = self._next(f"own to {dst}"), f"{self._service}>{dst} own"
             rules = self._struck(SENDER, "path", self._service, dst, path, number)
-            return self._lanes[dst].send(self._frames((header, payload), rules, path, number), True)
+            return self._lanes[dst].send(self._frames((header, payload), rules, path, number), is_own=True)
 
         return faulty_send, faulty_send_now
 
@@ -223,14 +229,12 @@ class FaultLayer:
                 lane.cut(rule.parameter("delay_us"))
         return frames
 
-    def _send_stale(self, dst: str, header: bytes, payload: bytes | memoryview, send: Send) -> None:
-        """The same write once more, of the link epoch before, with every bit of its data changed."""
-        epoch, address = int.from_bytes(header[16:20], "little"), int.from_bytes(header[32:40], "little")
-        if epoch > 1:
-            stale = MemWrite(address, bytes(byte ^ 0xFF for byte in payload), epoch - 1)
-            frames = self._paths[dst].send(stale, self._clock())
-            if frames is not None:
-                send(dst, *frames)
+    def _stale(self, dst: str, header: bytes, payload: bytes | memoryview, epoch: int) -> list[Frame]:
+        """The same write once more, of an older link epoch, with every bit of its data changed."""
+        address = int.from_bytes(header[_ADDRESS_AT : _ADDRESS_AT + 8], "little")
+        write = MemWrite(address, bytes(byte ^ 0xFF for byte in payload), epoch)
+        frames = self._paths[dst].send(write, self._clock())
+        return [] if frames is None else [frames]
 
     def around_forget(self, forget: Callable[[str], None]) -> Callable[[str], None]:
         """``ZmqBus.forget``: what is held back for a session that ended is lost with it."""
@@ -246,9 +250,13 @@ class FaultLayer:
 
         def faulty(dst: str, message: Irq | MemWrite) -> None:
             wake(dst, message)
-            if isinstance(message, MemWrite):
+            if message.epoch > 1:
                 number, path = self._next(f"wake to {dst}"), f"{self._service}>{dst} wake"
-                if self._struck(SENDER, "write", self._service, dst, path, number) and message.epoch > 1:
+                if not self._struck(SENDER, "window", self._service, dst, path, number):
+                    return
+                if isinstance(message, Irq):
+                    wake(dst, Irq(message.source, message.bits, message.epoch - 1))
+                else:
                     wake(dst, MemWrite(message.addr, message.data, message.epoch - 1))
 
         return faulty
