@@ -70,13 +70,15 @@ def test_faults_are_injected_logged_counted_and_healed(live: LiveBridge) -> None
 
 def test_service_that_is_restarted_goes_on_injecting(live: LiveBridge) -> None:
     run = live.run
-    chaos_faults.install(run, plan_of({"kind": "slow", "service": "epc", "rate": 1_000_000, "delay_us": 10}))
-    until(lambda: chaos_faults.injected(run).total > 0, 10, "a slow epc")
-    live.kill("epc")
+    chaos_faults.install(
+        run, plan_of({"kind": "slow", "service": "peer-ep", "rate": 1_000_000, "delay_us": 10})
+    )
+    until(lambda: floods(live) and chaos_faults.injected(run).total > 0, 10, "a slow peer")
+    live.kill("peer-ep")
     before = chaos_faults.injected(run).total
-    until(lambda: chaos_faults.injected(run).total > before, 10, "a slow replacement")
+    until(lambda: floods(live) and chaos_faults.injected(run).total > before, 10, "a slow replacement")
 
-    assert chaos_faults.heal(run).by_service["epc"] > before
+    assert chaos_faults.heal(run).by_service["peer-ep"] > before
     assert chaos_faults.heal(run).total == 0
 
 
