@@ -44,8 +44,9 @@ MESSAGES = ("write", "read", "completion", "config", "interrupt", "call", "path"
 """What ``of`` may name: posted writes; read requests; answers to them; configuration requests; interrupts;
 calls, replies and notices of drivers; the path's own messages (greeting, opening, beat, close)."""
 DEVICE_MESSAGES = MESSAGES[:-1]
-INTERRUPTS, ANSWERS, WRITES, HANDLED = ("interrupt",), ("completion",), ("write",), ("handled",)
-"""What the other kinds hit; nothing to choose. ``handled``: any message that a service takes."""
+INTERRUPTS, ANSWERS, WINDOWS, HANDLED = ("interrupt",), ("completion",), ("window",), ("handled",)
+"""What the other kinds hit; nothing to choose. ``window``: a write of a link epoch that is not the first;
+``handled``: any message that a service takes."""
 FRAMES = ("sent", "received")
 """What ``of`` may name for ``drop-frame``: packets read from the interface, packets on their way to it."""
 
@@ -174,8 +175,8 @@ KINDS: Mapping[str, FaultKind] = {
         "a write comes once more through the window of an older link epoch, with other data: discarded, "
         "and counted",
         SENDER,
-        WRITES,
-        WRITES,
+        WINDOWS,
+        WINDOWS,
     ),
     "all-ones": FaultKind("a read gives all ones, as of a device that is gone", RECEIVER, ANSWERS, ANSWERS),
     "ur": FaultKind("a read ends in UR (unsupported request)", RECEIVER, ANSWERS, ANSWERS),

@@ -10,15 +10,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-TRAFFIC, BRING_UP, POLLED, DMA = "traffic", "bring-up", "polled", "dma"
+TRAFFIC, POLLED, DMA = "traffic", "polled", "dma"
+BRING_UP, CLASSIC, MSIX = "bring-up", "classic", "msix"
 SETTINGS: dict[str, dict[str, object]] = {
     TRAFFIC: {},
-    BRING_UP: {},
     POLLED: {"transport.use_intr": False},
     DMA: {"transport.use_dma": True},
+    BRING_UP: {},
+    CLASSIC: {"ntb.ctrl_layout": "classic"},
+    MSIX: {"bridge.profile": "rk3588"},
 }
-"""Set-up -> configuration keys (dotted) it needs. What is stored while the link comes up is reached by any
-new link epoch, and by a start."""
+"""Set-up -> configuration keys (dotted) it needs. The first three are reached by packets both ways, the
+others while a service starts and the link comes up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +31,21 @@ class CrashPoint:
     Attributes:
         what: what is stored, and where.
         services: who stores it.
-        reached: key of SETTINGS: when. Packets both ways are needed for all but ``bring-up``.
+        reached: key of SETTINGS: when.
         fabric: ``message`` or ``local``; empty: both.
+        after: service whose restart leads there, where it is not that of who stores.
     """
 
     what: str
     services: tuple[str, ...]
     reached: str
     fabric: str = ""
+    after: str = ""
+
+    @property
+    def is_bring_up(self) -> bool:
+        """True for what is stored while a service starts and the link comes up; packets lead to the rest."""
+        return self.reached in {BRING_UP, CLASSIC, MSIX}
 
 
 _PEERS = ("peer-rc", "peer-ep")
@@ -50,11 +60,15 @@ CRASH_POINTS: dict[str, CrashPoint] = {
     "ring.flags_cleared": CrashPoint("flags of a frame that was taken, in own ring", _PEERS, TRAFFIC),
     "ring.rx_info_reset": CrashPoint("first rx_info of a link epoch, in own memory", _PEERS, BRING_UP),
     "ring.headers_cleared": CrashPoint("header of each frame of a new ring, zeroed", _PEERS, BRING_UP),
-    "memory.allocated": CrashPoint("memory handed out: receive rings, DMA lists, zeroed", _PEERS, BRING_UP),
+    "memory.allocated": CrashPoint(
+        "memory handed out, zeroed: receive rings, doorbells, DMA lists", (*_PEERS, "epc"), BRING_UP
+    ),
     # doorbells
     "doorbell.rung": CrashPoint("doorbell word, by the host's direct store", ("peer-rc",), POLLED, "local"),
     "doorbell.cleared": CrashPoint("doorbell word that the poll found rung", ("epc",), POLLED),
-    "doorbell.reset": CrashPoint("all doorbell words, when the function is bound", ("epc",), BRING_UP),
+    "doorbell.reset": CrashPoint(
+        "all doorbell words, when the host is lost", ("epc",), BRING_UP, "", "rc-host"
+    ),
     "intr.rung": CrashPoint(
         "an interrupt's word at the peer, where that lies in memory; in no profile that is delivered",
         (),
@@ -62,8 +76,8 @@ CRASH_POINTS: dict[str, CrashPoint] = {
     ),
     # memory requests that came as messages
     "inbound": CrashPoint("the host's write through a BAR, to endpoint memory", ("epc",), BRING_UP),
-    "dma": CrashPoint("the endpoint's write to host memory", ("rc-host", "peer-rc"), TRAFFIC, "message"),
-    "dma.part": CrashPoint("as dma, of a burst that no mapping holds as a whole", (), TRAFFIC, "message"),
+    "dma": CrashPoint("the endpoint's write to host memory", ("peer-rc",), DMA),
+    "dma.part": CrashPoint("as dma, of a burst that no mapping holds as a whole", (), TRAFFIC),
     # eDMA
     "edma.list": CrashPoint("descriptor list of a DMA channel", ("peer-ep",), DMA),
     "edma.payload": CrashPoint("payload that waits for the engine", ("peer-ep",), DMA),
@@ -71,17 +85,19 @@ CRASH_POINTS: dict[str, CrashPoint] = {
     # scratchpads and control block
     "spad.own": CrashPoint("scratchpad of the endpoint's bank", ("peer-ep",), BRING_UP),
     "spad.peer": CrashPoint("scratchpad of the host's bank", ("peer-ep",), BRING_UP),
-    "ctrl.reset": CrashPoint("whole control block, zeroed when the function is bound", ("epc",), BRING_UP),
+    "ctrl.reset": CrashPoint(
+        "whole control block, zeroed when the host is lost", ("epc",), BRING_UP, "", "rc-host"
+    ),
     "ctrl.num_mws": CrashPoint("control block, number of windows", ("epc",), BRING_UP),
     "ctrl.mw_offset": CrashPoint("control block, offset of a window", ("epc",), BRING_UP),
     "ctrl.mw_size": CrashPoint("control block, size of a window", ("epc",), BRING_UP),
-    "ctrl.mw1_offset": CrashPoint("control block `classic`, offset of window 0", ("epc",), BRING_UP),
+    "ctrl.mw1_offset": CrashPoint("control block `classic`, offset of window 0", ("epc",), CLASSIC),
     "ctrl.spad_offset": CrashPoint("control block, where scratchpads are", ("epc",), BRING_UP),
     "ctrl.spad_count": CrashPoint("control block, number of scratchpads", ("epc",), BRING_UP),
     "ctrl.db_entry_size": CrashPoint("control block, distance of doorbells", ("epc",), BRING_UP),
     "ctrl.db_data": CrashPoint("control block, datum of a doorbell", ("epc",), BRING_UP),
     "ctrl.db_offset": CrashPoint("control block, place of a doorbell", ("epc",), BRING_UP),
-    "ctrl.msix_mask": CrashPoint("mask bit of an MSI-X vector", ("epc",), BRING_UP),
+    "ctrl.msix_mask": CrashPoint("mask bit of an MSI-X vector", ("epc",), MSIX),
     "ctrl.link_status": CrashPoint("control block, link bit", ("epc",), BRING_UP),
     "ctrl.command": CrashPoint("command word, taken by the worker", ("epc",), BRING_UP),
     "ctrl.argument": CrashPoint("argument word, taken by the worker", ("epc",), BRING_UP),

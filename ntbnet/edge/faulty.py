@@ -11,22 +11,19 @@ What is held back stays in order on its path, the path's own messages behind it.
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path as FilePath
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from ntbnet.edge.lane import Frame, Lane, Loop
-from ntbnet.faults import KINDS, MAX_RULES, RECEIVER, SENDER, SERVICE, FaultPlan, FaultRule, decide
-from ntbnet.topology import SERVICES
+from ntbnet.edge.strikes import Emitter, Strikes, Words
+from ntbnet.faults import RECEIVER, SENDER, SERVICE, FaultPlan, FaultRule, decide
 from ntbnet.wire import Completion, Irq, IrqSource, Kind, MemWrite, Message, Status
 
 if TYPE_CHECKING:
     from ntbnet.devices.effects import Effect
     from ntbnet.devices.path import Path
 
-LOGGED_PER_S = 100
-"""Faults logged one by one in a second; further ones are counted, and logged by kind once it is over."""
 TURN = 500
 """Interrupts of a storm taken before the event loop gets its turn."""
 AGAIN_S = 0.001
@@ -45,29 +42,12 @@ _WORDS = {
     Kind.REPLY: "call",
     Kind.NOTICE: "call",
 }
-_KIND_AT = 1
-"""Offset of the kind in a header (``wire.py``)."""
-_STREAMS = ("to", "own to", "wake to", "interrupts from", "answers from")
-_OWN_STREAMS = ("handled", "sent", "received")
-
+_KIND_AT, _EPOCH_AT, _ADDRESS_AT = 1, 16, 32
+"""Offsets in a header (``wire.py``)."""
 Send = Callable[[str, bytes, "bytes | memoryview"], bool]
 Handle = Callable[[str, Message, int], "Sequence[Effect]"]
 Interrupt: TypeAlias = "Irq | MemWrite"
 Wake = Callable[[str, Interrupt], None]
-
-
-class Words(Protocol):
-    """Whole numbers, by index."""
-
-    def __getitem__(self, index: int, /) -> int: ...
-
-    def __setitem__(self, index: int, value: int, /) -> None: ...
-
-
-class Emitter(Protocol):
-    """What of a Logger is used."""
-
-    def emit(self, event: str, **keys: Any) -> None: ...
 
 
 class FaultLayer:
@@ -93,19 +73,10 @@ class FaultLayer:
     ) -> None:
         self.plan = plan
         self._service = service
-        self._counts = counts
-        self._log = log
         self._memory = memory
         self._sleep = sleep
-        self._rules: dict[tuple[str, str], list[tuple[int, FaultRule]]] = {}
-        for index, rule in plan.for_service(service).items():
-            for word in sorted(rule.hits):
-                self._rules.setdefault((KINDS[rule.kind].place, word), []).append((index, rule))
-        names = [f"{what} {peer}" for peer in SERVICES for what in _STREAMS]
-        self._streams = {name: MAX_RULES + at for at, name in enumerate((*_OWN_STREAMS, *names))}
+        self._strikes = Strikes(service, plan, counts, log)
         self._lanes: dict[str, Lane] = {}
-        self._second = self._logged = 0
-        self._unlogged: Counter[str] = Counter()
         self._is_over = False
 
     def attach(
@@ -125,54 +96,11 @@ class FaultLayer:
             perform: performs effects that nobody's message asked for.
             paths: of the service, by neighbour.
         """
-        self._clock = clock
+        self._clock = self._strikes.clock = clock
         self._loop = loop
         self._flush = flush
         self._perform = perform
         self._paths = paths
-
-    # who is hit
-
-    def _next(self, stream: str) -> int:
-        """The number of the next thing of a stream."""
-        at = self._streams[stream]
-        number = self._counts[at]
-        self._counts[at] = number + 1
-        return number
-
-    def _struck(self, place: str, word: str, src: str, dst: str, path: str, number: int) -> list[FaultRule]:
-        """The rules that hit this very thing: counted and logged."""
-        found = []
-        for index, rule in self._rules.get((place, word), ()):
-            if place != SERVICE and not rule.applies(src, dst):
-                continue
-            if rule.limit and self._counts[index] >= rule.limit:
-                continue
-            if rule.strikes(self.plan.seed, path, number):
-                self._counts[index] += 1
-                self._note(rule.kind, index, path, number)
-                found.append(rule)
-        return found
-
-    def _note(self, kind: str, rule: int, path: str, number: int) -> None:
-        second = self._clock() // 1_000_000_000
-        if second != self._second:
-            self._tell_unlogged()
-            self._second, self._logged = second, 0
-        self._logged += 1
-        if self._logged > LOGGED_PER_S:
-            if not self._unlogged:
-                self._loop.call_later(1, self._tell_unlogged)
-            self._unlogged[kind] += 1
-            return
-        self._log.emit(
-            "chaos.fault_injected", injected=True, kind=kind, rule=rule, path=path, sequence=number
-        )
-
-    def _tell_unlogged(self) -> None:
-        for kind, count in self._unlogged.items():
-            self._log.emit("chaos.faults_counted", injected=True, kind=kind, count=count)
-        self._unlogged.clear()
 
     # on the way out
 
@@ -182,20 +110,26 @@ class FaultLayer:
             self._lanes[peer] = Lane(peer, send, send_now, self._clock, self._loop, self._flush)
 
         def faulty_send(dst: str, header: bytes, payload: bytes | memoryview) -> bool:
-            number, path = self._next(f"to {dst}"), f"{self._service}>{dst}"
-            rules = self._struck(SENDER, _WORDS[Kind(header[_KIND_AT])], self._service, dst, path, number)
-            taken = self._lanes[dst].send(self._frames((header, payload), rules, path, number), False)
+            number, path = self._strikes.number(f"to {dst}"), f"{self._service}>{dst}"
+            word, lane = _WORDS[Kind(header[_KIND_AT])], self._lanes[dst]
+            rules = self._strikes.hit_by(SENDER, word, self._service, dst, path, number)
+            taken = lane.send(self._frames((header, payload), rules, path, number), is_own=False)
             for other in self._lanes.values():
-                if other.peer != dst:
+                if other is not lane:
                     other.overtaken()
-            if any(rule.kind == "stale-window" for rule in rules):
-                self._send_stale(dst, header, payload, faulty_send)
+            epoch = int.from_bytes(header[_EPOCH_AT : _EPOCH_AT + 4], "little")
+            if (
+                word == "write"
+                and epoch > 1
+                and self._strikes.hit_by(SENDER, "window", self._service, dst, path, number)
+            ):
+                lane.send(self._stale(dst, header, payload, epoch - 1), is_own=False)
             return taken
 
         def faulty_send_now(dst: str, header: bytes, payload: bytes | memoryview) -> bool:
-            number, path = self._next(f"own to {dst}"), f"{self._service}>{dst} own"
-            rules = self._struck(SENDER, "path", self._service, dst, path, number)
-            return self._lanes[dst].send(self._frames((header, payload), rules, path, number), True)
+            number, path = self._strikes.number(f"own to {dst}"), f"{self._service}>{dst} own"
+            rules = self._strikes.hit_by(SENDER, "path", self._service, dst, path, number)
+            return self._lanes[dst].send(self._frames((header, payload), rules, path, number), is_own=True)
 
         return faulty_send, faulty_send_now
 
@@ -223,14 +157,12 @@ class FaultLayer:
                 lane.cut(rule.parameter("delay_us"))
         return frames
 
-    def _send_stale(self, dst: str, header: bytes, payload: bytes | memoryview, send: Send) -> None:
-        """The same write once more, of the link epoch before, with every bit of its data changed."""
-        epoch, address = int.from_bytes(header[16:20], "little"), int.from_bytes(header[32:40], "little")
-        if epoch > 1:
-            stale = MemWrite(address, bytes(byte ^ 0xFF for byte in payload), epoch - 1)
-            frames = self._paths[dst].send(stale, self._clock())
-            if frames is not None:
-                send(dst, *frames)
+    def _stale(self, dst: str, header: bytes, payload: bytes | memoryview, epoch: int) -> list[Frame]:
+        """The same write once more, of an older link epoch, with every bit of its data changed."""
+        address = int.from_bytes(header[_ADDRESS_AT : _ADDRESS_AT + 8], "little")
+        write = MemWrite(address, bytes(byte ^ 0xFF for byte in payload), epoch)
+        frames = self._paths[dst].send(write, self._clock())
+        return [] if frames is None else [frames]
 
     def around_forget(self, forget: Callable[[str], None]) -> Callable[[str], None]:
         """``ZmqBus.forget``: what is held back for a session that ended is lost with it."""
@@ -246,9 +178,13 @@ class FaultLayer:
 
         def faulty(dst: str, message: Irq | MemWrite) -> None:
             wake(dst, message)
-            if isinstance(message, MemWrite):
-                number, path = self._next(f"wake to {dst}"), f"{self._service}>{dst} wake"
-                if self._struck(SENDER, "write", self._service, dst, path, number) and message.epoch > 1:
+            if message.epoch > 1:
+                number, path = self._strikes.number(f"wake to {dst}"), f"{self._service}>{dst} wake"
+                if not self._strikes.hit_by(SENDER, "window", self._service, dst, path, number):
+                    return
+                if isinstance(message, Irq):
+                    wake(dst, Irq(message.source, message.bits, message.epoch - 1))
+                else:
                     wake(dst, MemWrite(message.addr, message.data, message.epoch - 1))
 
         return faulty
@@ -259,7 +195,9 @@ class FaultLayer:
         """The device's ``handle``, of a slow service, or one that is told something else."""
 
         def faulty(src: str, message: Message, now_ns: int) -> Sequence[Effect]:
-            for rule in self._struck(SERVICE, "handled", "", "", self._service, self._next("handled")):
+            for rule in self._strikes.hit_by(
+                SERVICE, "handled", "", "", self._service, self._strikes.number("handled")
+            ):
                 if rule.kind == "slow":
                     self._sleep(rule.parameter("delay_us") / 1e6)
                 elif self._memory is not None:
@@ -277,8 +215,8 @@ class FaultLayer:
         return faulty
 
     def _answer(self, src: str, answer: Completion) -> Completion:
-        number, path = self._next(f"answers from {src}"), f"{src}>{self._service} answers"
-        for rule in self._struck(RECEIVER, "completion", src, self._service, path, number):
+        number, path = self._strikes.number(f"answers from {src}"), f"{src}>{self._service} answers"
+        for rule in self._strikes.hit_by(RECEIVER, "completion", src, self._service, path, number):
             if rule.kind == "all-ones":
                 answer = Completion(answer.tag, answer.status, b"\xff" * len(answer.data), answer.epoch)
             else:
@@ -297,9 +235,9 @@ class FaultLayer:
 
     def _is_lost(self, src: str, message: Interrupt, again: Callable[[Interrupt], None]) -> bool:
         """True for an interrupt that does not arrive; has others come again."""
-        number, path = self._next(f"interrupts from {src}"), f"{src}>{self._service} interrupts"
+        number, path = self._strikes.number(f"interrupts from {src}"), f"{src}>{self._service} interrupts"
         is_lost = False
-        for rule in self._struck(RECEIVER, "interrupt", src, self._service, path, number):
+        for rule in self._strikes.hit_by(RECEIVER, "interrupt", src, self._service, path, number):
             if rule.kind == "lost-interrupt":
                 is_lost = True
             elif rule.kind == "stuck-doorbell":
@@ -349,7 +287,9 @@ class FaultLayer:
         return faulty
 
     def _is_dropped(self, word: str) -> bool:
-        return bool(self._struck(SERVICE, word, "", "", f"{self._service} {word}", self._next(word)))
+        return bool(
+            self._strikes.hit_by(SERVICE, word, "", "", f"{self._service} {word}", self._strikes.number(word))
+        )
 
     # the end
 
@@ -358,11 +298,11 @@ class FaultLayer:
         self._is_over = True
         for lane in self._lanes.values():
             lane.release_all()
-        self._tell_unlogged()
+        self._strikes.tell_unlogged()
 
     def as_body(self) -> dict[str, object]:
         """The answer to ``faults``: seed, and injections of this service by rule."""
-        injected = [int(self._counts[index]) for index in range(len(self.plan.faults))]
+        injected = [self._strikes.injected(index) for index in range(len(self.plan.faults))]
         return {
             "seed": self.plan.seed,
             "rules": [rule.kind for rule in self.plan.faults],

@@ -68,7 +68,7 @@ class Lane:
         """Nothing gets through from now on, for that long; 0: until ``release_all``."""
         self._cut_until_ns = self._clock() + delay_us * 1000 if delay_us else 1 << 63
 
-    def send(self, frames: Sequence[Frame], is_own: bool) -> bool:
+    def send(self, frames: Sequence[Frame], *, is_own: bool) -> bool:
         """Send messages, behind those that wait; False as ``ZmqBus.send``."""
         hold, self._hold = self._hold, None
         if self._clock() < self._cut_until_ns:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from ntbnet.faults import KINDS
+from ntbnet.topology import SERVICES
 from tests.sim.faulty_world import FaultyWorld
 from tests.sim.world import MS, POLLED, SECOND, SMALL
 
@@ -22,7 +23,7 @@ OFTEN: dict[str, dict[str, Any]] = {
     "swap": {"rate": 2000},
     "corrupt": {"rate": 2000},
     "truncate": {"rate": 2000, "bytes": 9},
-    "stall": {"rate": 2000, "delay_us": 150_000},
+    "stall": {"every": 100, "delay_us": 150_000},
     "cut": {"rate": 1000, "delay_us": 1_200_000},
     "slow": {"rate": 100_000, "delay_us": 500},
     "lost-interrupt": {"rate": 200_000},
@@ -79,7 +80,7 @@ def test_bridge_survives_and_delivers_nothing_damaged_twice_or_misordered(kind: 
     world.exchange(5)
 
 
-@pytest.mark.parametrize("kind", ["drop", "corrupt", "reorder", "lost-interrupt", "stale-window"])
+@pytest.mark.parametrize("kind", ["drop", "corrupt", "reorder", "lost-interrupt", "truncate"])
 def test_same_seed_gives_the_same_faults_and_the_same_history(kind: str) -> None:
     one, two, other = (shortly_under(kind, seed) for seed in (5, 5, 6))
 
@@ -124,11 +125,12 @@ def test_lost_interrupts_delay_and_strand_nothing(text: str) -> None:
 
 def test_write_of_an_older_epoch_is_discarded_and_counted() -> None:
     world = under("stale-window")
-    stale = sum(world.device(name).counters["stale_epoch"] for name in ("epc", "edma", "peer-rc", "peer-ep"))
-
-    assert stale >= world.times("stale-window") // 2 > 0
     world.stop_traffic()
-    assert world.check_history() > 50
+    came = world.check_history()
+    stale = sum(world.device(name).counters["stale_epoch"] for name in SERVICES)
+
+    assert stale == world.times("stale-window") > 10
+    assert came > 20
 
 
 @pytest.mark.parametrize("kind", ["drop", "corrupt", "delay", "cut"])

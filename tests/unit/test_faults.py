@@ -172,13 +172,15 @@ def test_given_parameter_takes_the_place_of_the_default() -> None:
 
 
 def test_decision_depends_on_each_of_its_four_arguments_and_nothing_else() -> None:
-    base = (7, "drop", "epc>peer-ep", 12)
     others = {
-        decide(*base[:at], other, *base[at + 1 :]) for at, other in enumerate((8, "corrupt", "x>y", 13))
-    }  # type: ignore[arg-type]  # one of each type
+        decide(8, "drop", "epc>peer-ep", 12),
+        decide(7, "corrupt", "epc>peer-ep", 12),
+        decide(7, "drop", "epc>peer-rc", 12),
+        decide(7, "drop", "epc>peer-ep", 13),
+    }
 
-    assert decide(*base) == GOLDEN
-    assert len(others | {decide(*base)}) == 5
+    assert decide(7, "drop", "epc>peer-ep", 12) == GOLDEN
+    assert len(others | {GOLDEN}) == 5
 
 
 @pytest.mark.parametrize("rate", [1000, 10_000, 500_000])
