@@ -128,7 +128,7 @@ class Transport:
         self.link_is_up = False
         self._announced = 0
         self._unclean = True
-        self._doubted = False
+        self._doubted = self._has_been_up = False
         self._lost: str | None = None
         self._removed = False
         self._complaints = Complaints(outbox, on_stuck)
@@ -356,9 +356,12 @@ class Transport:
                 self._link_work.schedule(self._retry_delay())
             elif error.errno != errno.ENOTCONN:
                 self._complaints.refused(f"windows not opened: {error}", error.errno)
+                if error.errno == errno.ENOMEM and self._has_been_up:
+                    # memory of the windows before is free again in the next link epoch at the latest
+                    self._complaints.stuck(0, f"windows not opened: {error}")
             return
         yield from self._interrupts.read_peer()
-        self.link_is_up = True
+        self.link_is_up = self._has_been_up = True
         self._outbox.log("transport.link_changed", up=True, reason="handshake done")
         for queue in self.queues:
             if queue.client_ready:

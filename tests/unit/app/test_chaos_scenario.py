@@ -154,7 +154,7 @@ def test_crashes_without_a_point_go_round_all_that_the_bridge_comes_to(fabric: s
 
     points = {step.point for step in found}
     assert all(step.victims[0] in CRASH_POINTS[step.point].services for step in found)
-    assert {CRASH_POINTS[point].fabric for point in points} == {"", fabric}
+    assert {CRASH_POINTS[point].fabric for point in points} <= {"", fabric}
     assert ("ring.payload" in points) == (fabric == "local")
     assert "edma.list" not in points
     assert {step.before for step in found} == {True, False}

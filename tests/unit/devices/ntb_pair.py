@@ -57,6 +57,7 @@ class FakeNtb(NtbDevice):
         self.link = 1
         self.latency_ns = 0
         self.size_max = 4 << 20
+        self.out_of_memory = False
         self.offsets = [0] * len(mw_sizes)
         self.dram = Window(memoryview(bytearray(DRAM_BYTES)), base, f"{name}-dram")
         self.allocator = Allocator(self.dram)
@@ -117,7 +118,7 @@ class FakeNtb(NtbDevice):
         return self.msi
 
     def alloc_coherent(self, size: int, alignment: int, name: str) -> Window | None:
-        return self.allocator.allocate(size, alignment, name)
+        return None if self.out_of_memory else self.allocator.allocate(size, alignment, name)
 
     def free_coherent(self, window: Window) -> None:
         self.allocator.free(window)

@@ -232,6 +232,18 @@ class TestHandshake:
         assert not pair.rc.transport.link_is_up
         assert "ENOMEM" in pair.rc.logs("transport.refused")[0]["cause"]
 
+    def test_memory_used_up_by_links_of_one_epoch_asks_for_another_epoch(self) -> None:
+        pair = Pair()
+        pair.start()
+        pair.rc.ntb.out_of_memory = True
+        for _ in range(3):
+            pair.set_link(0)
+            pair.set_link(1)
+            pair.advance(100 * MS)
+
+        assert len(pair.rc.stuck) == 1
+        assert "ENOMEM" in pair.rc.logs("transport.queue_stuck")[0]["reason"]
+
     def test_receive_memory_is_aligned_to_its_size_and_fresh_in_each_epoch(self) -> None:
         pair = Pair(([0xF0000], [0xF0000]))
         pair.start()
