@@ -236,10 +236,9 @@ class TestHandshake:
         pair = Pair()
         pair.start()
         pair.rc.ntb.out_of_memory = True
-        for _ in range(3):
-            pair.set_link(0)
-            pair.set_link(1)
-            pair.advance(100 * MS)
+        pair.set_link(0)
+        pair.set_link(1)
+        pair.advance(100 * MS)
 
         assert len(pair.rc.stuck) == 1
         assert "ENOMEM" in pair.rc.logs("transport.queue_stuck")[0]["reason"]
