@@ -161,7 +161,7 @@ class _Judge:
             result.verdict = "unknown"
         elif result.problems:
             result.verdict = "failed"
-        result.problems += self._gaps
+        result.problems[:0] = self._gaps
 
     def _problem(self, sort: str, text: str) -> None:
         if sum(problem.startswith(sort) for problem in self.result.problems) < MOST_PROBLEMS:

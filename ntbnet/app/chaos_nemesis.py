@@ -297,11 +297,13 @@ class Nemesis:
 
     def _crash(self, step: Step) -> int:
         """Have the victim die at a store; the time of the first death."""
-        (service,), nth = step.victims, step.fault.nth
+        (service,) = step.victims
         victim = self._living(service)
+        is_bring_up = CRASH_POINTS[step.point].reached == BRING_UP
+        # a start may come to a store once only: further ones are for who knows the point
+        nth = 1 if is_bring_up and not step.fault.point else step.fault.nth
         chaos_faults.arm_crash(self._run, service, step.point, nth, before=step.before)
         began_ns = time.monotonic_ns()
-        is_bring_up = CRASH_POINTS[step.point].reached == BRING_UP
         if is_bring_up:
             # what is stored while a link comes up is reached by the replacement
             self._signal({service: victim}, signal.SIGKILL)

@@ -117,7 +117,7 @@ class Fault:
     service and moment among all that the bridge comes to."""
 
     nth: Annotated[int, Integer(1, 1_000_000, "stores")] = 1
-    """At which store of that name from now on, 1..1000000."""
+    """At which store of that name from now on, 1..1000000; where the seed chooses, of those under traffic."""
 
     before: Annotated[bool, Boolean()] = True
     """True: just before the store; false: just after it. The seed chooses it along with the point."""
