@@ -216,6 +216,8 @@ class Driver:
             self._loop.remove_reader(self._timer.fd)
             if self._tun is not None:
                 self._loop.remove_reader(self._tun.fileno())
+        if self._faults is not None:
+            self._faults.end()
         self._flush()
         if self._wakes is not None:
             self._wakes.close()

@@ -34,6 +34,7 @@ from ntbnet.wire import unpack_body
 MAX_FILE_BYTES = 1 << 20
 MAX_STREAMS = 64
 WORDS = MAX_RULES + MAX_STREAMS
+COUNTS_BYTES = 8 * WORDS
 MAX_NTH = 1 << 32
 
 
@@ -63,28 +64,11 @@ class Crash:
             )
 
 
-class Counts:
-    """64-bit words in a file that outlives who counts.
-
-    Args:
-        path: the file; made when absent.
-    """
-
-    def __init__(self, path: Path) -> None:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            os.posix_fallocate(fd, 0, 8 * WORDS)
-            self.words = memoryview(mmap.mmap(fd, 8 * WORDS)).cast("Q")
-        finally:
-            os.close(fd)
-
-    def injected(self) -> list[int]:
-        """Injections of each rule."""
-        return list(self.words[:MAX_RULES])
-
-
 class FaultFolder:
-    """The folder at ``path``; see the head of the module."""
+    """The folder at ``path``, in a run folder; see the head of the module.
+
+    What root puts there is the user's that the run's sockets are of: services may have become that user.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -97,12 +81,21 @@ class FaultFolder:
         try:
             self.path.mkdir(mode=0o700, exist_ok=True)
             aside = self.path / f".{name}.{os.getpid()}"
-            fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            aside.unlink(missing_ok=True)
+            fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             with os.fdopen(fd, "wb") as file:
                 file.write(msgpack.packb(body))
+                self._give_away(fd)
             aside.rename(self.path / name)
         except OSError as problem:
             raise SetupError(f"cannot write {self.path / name}: {problem.strerror}") from None
+
+    def _give_away(self, fd: int) -> None:
+        sockets = self.path.with_name("sockets")
+        if os.geteuid() == 0 and sockets.exists():
+            owner = sockets.stat()
+            os.fchown(fd, owner.st_uid, owner.st_gid)
+            os.chown(self.path, owner.st_uid, owner.st_gid, follow_symlinks=False)
 
     def _read(self, name: str) -> dict[str, Any] | None:
         """What a file holds, not yet checked; None when it is not there. ConfigError: no msgpack map."""
@@ -128,18 +121,40 @@ class FaultFolder:
         body = self._read("plan")
         return None if body is None else faults.from_body(body, str(self.path / "plan"))
 
+    def has_plan(self) -> bool:
+        """True while there is one, right or wrong."""
+        return (self.path / "plan").exists()
+
     def remove_plan(self) -> None:
         """Forget the plan; counts and crash points stay. Idempotent."""
         (self.path / "plan").unlink(missing_ok=True)
 
-    def counts(self, service: str) -> Counts:
-        """What that service counts, made when absent."""
-        return Counts(self.path / f"counts.{service}")
+    def counts(self, service: str) -> memoryview[int]:
+        """WORDS numbers that outlive who counts, made when absent. ConfigError: they cannot be."""
+        path = self.path / f"counts.{service}"
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            try:
+                os.posix_fallocate(fd, 0, COUNTS_BYTES)
+                return memoryview(mmap.mmap(fd, COUNTS_BYTES)).cast("Q")
+            finally:
+                os.close(fd)
+        except OSError as problem:
+            raise ConfigError(f"{path}: {problem.strerror}") from None
 
     def injected(self) -> dict[str, list[int]]:
         """Injections of each rule by service, as far as a service has a plan."""
-        found = {service: self.path / f"counts.{service}" for service in SERVICES}
-        return {service: Counts(path).injected() for service, path in found.items() if path.is_file()}
+        found = {}
+        for service in SERVICES:
+            try:
+                fd = os.open(self.path / f"counts.{service}", os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+                with os.fdopen(fd, "rb") as file:
+                    words = file.read(COUNTS_BYTES)
+            except OSError:
+                continue
+            if len(words) == COUNTS_BYTES:
+                found[service] = list(memoryview(words).cast("Q")[:MAX_RULES])
+        return found
 
     # crash points
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,10 +50,10 @@ class FaultSource:
 
     def look(self, driver: Driver) -> dict[str, Any]:
         """Die, and inject, as the folder says now; the answer to ``faults look``."""
-        self._try(self._arm)
-        return self._try(lambda: self._inject(driver))
+        answers = self._try(self._arm), self._try(lambda: self._inject(driver))
+        return answers[0] if "error" in answers[0] else answers[1]
 
-    def _try(self, act: Any) -> dict[str, Any]:
+    def _try(self, act: Callable[[], None]) -> dict[str, Any]:
         try:
             act()
         except ConfigError as problem:
@@ -79,7 +80,7 @@ class FaultSource:
         from ntbnet.edge.faulty import FaultLayer
 
         self._layer = FaultLayer(
-            self._service, plan, folder.counts(self._service).words, self._log, self._memory
+            self._service, plan, folder.counts(self._service), self._log, self._memory, is_on=folder.has_plan
         )
         driver.inject(self._layer)
         self._log.bind(under_faults=True)

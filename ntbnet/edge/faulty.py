@@ -60,6 +60,8 @@ class FaultLayer:
         log: gets ``chaos.fault_injected``.
         memory: file of the node's DRAM; None: there is none to unlink.
         sleep: what a slow service does.
+        is_on: asked once a second: False ends the injection; a service that was stopped while the plan was
+            healed was not told.
     """
 
     def __init__(
@@ -70,12 +72,13 @@ class FaultLayer:
         log: Emitter,
         memory: FilePath | None = None,
         sleep: Callable[[float], None] = time.sleep,
+        is_on: Callable[[], bool] = lambda: True,
     ) -> None:
         self.plan = plan
         self._service = service
         self._memory = memory
         self._sleep = sleep
-        self._strikes = Strikes(service, plan, counts, log)
+        self._strikes = Strikes(service, plan, counts, log, is_on)
         self._lanes: dict[str, Lane] = {}
         self._is_over = False
 

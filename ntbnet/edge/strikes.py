@@ -41,12 +41,21 @@ class Strikes:
         plan: all rules.
         counts: WORDS numbers, kept across restarts: injections by rule, then things seen by stream.
         log: gets ``chaos.fault_injected``.
+        is_on: asked once a second: False ends it all.
     """
 
-    def __init__(self, service: str, plan: FaultPlan, counts: Words, log: Emitter) -> None:
+    def __init__(
+        self,
+        service: str,
+        plan: FaultPlan,
+        counts: Words,
+        log: Emitter,
+        is_on: Callable[[], bool],
+    ) -> None:
         self._seed = plan.seed
         self._counts = counts
         self._log = log
+        self._is_on = is_on
         self.clock: Callable[[], int] = monotonic_ns
         self._rules: dict[tuple[str, str], list[tuple[int, FaultRule]]] = {}
         for index, rule in plan.for_service(service).items():
@@ -85,17 +94,22 @@ class Strikes:
                 continue
             if rule.limit and self._counts[index] >= rule.limit:
                 continue
-            if rule.strikes(self._seed, path, number):
+            if rule.strikes(self._seed, path, number) and self._goes_on():
                 self._counts[index] += 1
                 self._note(rule.kind, index, path, number)
                 found.append(rule)
         return found
 
-    def _note(self, kind: str, rule: int, path: str, number: int) -> None:
+    def _goes_on(self) -> bool:
         second = self.clock() // 1_000_000_000
         if second != self._second:
             self.tell_unlogged()
             self._second, self._logged = second, 0
+            if not self._is_on():
+                self._rules = {}
+        return bool(self._rules)
+
+    def _note(self, kind: str, rule: int, path: str, number: int) -> None:
         self._logged += 1
         if self._logged > LOGGED_PER_S:
             self._unlogged[kind] += 1

@@ -14,7 +14,7 @@ import pytest
 from ntbnet.app.ask import ask
 from ntbnet.devices.effects import Send, Wake
 from ntbnet.edge.driver import Driver
-from ntbnet.edge.fault_files import FaultFolder
+from ntbnet.edge.fault_files import Crash, FaultFolder
 from ntbnet.edge.fault_source import FaultSource
 from ntbnet.faults import plan_from
 from ntbnet.log import Logger
@@ -178,7 +178,7 @@ async def test_name_of_the_memory_goes(rig: Rig, asked: Ask) -> None:
 
 async def test_driver_finds_the_plan_of_its_predecessor(rig: Rig, tmp_path: FilePath) -> None:
     rig.install({"kind": "drop", "at": [2]})
-    rig.folder.counts("epc").words[0] = 4
+    rig.folder.counts("epc")[0] = 4
     rig.driver.start(asyncio.get_running_loop(), f"ipc://{tmp_path}/ask", dict)
     rig.driver.perform([WRITE] * 3)
 
@@ -203,3 +203,24 @@ async def test_forged_plan_is_refused_logged_and_injects_nothing(
 @pytest.mark.parametrize("question", [b"faults install", b"faults look now", b"faultslook"])
 async def test_unknown_question_about_faults_is_refused(asked: Ask, question: bytes) -> None:
     assert await asked(question) == {"error": "unknown question"}
+
+
+async def test_plan_that_was_removed_while_the_service_was_stopped_ends_within_a_second(
+    rig: Rig, asked: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig.install({"kind": "duplicate", "rate": 1_000_000})
+    await asked(b"faults look")
+    rig.driver.perform([WRITE])
+    rig.folder.remove_plan()
+    own: Any = rig.driver
+    monkeypatch.setattr(own._faults._strikes, "clock", lambda: 1 << 60)
+    rig.driver.perform([WRITE] * 5)
+
+    assert rig.count() == 1
+
+
+async def test_crash_point_that_is_none_is_refused(rig: Rig, asked: Ask) -> None:
+    rig.folder.write_crash("epc", Crash("lease"))
+    (rig.folder.path / "crash.epc").write_bytes(b"\x80")
+
+    assert "crash.epc" in (await asked(b"faults look"))["error"]

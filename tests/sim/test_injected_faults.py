@@ -16,15 +16,15 @@ RECOVERY_NS = 4 * SECOND
 SURPRISES = ("drop", "swap", "corrupt", "truncate")
 """Kinds that end a session."""
 OFTEN: dict[str, dict[str, Any]] = {
-    "drop": {"rate": 2000},
+    "drop": {"rate": 20_000},
     "duplicate": {"rate": 100_000},
     "delay": {"rate": 20_000, "delay_us": 3000},
     "reorder": {"rate": 50_000},
-    "swap": {"rate": 2000},
-    "corrupt": {"rate": 2000},
-    "truncate": {"rate": 2000, "bytes": 9},
+    "swap": {"rate": 20_000},
+    "corrupt": {"rate": 20_000},
+    "truncate": {"rate": 20_000, "bytes": 9},
     "stall": {"every": 100, "delay_us": 150_000},
-    "cut": {"rate": 1000, "delay_us": 1_200_000},
+    "cut": {"rate": 10_000, "delay_us": 1_200_000},
     "slow": {"rate": 100_000, "delay_us": 500},
     "lost-interrupt": {"rate": 200_000},
     "spurious-interrupt": {"rate": 100_000, "burst": 3},
@@ -60,9 +60,10 @@ def shortly_under(kind: str, seed: int) -> FaultyWorld:
     """A bridge under faults for a moment; the same traffic whatever the plan's seed."""
     world = FaultyWorld(seed=1)
     world.bring_up()
-    world.install({"kind": kind, "rate": 50_000}, seed=seed)
+    world.install({"kind": kind, "rate": 100_000}, seed=seed)
     world.start_traffic()
-    world.run_for(100 * MS)
+    world.restart("peer-ep")
+    world.run_for(300 * MS)
     return world
 
 

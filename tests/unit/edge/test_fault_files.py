@@ -29,7 +29,7 @@ def test_folder_is_made_by_the_first_plan_for_this_user_alone(folder: FaultFolde
 
 def test_removed_plan_leaves_the_counts(folder: FaultFolder) -> None:
     folder.write_plan(PLAN)
-    folder.counts("epc").words[0] = 5
+    folder.counts("epc")[0] = 5
     folder.remove_plan()
     folder.remove_plan()
 
@@ -39,9 +39,9 @@ def test_removed_plan_leaves_the_counts(folder: FaultFolder) -> None:
 
 def test_counts_outlive_who_counts_and_end_with_the_next_plan(folder: FaultFolder) -> None:
     folder.write_plan(PLAN)
-    folder.counts("epc").words[1] += 7
-    folder.counts("epc").words[1] += 1
-    folder.counts("edma").words[0] = 2
+    folder.counts("epc")[1] += 7
+    folder.counts("epc")[1] += 1
+    folder.counts("edma")[0] = 2
     assert {name: numbers[:2] for name, numbers in folder.injected().items()} == {
         "epc": [0, 8],
         "edma": [2, 0],
