@@ -20,13 +20,11 @@ from ntbnet.app import chaos_faults
 from ntbnet.app.bridge import Bridge
 from ntbnet.app.chaos_history import FaultRecord
 from ntbnet.app.chaos_scenario import HITS, SUPERVISOR, Fault, Scenario, flat
-from ntbnet.devices.crash_points import CRASH_POINTS, DMA, POLLED, SETTINGS, TRAFFIC
+from ntbnet.devices.crash_points import CRASH_POINTS, SETTINGS
 from ntbnet.edge.process import ProcessRecord, alive, send_signal
 from ntbnet.edge.shm import dram_path
 from ntbnet.errors import SetupError
 
-BY_TRAFFIC = frozenset({TRAFFIC, POLLED, DMA})
-"""Crash points that traffic comes to; a start and a link that comes up come to the others."""
 LOOK_S = 0.005
 """Between two looks at other processes."""
 CRASH_TIMEOUT_S = 10.0
@@ -300,15 +298,15 @@ class Nemesis:
     def _crash(self, step: Step) -> int:
         """Have the victim die at a store; the time of the first death."""
         (service,) = step.victims
-        victim = self._living(service)
-        is_bring_up = CRASH_POINTS[step.point].reached not in BY_TRAFFIC
+        is_bring_up = CRASH_POINTS[step.point].is_bring_up
         # a start may come to a store once only: further ones are for who knows the point
         nth = 1 if is_bring_up and not step.fault.point else step.fault.nth
         chaos_faults.arm_crash(self._run, service, step.point, nth, before=step.before)
         began_ns = time.monotonic_ns()
         if is_bring_up:
-            # what is stored while a link comes up is reached by the replacement
-            self._signal({service: victim}, signal.SIGKILL)
+            # what is stored while a link comes up is reached by a replacement, or beside one
+            restarted = CRASH_POINTS[step.point].after or service
+            self._signal({restarted: self._living(restarted)}, signal.SIGKILL)
         if not self._wait(lambda: chaos_faults.has_crashed(self._run, service), CRASH_TIMEOUT_S):
             chaos_faults.disarm_crash(self._run, service)
             raise SetupError(f"{service} never came to the store {step.point}")

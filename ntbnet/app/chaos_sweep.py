@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ntbnet.app import chaos_run
-from ntbnet.app.chaos_nemesis import BY_TRAFFIC, crash_points
+from ntbnet.app.chaos_nemesis import crash_points
 from ntbnet.app.chaos_scenario import Bounds, Fault, Phases, Scenario, Workload
 from ntbnet.devices.crash_points import CRASH_POINTS, SETTINGS
 from ntbnet.errors import ConfigError
@@ -67,7 +67,13 @@ def crashes(fabric: str, only: Sequence[str], seed: int) -> Iterator[tuple[dict[
     for reached, settings in SETTINGS.items():
         config = _nested(settings)
         found = [
-            Crash(fabric, point, service, before, chance.randint(1, MOST_NTH) if reached in BY_TRAFFIC else 1)
+            Crash(
+                fabric,
+                point,
+                service,
+                before,
+                1 if CRASH_POINTS[point].is_bring_up else chance.randint(1, MOST_NTH),
+            )
             for point in crash_points(config, fabric)
             if CRASH_POINTS[point].reached == reached and (not only or point in only)
             for service in CRASH_POINTS[point].services

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -249,7 +250,8 @@ def test_counters_that_agree_are_no_problem() -> None:
 def test_counters_that_contradict_the_history_fail(part: str, key: str, by: int) -> None:
     made = Made()
     good = counters(made, "ep")
-    bad = replace(good, **{part: {**getattr(good, part), key: getattr(good, part)[key] + by}})
+    changed: Any = {part: {**getattr(good, part), key: getattr(good, part)[key] + by}}
+    bad = replace(good, **changed)
     made.observed = Observed(nodes=(bad,))
 
     assert judged(made).verdict == "failed"
