@@ -34,11 +34,12 @@ def epoch() -> None:
 def order() -> None:
     """A path takes what comes, though something before it is missing."""
     from ntbnet.devices import path
+    from ntbnet.wire import decode_header
 
     receive: Callable[..., Any] = path.Path.receive
 
     def careless(self: path.Path, header_frame: Any, payload: Any, now_ns: int) -> Any:
-        header = path.decode_header(header_frame, payload, self._key)
+        header = decode_header(header_frame, payload, self._key)
         if header.session == self.session and header.sequence > self._rx_sequence:
             self._rx_sequence = header.sequence
         return receive(self, header_frame, payload, now_ns)
@@ -67,9 +68,9 @@ def ver() -> None:
 
     store, cleared = Window.store_u32, count(1)
 
-    def forgetting(self: Window, name: str, offset: int, value: int) -> None:
-        if name != "ring.flags_cleared" or next(cleared) % FORGOTTEN:
-            store(self, name, offset, value)
+    def forgetting(self: Window, what: str, offset: int, value: int) -> None:
+        if what != "ring.flags_cleared" or next(cleared) % FORGOTTEN:
+            store(self, what, offset, value)
 
     Window.store_u32 = forgetting  # type: ignore[method-assign]
     vars(rx_ring)["U32_MAX"] = Anything()
