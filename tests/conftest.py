@@ -36,7 +36,7 @@ ALONE = {
     "test_rates.py",
     "test_bench.py",
     "test_kill_under_load.py",
-    "test_random_kills.py",
+    "test_scenarios.py",
 }
 """Modules that judge latencies, rates and times of recovery."""
 

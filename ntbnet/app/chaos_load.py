@@ -2,8 +2,8 @@
 
 It is started as ``python -m ntbnet.app.chaos_load SPEC FILE`` (SPEC is JSON, see ``LoadSpec``). Both ways at
 once go numbered datagrams with a checksum over all of them, in several flows, and one TCP stream. Told
-``stop`` on its standard input, it sends no more, waits for what is still on its way, and ends. When its
-standard input ends instead, whoever started it is gone: it ends at once.
+``stop`` (or ``hurry``) on its standard input, it sends no more, waits for what is still on its way, and
+ends. When its standard input ends instead, whoever started it is gone: it ends at once.
 
 A datagram is magic, way, flow, length, sequence number, time of sending, checksum (XXH3-64 over all but
 itself), payload. The payload is a part of a pool of seeded random bytes, another part each time.
@@ -45,7 +45,8 @@ PROGRESS_NS = 20_000_000
 DRAIN_NS = 300_000_000
 """Nothing is on its way any more when nothing came for that long."""
 PATIENCE_NS = 60_000_000_000
-"""For the end of the TCP streams."""
+HURRY_NS = 2_000_000_000
+"""For the end of the TCP streams; when nobody believes in it."""
 RTO_MAX_MS = 1000
 _TCP_RTO_MAX_MS = 44
 """Longest wait before a segment is sent again. Source: Linux 6.15 and later, uapi/linux/tcp.h."""
@@ -278,10 +279,11 @@ class Load:
         step_ns = self.spec.interval_ms * 1_000_000 // len(self._pairs)
         read_ns = self.spec.reader_pause_ms * 1_000_000
         turn, next_ns, next_read_ns, stopped_ns = 0, time.monotonic_ns(), 0, 0
+        patience_ns = PATIENCE_NS
         while True:
             now_ns = time.monotonic_ns()
             if stopped_ns:
-                if self._is_over(now_ns, stopped_ns):
+                if self._is_over(now_ns, stopped_ns, patience_ns):
                     self.note(Kind.END, 0, 0, 0, 0, now_ns)
                     self._flush()
                     return True
@@ -301,7 +303,8 @@ class Load:
             for key, _ in self._selector.select(max(due_ns - time.monotonic_ns(), 0) / 1e9):
                 if key.data is not None:
                     key.data()
-                elif os.read(control, 64):
+                elif word := os.read(control, 64):
+                    patience_ns = HURRY_NS if word.startswith(b"hurry") else PATIENCE_NS
                     stopped_ns = time.monotonic_ns()
                     for stream in self._streams:
                         stream.shut()
@@ -309,8 +312,8 @@ class Load:
                 else:
                     return False
 
-    def _is_over(self, now_ns: int, stopped_ns: int) -> bool:
-        if now_ns - stopped_ns > PATIENCE_NS:
+    def _is_over(self, now_ns: int, stopped_ns: int, patience_ns: int) -> bool:
+        if now_ns - stopped_ns > patience_ns:
             return True
         quiet_ns = now_ns - max(self.came_ns, stopped_ns)
         return quiet_ns >= DRAIN_NS and all(stream.ended for stream in self._streams)

@@ -33,7 +33,7 @@ FLOW_TIMEOUT_S = 15.0
 STOP_TIMEOUT_S = PATIENCE_NS / 1e9 + 10
 PATIENCE_FACTOR = 5
 """A recovery is waited for that many times as long as it may take: how late it was is worth knowing."""
-LEAST_PATIENCE_MS = 10_000
+LEAST_PATIENCE_MS = 5_000
 
 Say = Callable[[str], None]
 
@@ -200,14 +200,14 @@ class _Load:
         if record.kind == Kind.RECEIVED and key in self._latest:
             self._latest[key] = max(self._latest[key], record.extra)
 
-    def stop(self) -> None:
-        """Send no more, and wait for what is on its way.
+    def stop(self, *, patient: bool) -> None:
+        """Send no more, and wait for what is on its way; not long for TCP unless ``patient``.
 
         Raises:
             SetupError: it ended before, or does not end.
         """
         try:
-            _, said = self._child.communicate("stop\n", timeout=STOP_TIMEOUT_S)
+            _, said = self._child.communicate("stop\n" if patient else "hurry\n", timeout=STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             self.kill()
             raise SetupError("the traffic did not end") from None
@@ -238,6 +238,7 @@ class _Run:
         self._lab, self._recorder, self._folder, self._say = lab, recorder, folder, say
         self._faults = FaultLog(folder)
         self._life = 0
+        self._is_given_up = False
         self._load: _Load | None = None
         patience_ms = max(self._scenario.bounds.recovery_max_ms * PATIENCE_FACTOR, LEAST_PATIENCE_MS)
         self._nemesis = Nemesis(
@@ -272,7 +273,7 @@ class _Run:
             self._recorder.sample(now=True)
             self._say("waiting for what is on its way")
             assert self._load is not None
-            self._load.stop()
+            self._load.stop(patient=not self._is_given_up)
             self._recorder.end_life(self._life)
             return injected
         finally:
@@ -314,7 +315,7 @@ class _Run:
                 FaultRecord(self._nemesis.done, RULES, (), began_ns, healed_ns, kinds, self._life)
             )
             self._say(f"healed; injected {kinds or 'nothing'}")
-        self._nemesis.await_recovery(healed_ns, {})
+        self._is_given_up |= self._nemesis.await_recovery(healed_ns, {}) is None
         return injected.by_kind
 
     def _act(self, began_ns: int) -> None:
@@ -332,6 +333,7 @@ class _Run:
             )
             self._say(f"{nemesis.done}, {of}: {step.told()}  {back}")
             if took_ms is None:
+                self._is_given_up = True
                 return
         if seconds:
             nemesis.rest((until_ns - monotonic_ns()) / 1e9)

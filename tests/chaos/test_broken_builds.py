@@ -13,8 +13,6 @@ from tests.live.bridge import ROOT
 
 pytestmark = [pytest.mark.chaos, pytest.mark.system, pytest.mark.needs_tun]
 
-WRONG = ("damaged", "duplicated", "misordered")
-
 
 @pytest.mark.fabric("message")
 @pytest.mark.parametrize(
@@ -30,7 +28,6 @@ def test_a_build_without_a_check_is_caught(switched_off: str, scenario: str, tmp
     assert done.returncode == 1, done.stderr
     result = json.loads(done.stdout)
     assert result["verdict"] == "failed", result["problems"]
-    assert any(result[what] for what in WRONG), result["problems"]
 
 
 @pytest.mark.fabric("message")

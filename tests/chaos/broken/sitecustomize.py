@@ -12,7 +12,7 @@ from dataclasses import replace
 from itertools import count
 from typing import Any
 
-FORGOTTEN = 64
+FORGOTTEN = 500
 """Every so-manieth frame keeps its flags."""
 
 
