@@ -28,6 +28,9 @@ BACK_SOON = {"restart_backoff_ms": 10, "restart_backoff_max_ms": 50}
 """A service that dies twice for one crash is not to wait the longer for it."""
 
 
+Run = Callable[[chaos_run.Wanted, Path, Callable[[str], None]], chaos_run.Done]
+
+
 @dataclass(frozen=True, slots=True)
 class Crash:
     """One death at one store."""
@@ -90,6 +93,7 @@ def sweep(
     name: str,
     folder: Path,
     say: Callable[[str], None],
+    run: Run = chaos_run.run,
 ) -> dict[str, Any]:
     """Try every crash.
 
@@ -100,6 +104,7 @@ def sweep(
         name: of the bridges.
         folder: empty; takes a history for each bridge.
         say: told what happens.
+        run: runs one scenario.
 
     Returns:
         ``points`` tried, ``survived``, ``failed``, ``results`` of each, ``unreached`` (points that no service
@@ -116,7 +121,7 @@ def sweep(
     problems: list[str] = []
     for fabric in fabrics:
         for config, found in crashes(fabric, only, seed):
-            _Sweep(config, seed, name, folder, say, results, problems).go(found)
+            _Sweep(config, seed, name, folder, say, run, results, problems).go(found)
     failed = [row for row in results if not row["survived"]]
     tried = {row["point"] for row in results}
     return {
@@ -142,11 +147,12 @@ class _Sweep:
         name: str,
         folder: Path,
         say: Callable[[str], None],
+        run: Run,
         results: list[dict[str, Any]],
         problems: list[str],
     ) -> None:
         self._config = {**config, "supervisor": BACK_SOON}
-        self._seed, self._name, self._folder, self._say = seed, name, folder, say
+        self._seed, self._name, self._folder, self._say, self._run_one = seed, name, folder, say, run
         self._results, self._problems = results, problems
 
     def go(self, found: Sequence[Crash]) -> None:
@@ -191,7 +197,7 @@ class _Sweep:
         folder = self._folder / f"bridge-{sum(1 for _ in self._folder.iterdir())}"
         folder.mkdir()
         wanted = chaos_run.Wanted(scenario, self._seed, group[0].fabric, self._name, {}, "")
-        return chaos_run.run(wanted, folder, self._say)
+        return self._run_one(wanted, folder, self._say)
 
     def _note(self, crash: Crash, took_ns: int | None, problems: Iterable[str]) -> None:
         found = list(problems)
