@@ -146,12 +146,13 @@ def unwatch_stores() -> None:
 
 
 def _watched(
-    bare: Callable[..., None], before: Callable[[str], None], after: Callable[[str], None]
-) -> Callable[..., None]:
-    def store(window: Window, what: str, *rest: Any) -> None:
+    bare: Callable[..., Any], before: Callable[[str], None], after: Callable[[str], None]
+) -> Callable[..., Any]:
+    def store(window: Window, what: str, *rest: Any) -> Any:
         before(what)
-        bare(window, what, *rest)
+        result = bare(window, what, *rest)
         after(what)
+        return result
 
     return store
 

@@ -66,7 +66,7 @@ class Queue:
         link_is_up: both sides announced the queue; frames can be sent.
         active: frames are received.
         interrupts: rings that came as an interrupt of a backend.
-        found: slow looks that found a frame, whose interrupt was lost or still to come.
+        found: frames that a slow look found, their interrupts being lost.
         settling: rounds the queue still waits for the peer to notice that it was closed.
         link_work: announces the queue until the peer does.
         close_work: tells the peer that the queue goes down.
@@ -92,6 +92,7 @@ class Queue:
         self.settling = 0
         self.interrupts = 0
         self.found = 0
+        self._overlooked = -1
         self._running = False
         self._on_sent: Callable[[int], None] | None = None
 
@@ -186,9 +187,14 @@ class Queue:
         if self.active:
             self.run_rx()
 
-    def look(self) -> None:
-        """Receive what no interrupt told of."""
-        if self.active and self.rx.waits():
+    def look(self) -> bool:
+        """True when a frame waits for an interrupt."""
+        self._overlooked = self.rx.rx_pkts if self.active and self.rx.waits() else -1
+        return self._overlooked >= 0
+
+    def take_overlooked(self) -> None:
+        """Receive, if the frame that ``look`` saw still waits: its interrupt is lost."""
+        if self.active and self.rx.rx_pkts == self._overlooked and self.rx.waits():
             self.found += 1
             self.run_rx()
 

@@ -133,7 +133,7 @@ class Transport:
         self._removed = False
         self._complaints = Complaints(outbox, on_stuck)
         self._interrupts = QueueInterrupts(ntb, tasks, outbox, self._complaints, interrupts)
-        self._slow_look = SlowLook(tasks, look_ns, self._look) if look_ns else None
+        self._slow_look = SlowLook(tasks, look_ns, self._look, self._act) if look_ns else None
 
     # probe and removal
 
@@ -284,12 +284,16 @@ class Transport:
         """The interrupt backend's descriptors hold other values than before."""
         self._interrupts.descriptors_changed()
 
-    def _look(self) -> None:
-        """What an interrupt would have led to, in case one was lost."""
+    def _look(self) -> bool:
+        """Whether something waits for an interrupt, which may be lost; the link is looked at anyway."""
         if not self.link_is_up:
             self.link_event()
+        waiting = [queue.look() for queue in self.queues]
+        return any(waiting)
+
+    def _act(self) -> None:
         for queue in self.queues:
-            queue.look()
+            queue.take_overlooked()
 
     # the queue API
 
