@@ -84,9 +84,11 @@ def test_log_tells_the_whole_story_of_a_recovery(bridge: LiveBridge) -> None:
     def first(service: str, event: str, **keys: object) -> int:
         return min(times(service, event, **keys))
 
-    with closing(Pinger(bridge)):
+    with closing(Pinger(bridge)) as pinger:
         bridge.signal("epc", signal.SIGKILL)
-        until(lambda: times("peer-ep", "netdev.packet_crossed"), 10, "first packet")
+        until(lambda: fell_and_rose(bridge, "ep", began_ns), 10, "carrier of ep")
+        pinger.first_reply_s(time.monotonic(), 10)
+    until(lambda: times("peer-ep", "netdev.packet_crossed"), 5, "first packet")
 
     story = [
         first("supervisor", "supervisor.service_died", name="epc"),
