@@ -37,6 +37,7 @@ ALONE = {
     "test_bench.py",
     "test_kill_under_load.py",
     "test_random_kills.py",
+    "test_recovery.py",
 }
 """Modules that judge latencies, rates and times of recovery."""
 

@@ -17,7 +17,7 @@ from ntbnet import topology
 from ntbnet.edge.rundir import RunDir
 from tests.conftest import MakeBridge
 from tests.live.bridge import LiveBridge, bridges, cli, until
-from tests.live.traffic import Pinger
+from tests.live.traffic import Pinger, free_ports
 
 pytestmark = [pytest.mark.chaos, pytest.mark.system, pytest.mark.needs_tun]
 
@@ -30,7 +30,7 @@ PAIRS = [("peer-rc", "peer-ep"), ("rc-host", "epc"), ("epc", "edma"), ("rc-host"
 @pytest.fixture(scope="module", params=["local", "message", "message over tcp"])
 def bridge(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveBridge]:
     fabric, _, tcp = request.param.partition(" over ")
-    transport = 'transport = "tcp"\ntcp_base_port = 18400\n' if tcp else ""
+    transport = f'transport = "tcp"\ntcp_base_port = {free_ports(12)}\n' if tcp else ""
     with bridges(tmp_path_factory.mktemp("bridge")) as make:
         yield make(f'[bridge]\nfabric = "{fabric}"\n{transport}')
 
