@@ -37,6 +37,7 @@ ALONE = {
     "test_bench.py",
     "test_kill_under_load.py",
     "test_scenarios.py",
+    "test_recovery.py",
 }
 """Modules that judge latencies, rates and times of recovery."""
 

@@ -17,7 +17,7 @@ from ntbnet import topology
 from ntbnet.edge.rundir import RunDir
 from tests.conftest import MakeBridge
 from tests.live.bridge import LiveBridge, bridges, cli, until
-from tests.live.traffic import Pinger
+from tests.live.traffic import Pinger, free_ports
 
 pytestmark = [pytest.mark.chaos, pytest.mark.system, pytest.mark.needs_tun]
 
@@ -30,7 +30,7 @@ PAIRS = [("peer-rc", "peer-ep"), ("rc-host", "epc"), ("epc", "edma"), ("rc-host"
 @pytest.fixture(scope="module", params=["local", "message", "message over tcp"])
 def bridge(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveBridge]:
     fabric, _, tcp = request.param.partition(" over ")
-    transport = 'transport = "tcp"\ntcp_base_port = 18400\n' if tcp else ""
+    transport = f'transport = "tcp"\ntcp_base_port = {free_ports(12)}\n' if tcp else ""
     with bridges(tmp_path_factory.mktemp("bridge")) as make:
         yield make(f'[bridge]\nfabric = "{fabric}"\n{transport}')
 
@@ -84,9 +84,11 @@ def test_log_tells_the_whole_story_of_a_recovery(bridge: LiveBridge) -> None:
     def first(service: str, event: str, **keys: object) -> int:
         return min(times(service, event, **keys))
 
-    with closing(Pinger(bridge)):
+    with closing(Pinger(bridge)) as pinger:
         bridge.signal("epc", signal.SIGKILL)
-        until(lambda: times("peer-ep", "netdev.packet_crossed"), 10, "first packet")
+        until(lambda: fell_and_rose(bridge, "ep", began_ns), 10, "carrier of ep")
+        pinger.first_reply_s(time.monotonic(), 10)
+    until(lambda: times("peer-ep", "netdev.packet_crossed"), 5, "first packet")
 
     story = [
         first("supervisor", "supervisor.service_died", name="epc"),

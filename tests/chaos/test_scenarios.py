@@ -48,13 +48,9 @@ def test_every_shipped_scenario_is_run_here_or_contained_in_another() -> None:
 def test_short_form_of_a_scenario_is_ok(scenario: str, tmp_path: Path) -> None:
     fabrics = chaos_scenario.load(scenario).fabrics
     fabric = FABRIC if FABRIC in fabrics else fabrics[0]
-
     picture = tmp_path / "run.png"
-    words = [
-        "--seconds",
-        str(SECONDS[scenario]),
-        *(["--plot", str(picture)] if scenario == "kill-each" else []),
-    ]
+    words = ["--seconds", str(SECONDS[scenario])]
+    words += ["--plot", str(picture)] if scenario == "kill-each" else []
 
     done = chaos_run(scenario, fabric, tmp_path, None, *words)
 

@@ -52,6 +52,25 @@ def is_served(bridge: LiveBridge, node: str, protocol: str, port: int) -> bool:
     return any(row[1].endswith(f":{port:04X}") and row[3] == state for row in rows)
 
 
+def free_ports(number: int) -> int:
+    """First of that many TCP ports in a row that nobody has now."""
+    for base in range(21000, 32000, number):
+        sockets = []
+        try:
+            for port in range(base, base + number):
+                one = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+                sockets.append(one)
+                one.bind(("127.0.0.1", port))
+        except OSError:
+            continue
+        else:
+            return base
+        finally:
+            for one in sockets:
+                one.close()
+    raise AssertionError("no free TCP ports")
+
+
 class TcpTransfer:
     """``size`` seeded random bytes sent from a node to the other one over TCP, in two threads."""
 

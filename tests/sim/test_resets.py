@@ -196,3 +196,20 @@ def test_words_that_nobody_knows_are_refused(service: str) -> None:
 
     with pytest.raises(KernelError, match="unknown question"):
         world.device(service).command(["reboot"], world.now_ns)
+
+
+@pytest.mark.parametrize("node", ["rc", "ep"])
+def test_reset_while_the_engine_copies_damages_nothing(node: str) -> None:
+    """The engine's channels end with the reset, and its next transfers go to the new link epoch."""
+    for seed in range(12):
+        world = World(seed=seed, text=losing(node) + "[transport]\nuse_dma = true\n").bring_up()
+        world.start_traffic(every_ns=MS, sizes=(64, 9000, 60_000))
+        world.run_for((20 + 7 * seed) * MS + seed * 137_000)
+        command(world, RESET[node][0], "reset")
+        world.until_epoch(2)
+        world.run_for(50 * MS)
+        world.stop_traffic()
+
+        assert world.check_history() > 20
+        world.exchange(5, size=9000)
+        assert world.device("peer-ep").counters["dma_copies"] > 5
