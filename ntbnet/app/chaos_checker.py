@@ -12,14 +12,9 @@ arrived is wrong: that needs no more ground.
 
 from __future__ import annotations
 
-import math
-from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from itertools import pairwise
-from typing import Any
 
+from ntbnet.app.chaos_flows import Flow, back_ns
 from ntbnet.app.chaos_history import (
     WAYS,
     FaultRecord,
@@ -29,96 +24,14 @@ from ntbnet.app.chaos_history import (
     Record,
     Sample,
 )
+from ntbnet.app.chaos_judgement import RULES, Judgement, Recovery
 from ntbnet.app.chaos_scenario import NODES, Bounds, Scenario
 
-OUTAGE_NS = 60_000_000
-"""No packet one way for that long is an outage: five polls of a doorbell."""
-LATE_OUTAGE_NS = 1_500_000_000
-"""An outage that begins later than that after a fault is not the fault's."""
 MOST_PROBLEMS = 20
 """Of one sort; the rest is counted."""
-RULES = "rules"
 
 FlowKey = tuple[int, int, int]
 """Life of the bridge, way, flow."""
-
-
-@dataclass(frozen=True, slots=True)
-class Recovery:
-    """One fault, and when packets crossed again both ways.
-
-    Attributes:
-        fault: what was done.
-        took_ns: from the fault (of a flap: from the link's coming up) to the delivery that ended the last
-            outage; None when none did.
-    """
-
-    fault: FaultRecord
-    took_ns: int | None
-
-
-@dataclass(slots=True)
-class Judgement:
-    """What the checker says of a run."""
-
-    verdict: str = "ok"
-    """``ok``, ``failed`` or ``unknown``."""
-    problems: list[str] = field(default_factory=list)
-    recoveries: list[Recovery] = field(default_factory=list)
-    sent: int = 0
-    delivered: int = 0
-    lost: int = 0
-    damaged: int = 0
-    duplicated: int = 0
-    misordered: int = 0
-    leaks: int = 0
-    tcp_ok: bool | None = None
-    tcp_bytes: int = 0
-    injected: int = 0
-
-    def as_json(self) -> dict[str, Any]:
-        """The checker's part of what ``chaos run --json`` prints."""
-        return {
-            "verdict": self.verdict,
-            "faults": len([one for one in self.recoveries if one.fault.kind != RULES]),
-            "injected": self.injected,
-            "recovery_ms": self.recovery_ms(),
-            "tcp_ok": self.tcp_ok,
-            "tcp_bytes": self.tcp_bytes,
-            "sent": self.sent,
-            "delivered": self.delivered,
-            "lost": self.lost,
-            "damaged": self.damaged,
-            "duplicated": self.duplicated,
-            "misordered": self.misordered,
-            "leaks": self.leaks,
-            "problems": self.problems,
-        }
-
-    def recovery_ms(self) -> dict[str, Any]:
-        """Median, 99th percentile and most of the recoveries, and the same by service."""
-        by_service: dict[str, list[float]] = {}
-        every = []
-        for one in self.recoveries:
-            if one.took_ns is None or one.fault.kind == RULES:
-                continue
-            every.append(one.took_ns / 1e6)
-            for service in one.fault.services:
-                by_service.setdefault(service, []).append(one.took_ns / 1e6)
-        return {
-            **_quantiles(every),
-            "by_service": {name: _quantiles(values) for name, values in sorted(by_service.items())},
-        }
-
-
-def _quantiles(values: Sequence[float]) -> dict[str, float | None]:
-    """Nearest rank; None without values."""
-    ordered = sorted(values)
-
-    def rank(share: float) -> float | None:
-        return round(ordered[max(math.ceil(share * len(ordered)), 1) - 1], 1) if ordered else None
-
-    return {"p50": rank(0.5), "p99": rank(0.99), "max": rank(1)}
 
 
 def check(history: History, scenario: Scenario) -> Judgement:
@@ -138,7 +51,7 @@ class _Judge:
         self._gaps: list[str] = list(history.observed.gaps)
         self._excess: Counter[str] = Counter()
         self._lost: list[tuple[FlowKey, int, int]] = []
-        self._flows: dict[FlowKey, _Flow] = {}
+        self._flows: dict[FlowKey, Flow] = {}
         self._windows: list[tuple[int, int, FaultRecord]] = []
         self.result = Judgement()
 
@@ -179,7 +92,7 @@ class _Judge:
                     key = (life, record.way, record.flow)
                     flow = self._flows.get(key)
                     if flow is None:
-                        flow = self._flows[key] = _Flow()
+                        flow = self._flows[key] = Flow()
                     wrong = flow.take(record)
                     if wrong:
                         self._count(wrong, key, record)
@@ -220,15 +133,15 @@ class _Judge:
             next_ns = acts[number + 1].at_ns if number + 1 < len(acts) else None
             since_ns = fault.until_ns if fault.kind == "flap" else fault.at_ns
             life = fault.life + 1 if fault.ends_life else fault.life
-            ends = [_back_ns(arrivals.get((life, way), []), since_ns, next_ns) for way in (0, 1)]
+            ends = [back_ns(arrivals.get((life, way), []), since_ns, next_ns) for way in (0, 1)]
             if None in ends:
                 self._problem("recovery", f"no packet crossed after {_told(fault)}")
                 took_ns = None
                 self._windows.append((fault.at_ns, 1 << 63, fault))
             else:
-                back_ns = max(end for end in ends if end is not None)
-                took_ns = back_ns - since_ns
-                self._windows.append((fault.at_ns, max(back_ns, fault.until_ns), fault))
+                crossed_ns = max(end for end in ends if end is not None)
+                took_ns = crossed_ns - since_ns
+                self._windows.append((fault.at_ns, max(crossed_ns, fault.until_ns), fault))
                 if took_ns > self._bounds.recovery_max_ms * 1_000_000:
                     limit_ms = self._bounds.recovery_max_ms
                     self._problem(
@@ -428,73 +341,6 @@ class _Judge:
 
 _OF_FLOWS = frozenset({Kind.SENT, Kind.RECEIVED, Kind.DAMAGED})
 _OF_TCP = frozenset({Kind.TCP_SENT_END, Kind.TCP_RECEIVED_END, Kind.TCP_BROKEN})
-
-
-class _Flow:
-    """What one flow sent and received."""
-
-    __slots__ = ("_came", "_highest", "arrivals", "last_came_ns", "last_sent_ns", "received", "sent")
-
-    def __init__(self) -> None:
-        self.sent: dict[int, tuple[int, int]] = {}
-        """Sequence -> time, size."""
-        self.received: dict[int, int] = {}
-        """Sequence -> time of its first coming."""
-        self.arrivals = 0
-        """Datagrams that a program in the node read, wrong ones included."""
-        self.last_sent_ns = self.last_came_ns = 0
-        self._came: list[int] = []
-        self._highest: list[int] = []
-
-    def take(self, record: Record) -> str:
-        """Take the next record; what is wrong with it: ``damaged``, ``duplicated``, ``misordered`` or ""."""
-        if record.kind == Kind.SENT:
-            self.sent[record.sequence] = (record.time_ns, record.size)
-            self.last_sent_ns = record.time_ns
-            return ""
-        self.arrivals += 1
-        if record.kind == Kind.DAMAGED or self.sent.get(record.sequence) != (record.extra, record.size):
-            return "damaged"
-        if record.sequence in self.received:
-            return "duplicated"
-        self.received[record.sequence] = self.last_came_ns = record.time_ns
-        highest = self._highest[-1] if self._highest else -1
-        self._came.append(record.time_ns)
-        self._highest.append(max(highest, record.sequence))
-        return "misordered" if record.sequence < highest else ""
-
-    def had_come(self, sequence: int, before_ns: int) -> bool:
-        """True when a later datagram had come before that time."""
-        count = bisect_right(self._came, before_ns)
-        return count > 0 and self._highest[count - 1] > sequence
-
-
-def _back_ns(arrivals: Sequence[tuple[int, int]], since_ns: int, next_ns: int | None) -> int | None:
-    """When packets crossed again: the end of the last outage, else the first crossing.
-
-    Args:
-        arrivals: (time of coming, time of sending), by time of coming.
-        since_ns: the fault; only what was sent after it counts.
-        next_ns: the next fault, whose outage is not ours; None when there is none.
-    """
-    first = bisect_right(arrivals, (since_ns, 1 << 63))
-    crossings = [came_ns for came_ns, sent_ns in arrivals[first:] if sent_ns > since_ns]
-    if not crossings:
-        return None
-    back_ns, last_ns = crossings[0], since_ns
-    for before_ns, came_ns in pairwise(_chain(last_ns, crossings)):
-        begins_late = before_ns - since_ns > LATE_OUTAGE_NS
-        # what was no outage yet when the next fault came is the next fault's
-        if begins_late or (next_ns is not None and before_ns >= next_ns - OUTAGE_NS):
-            break
-        if came_ns - before_ns > OUTAGE_NS:
-            back_ns = came_ns
-    return back_ns
-
-
-def _chain(first: int, rest: Iterable[int]) -> Iterable[int]:
-    yield first
-    yield from rest
 
 
 def _name(key: FlowKey) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ntbnet.app.chaos_checker import RULES
 from ntbnet.app.chaos_history import WAYS, FaultRecord, Kind, Record
+from ntbnet.app.chaos_judgement import RULES
 from ntbnet.app.chaos_run import Done
 
 COLOURS = ("#2166ac", "#e08214")

@@ -17,8 +17,8 @@ from typing import Any
 
 from ntbnet.app import chaos_checker, chaos_faults, chaos_history, chaos_scenario
 from ntbnet.app.bench_lab import Lab
-from ntbnet.app.chaos_checker import RULES, Judgement
 from ntbnet.app.chaos_history import FaultLog, FaultRecord, History, Kind, Observed, Record, Tail
+from ntbnet.app.chaos_judgement import RULES, Judgement, Recovery
 from ntbnet.app.chaos_load import PATIENCE_NS, LoadSpec
 from ntbnet.app.chaos_nemesis import Nemesis, schedule
 from ntbnet.app.chaos_recorder import Recorder
@@ -79,7 +79,7 @@ class Done:
         }
 
 
-def _event(one: chaos_checker.Recovery) -> dict[str, Any]:
+def _event(one: Recovery) -> dict[str, Any]:
     took_ms = None if one.took_ns is None else round(one.took_ns / 1e6, 1)
     fault = one.fault
     return {"kind": fault.kind, "services": list(fault.services), "note": fault.note, "recovery_ms": took_ms}

@@ -102,6 +102,10 @@ CRASH_POINTS: dict[str, CrashPoint] = {
     "ctrl.command": CrashPoint("command word, taken by the worker", ("epc",), BRING_UP),
     "ctrl.argument": CrashPoint("argument word, taken by the worker", ("epc",), BRING_UP),
     "ctrl.command_status": CrashPoint("answer to a command", ("epc",), BRING_UP),
+    # a reset by command
+    "reset": CrashPoint(
+        "memory that a reset by command loses, zeroed; neither traffic nor a start comes to it", (), BRING_UP
+    ),
     # leases
     "lease": CrashPoint("link epoch in which a host stores directly", _PEERS, BRING_UP, "local"),
 }

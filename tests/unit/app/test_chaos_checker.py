@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ntbnet.app.chaos_checker import Judgement, check
+from ntbnet.app.chaos_checker import check
 from ntbnet.app.chaos_history import FaultRecord, Kind, LoggedError, Observed, Record, Sample
+from ntbnet.app.chaos_judgement import Judgement
 from ntbnet.app.chaos_run import judge
 from tests.unit.app.chaos_histories import MS, SIZE, Made, counters, kill, scenario
 

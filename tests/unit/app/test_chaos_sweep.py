@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from ntbnet.app import chaos_sweep
-from ntbnet.app.chaos_checker import Judgement, Recovery
 from ntbnet.app.chaos_history import FaultRecord, History, Observed
+from ntbnet.app.chaos_judgement import Judgement, Recovery
 from ntbnet.app.chaos_run import Done, Wanted
 from ntbnet.app.chaos_scenario import Fault
 from ntbnet.devices.crash_points import CRASH_POINTS
