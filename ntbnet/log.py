@@ -55,6 +55,11 @@ EVENTS: dict[str, Event] = {
     ),
     "link.status_changed": Event("info", ("up", "reason"), "link bit of the NTB control block"),
     "grants.refused": Event("warning", ("reason",), "impossible grants of direct stores: they are messages"),
+    "link.administered": Event("info", ("up",), "this side asks for the link, or drops it, by command"),
+    "host.reset": Event("warning", ("memory",), "the host boots anew by command; its memory is kept or lost"),
+    "endpoint.reset": Event(
+        "warning", ("memory",), "PERST# of the endpoint by command; its memory is kept or lost"
+    ),
     "link.restarted": Event("warning", ("reason",), "this side asked for a new link epoch"),
     "pci.enumerated": Event(
         "info", ("vendor", "device", "bars"), "host found the function and placed its BARs"
@@ -156,6 +161,9 @@ EVENTS: dict[str, Event] = {
         ("cause", "head", "size_bytes"),
         "a frame's first 14 bytes are none that the node may get; logged once a cause",
     ),
+    "netdev.packet_crossed": Event(
+        "info", ("queue",), "first frame that a queue received since its link came up"
+    ),
     "netdev.carrier_changed": Event("info", ("up",), "carrier of the node's interface"),
     "supervisor.started": Event("info", ("services",), "bridge is being started"),
     "supervisor.ready": Event("info", ("seconds",), "all services are up"),
@@ -171,6 +179,9 @@ EVENTS: dict[str, Event] = {
     "supervisor.spawn_failed": Event(
         "error", ("name", "reason"), "a service process could not be started; it is tried again"
     ),
+    "supervisor.forkserver_died": Event(
+        "warning", ("child_pid",), "the process that services are forked from ended; another one is started"
+    ),
     "supervisor.repaired": Event(
         "warning", ("side", "what"), "parts of a node were lost and made anew; users of its memory restart"
     ),
@@ -179,6 +190,22 @@ EVENTS: dict[str, Event] = {
     ),
     "supervisor.failed": Event("error", ("reason",), "the supervisor failed and takes the bridge down"),
     "supervisor.cleaned": Event("warning", ("what",), "left over by a run that was killed"),
+    "chaos.plan_installed": Event(
+        "info", ("injected", "seed", "rules"), "faults are injected from now on, by so many rules"
+    ),
+    "chaos.plan_healed": Event("info", ("injected",), "faults are injected no more"),
+    "chaos.plan_refused": Event("warning", ("reason",), "the plan of faults is wrong: none are injected"),
+    "chaos.fault_injected": Event(
+        "info",
+        ("injected", "kind", "rule", "path", "sequence"),
+        "a fault was injected; at most 100 of them a second in one service",
+    ),
+    "chaos.faults_counted": Event(
+        "info", ("injected", "kind", "count"), "so many more faults were injected and not logged one by one"
+    ),
+    "chaos.crashed": Event(
+        "info", ("injected", "point", "nth", "before"), "the service dies at a crash point, as it was told to"
+    ),
     "supervisor.stopped": Event("info", ("reason",), "bridge is down"),
 }
 """Event name -> row. A name outside this table, or a key outside its row, is a bug (tests check)."""
@@ -201,6 +228,10 @@ class Logger:
             wrapper_class=structlog.BoundLogger,
             cache_logger_on_first_use=True,
         ).bind(**bound, pid=os.getpid())
+
+    def bind(self, **keys: Any) -> None:
+        """Have every event carry these keys from now on; None takes one off again."""
+        self._log = self._log.try_unbind(*keys).bind(**{k: v for k, v in keys.items() if v is not None})
 
     def emit(self, event: str, **keys: Any) -> None:
         """Write one event; KeyError for a name outside EVENTS."""

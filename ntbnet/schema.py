@@ -139,6 +139,23 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
+class Words:
+    """An array of some of a few words, each at most once; kept as a tuple."""
+
+    words: tuple[str, ...]
+
+    def accepts(self, value: object) -> bool:
+        """See Rule."""
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            return False
+        return len(set(value)) == len(value) and set(value) <= set(self.words)
+
+    def allowed(self) -> str:
+        """See Rule."""
+        return "an array of some of " + ", ".join(f'"{word}"' for word in self.words)
+
+
+@dataclass(frozen=True, slots=True)
 class Text:
     """A string that matches ``pattern`` as a whole; ``what`` describes it to a person."""
 
@@ -266,6 +283,8 @@ class TableReader:
         rule = _rule(hint)
         if rule is not None:
             if rule.accepts(value):
+                if isinstance(rule, Words):
+                    return tuple(value)  # type: ignore[arg-type]  # a list: the rule accepted it
                 return rule.word(value) if isinstance(rule, Switch) else value
             return self._refuse(rule, value, default, name)
         if get_origin(hint) is tuple:

@@ -61,6 +61,9 @@ class Node:
     dram_bytes: Annotated[int, Integer(8 * MIB, 1024 * MIB, "bytes", multiple_of=MIB)] = 32 * MIB
     """Memory of the host, bytes, 8388608..1073741824 (8 MiB..1 GiB), a multiple of 1 MiB."""
 
+    dram_on_reset: Annotated[str, Choice(("kept", "lost"))] = "kept"
+    """What `ntbnet reset` does to that memory; kept, or lost: zeros for everybody who maps it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Nodes:

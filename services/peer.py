@@ -14,14 +14,18 @@ RECIPES = {
     "rc": startup.Recipe(
         service="peer-rc",
         about=__doc__,
-        build=lambda parts: RcPeer(parts.config, parts.memory, parts.incarnation, parts.far),
+        build=lambda parts: RcPeer(
+            parts.config, parts.memory, parts.incarnation, parts.far, link_wanted=parts.link_wanted
+        ),
         needs_tun=True,
         stores_far=True,
     ),
     "ep": startup.Recipe(
         service="peer-ep",
         about=__doc__,
-        build=lambda parts: EpPeer(parts.config, parts.memory, parts.incarnation, parts.far),
+        build=lambda parts: EpPeer(
+            parts.config, parts.memory, parts.incarnation, parts.far, link_wanted=parts.link_wanted
+        ),
         needs_tun=True,
         stores_far=True,
     ),

@@ -35,7 +35,8 @@ ONE_NAME = {"tests/system/test_demo.py", "tests/test_readme.py"}
 ALONE = {
     "test_rates.py",
     "test_kill_under_load.py",
-    "test_random_kills.py",
+    "test_scenarios.py",
+    "test_recovery.py",
 }
 """Modules that judge latencies, rates and times of recovery."""
 

@@ -16,7 +16,7 @@ MODULES = [
     "tests/unit/test_wire.py",
     "tests/sim/test_faults.py",
     "tests/system/test_rates.py",
-    "tests/chaos/test_random_kills.py",
+    "tests/chaos/test_scenarios.py",
 ]
 """As they are collected: what measures is last."""
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from ntbnet import topology
 from ntbnet.app.bench_samples import Samples
-from ntbnet.app.child import child_environment
+from ntbnet.app.forks import child_environment
 from ntbnet.edge.shm import dram_path
 from ntbnet.errors import SetupError
 
@@ -56,8 +56,8 @@ def import_times(runs: int) -> dict[str, Samples]:
     return {module: Samples.of(times, 1) for module, times in taken.items()}
 
 
-def private_bytes(pid: int, shared_file: str) -> int:
-    """Unique set size of a process, without its mappings of ``shared_file``.
+def private_bytes(pid: int, *shared_files: str) -> int:
+    """Unique set size of a process, without its mappings of ``shared_files``.
 
     The node's DRAM is left out by name: a page of it counts as private as long as only one
     process has touched it.
@@ -75,7 +75,7 @@ def private_bytes(pid: int, shared_file: str) -> int:
     for line in lines:
         key, _, rest = line.partition(" ")
         if not key.endswith(":"):
-            is_counted = not line.endswith(shared_file)
+            is_counted = not line.endswith(shared_files)
         elif is_counted and key in {"Private_Clean:", "Private_Dirty:"}:
             kibibytes += int(rest.split()[0])
     return kibibytes * 1024

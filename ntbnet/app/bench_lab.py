@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ntbnet.app.bridge import Bridge
-from ntbnet.app.child import child_environment
+from ntbnet.app.forks import child_environment
 from ntbnet.config import Config
 from ntbnet.edge.netns import inside, netns_inode
 from ntbnet.edge.node import spec_from

@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from typing import IO
 
 from ntbnet.app.bench_lab import Direction, fresh_namespaces, ip
-from ntbnet.app.child import child_environment
+from ntbnet.app.forks import child_environment
 from ntbnet.app.pump import MEMORY_BYTES
 from ntbnet.edge.tun import Tun, create_persistent
 from ntbnet.errors import SetupError

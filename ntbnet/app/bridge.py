@@ -70,7 +70,7 @@ class Bridge:
         answers = self.answers() if is_up else {}
         config = self.config
         services = self._services(answers)
-        link = link_state(answers)
+        link = link_state(answers) | {"wanted": self.link_wanted()}
         return {
             "name": self.run.name,
             "state": _overall(is_up, services, link),
@@ -96,7 +96,7 @@ class Bridge:
         return ask(existing, ANSWER_TIMEOUT_S)
 
     def _services(self, answers: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-        children = self._children()
+        children = self.children()
         processes = self.run.processes() if self.run.exists() else {}
         services = []
         for name in topology.SERVICES:
@@ -123,7 +123,8 @@ class Bridge:
     def _epoch(self, name: str) -> int:
         return self.run.epoch(name) or 0
 
-    def _children(self) -> dict[str, dict[str, Any]]:
+    def children(self) -> dict[str, dict[str, Any]]:
+        """What the supervisor says of each service: ``restarts`` and ``state``; {} before it spoke."""
         try:
             children = json.loads(Path(self.run.path, "children.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -149,16 +150,46 @@ class Bridge:
                 raise SetupError(f"bridge {self.run.name} did not come up in {timeout_s:.0f} s: {reason}")
             time.sleep(0.02)  # between questions to other processes; nothing to await here
 
+    # commands
+
     def move_bar(self, bar: int) -> None:
         """Have the host give BAR ``bar`` another bus address.
 
         Raises:
             SetupError: it does not answer, or says why it cannot.
         """
-        path = self.run.socket_path("ask.rc-host")
-        answer = ask({"rc-host": path}, ANSWER_TIMEOUT_S, b"move_bar %d" % bar).get("rc-host")
-        if answer is None or "error" in answer:
-            raise SetupError(f"BAR{bar} was not moved: {answer['error'] if answer else 'rc-host is silent'}")
+        refusal = self._command("rc-host", f"move_bar {bar}")
+        if refusal is not None:
+            raise SetupError(f"BAR{bar} was not moved: {refusal}")
+
+    def reset(self, node: str) -> None:
+        """Reset the host (``rc``) or the endpoint (``ep``).
+
+        Raises:
+            SetupError: it does not answer, or says why it cannot.
+        """
+        refusal = self._command("rc-host" if node == "rc" else "epc", "reset")
+        if refusal is not None:
+            raise SetupError(f"{node} was not reset: {refusal}")
+
+    def want_link(self, node: str, wanted: bool) -> str | None:
+        """Have a node's driver ask for the NTB link, or drop it; what starts later does so as well.
+
+        Returns:
+            Why the driver of now did not hear of it; None when it did.
+        """
+        self.run.want_link(node, wanted)
+        return self._command(f"peer-{node}", f"link {'up' if wanted else 'down'}")
+
+    def link_wanted(self) -> dict[str, bool]:
+        """By node, False where the link was taken down by command."""
+        return {node: self.run.link_is_wanted(node) for node in ("rc", "ep")}
+
+    def _command(self, service: str, words: str) -> str | None:
+        """Tell a service to do something; why it does not, or None."""
+        path = self.run.socket_path(f"ask.{service}")
+        answer = ask({service: path}, ANSWER_TIMEOUT_S, words.encode()).get(service)
+        return f"{service} is silent" if answer is None else answer.get("error")
 
     # down
 
@@ -221,7 +252,9 @@ def _overall(is_up: bool, services: list[dict[str, Any]], link: dict[str, Any]) 
     if not is_up:
         return "down"
     if all(service["state"] == "up" for service in services):
-        return "up" if link["state"] == "up" else "starting"
+        if link["state"] == "up":
+            return "up"
+        return "starting" if all(link["wanted"].values()) else "disabled"
     return "degraded"
 
 

@@ -7,20 +7,18 @@ its end tells the child that the supervisor ended.
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import socket
-import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ntbnet.app.forks import Forked, ForkServer, ended
 from ntbnet.edge.startup import READY
 
 SILENT_S = {"up": 2.0, "starting": 5.0}
 """Silence after which a service in that state counts as hung; it shows life every half second."""
-_PIDFD_RETRY_S = 0.5
 
 
 @dataclass(slots=True, eq=False)
@@ -29,7 +27,7 @@ class Child:
 
     name: str
     on_ready: Callable[[], None]
-    process: subprocess.Popen[bytes] | None = None
+    process: Forked | None = None
     lifeline: socket.socket | None = None
     started_s: float = 0.0
     alive_s: float = 0.0
@@ -39,11 +37,12 @@ class Child:
     """``starting``, ``up``, ``waiting`` (for its next start) or ``down``."""
     ready: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def start(self, command: Sequence[str], stdout: Path, stderr: Path) -> None:
+    async def start(self, forks: ForkServer, words: Sequence[str], stdout: Path, stderr: Path) -> None:
         """Start the process; its predecessor, if any, has ended.
 
         Args:
-            command: what to run; the option that names the socket is added.
+            forks: where it comes from.
+            words: module and arguments; the option that names the socket is added.
             stdout: file to append to.
             stderr: file to append to.
 
@@ -54,15 +53,7 @@ class Child:
         ours, theirs = socket.socketpair()
         try:
             with theirs, stdout.open("ab") as out, stderr.open("ab") as err:
-                self.process = subprocess.Popen(
-                    [*command, "--notify-fd", str(theirs.fileno())],
-                    stdin=subprocess.DEVNULL,
-                    stdout=out,
-                    stderr=err,
-                    pass_fds=(theirs.fileno(),),
-                    start_new_session=True,
-                    env=child_environment(),
-                )
+                self.process = await forks.fork(words, out.fileno(), err.fileno(), theirs.fileno())
         except BaseException:
             ours.close()
             raise
@@ -101,26 +92,8 @@ class Child:
 
     async def ended(self) -> int:
         """Wait status of the process, noticed through its pidfd."""
-        process = self.process
-        assert process is not None
-        loop = asyncio.get_running_loop()
-        while process.poll() is None:
-            try:
-                fd = os.pidfd_open(process.pid)
-            except ProcessLookupError:
-                break
-            except OSError:  # no descriptor left: ask again later
-                await asyncio.sleep(_PIDFD_RETRY_S)
-                continue
-            ended = asyncio.Event()
-            loop.add_reader(fd, ended.set)
-            try:
-                await ended.wait()
-            finally:
-                loop.remove_reader(fd)
-                os.close(fd)
-            break
-        return process.wait()
+        assert self.process is not None
+        return await ended(self.process)
 
     def close(self) -> None:
         """Give our end of the socket pair up: a child that lives ends."""
@@ -144,10 +117,3 @@ class Child:
             self.state = "up"
             self.ready.set()
             self.on_ready()
-
-
-def child_environment() -> dict[str, str]:
-    """Environment of a child: ours, with ``services`` importable when we run from a source tree."""
-    root = str(Path(__file__).resolve().parents[2])
-    path = os.environ.get("PYTHONPATH")
-    return {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{path}" if path else root, "PYTHONSAFEPATH": "1"}

@@ -18,11 +18,12 @@ from rich.table import Table
 
 from ntbnet import __version__
 from ntbnet.app import demo as demo_module
-from ntbnet.app import layout_cli, logs_cli
+from ntbnet.app import layout_cli, link_cli, logs_cli
 from ntbnet.app.bench import bench_app
 from ntbnet.app.bridge import Bridge
 from ntbnet.app.bringup import running, unless_stopped
-from ntbnet.app.child import child_environment
+from ntbnet.app.chaos_cli import chaos_app
+from ntbnet.app.forks import child_environment
 from ntbnet.app.interrupts import interrupt_lines
 from ntbnet.app.supervisor import Supervisor
 from ntbnet.config import Config, to_toml, warnings
@@ -46,7 +47,10 @@ config_app = typer.Typer(help="Check and show configurations.", no_args_is_help=
 app.add_typer(config_app, name="config")
 app.add_typer(logs_cli.app, name="logs")
 app.add_typer(bench_app, name="bench")
+app.add_typer(chaos_app, name="chaos")
 app.add_typer(layout_cli.layout_app, name="layout")
+app.add_typer(link_cli.app, name="link")
+app.command(epilog="Example: ntbnet reset ep --json")(link_cli.reset)
 app.command(epilog="Example: ntbnet explain BAR2+0xF00A0 --profile r-car-s4")(layout_cli.explain)
 
 ConfigOption = Annotated[
@@ -213,7 +217,7 @@ def status(name: NameOption = DEFAULT_NAME, as_json: JsonOption = False, config:
 
 def _print_status(state: dict[str, Any]) -> None:
     link = state["link"]
-    out.print(f"bridge {state['name']}: {state['state']}   link: {link['state']}, epoch {link['epoch']}")
+    out.print(f"bridge {state['name']}: {state['state']}   {link_cli.said_of(link)}")
     if state["state"] == "down":
         return
     out.print(f"profile: {state['profile']}   fabric: {state['fabric']}")

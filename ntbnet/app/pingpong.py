@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from struct import Struct
 
-from ntbnet.app.child import child_environment
+from ntbnet.app.forks import child_environment
 from ntbnet.edge.netns import inside
 from ntbnet.errors import SetupError
 

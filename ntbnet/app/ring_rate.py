@@ -48,9 +48,9 @@ class Port:
     def __init__(self, peer: Window) -> None:
         self._cpu = granted_bus(peer)
 
-    def peer_mw_write(self, widx: int, offset: int, data: Buffer) -> None:
+    def peer_mw_write(self, widx: int, offset: int, data: Buffer, what: str = "direct") -> None:
         """See ``NtbDevice``; there is one window."""
-        self._cpu.write(WINDOW_ADDR + offset, data)
+        self._cpu.write(WINDOW_ADDR + offset, data, what)
 
     def peer_mw_lend(self, widx: int, size: int) -> Window | None:
         """See ``NtbDevice``; all of it, as in fabric ``local``."""

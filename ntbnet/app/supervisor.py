@@ -1,9 +1,10 @@
 """The supervisor inside ``ntbnet up``: nodes, DRAM, five processes, and what restarts them.
 
-It starts services in dependency order and waits for each one's READY, never for time. A service
-that dies is noticed through its pidfd and replaced at once; one that dies again and again waits
-longer each time. A service that gives no sign of life (its neighbours notice within a second,
-the supervisor somewhat later) is killed before it is replaced. Before a replacement starts, what
+It starts services in dependency order and waits for each one's READY, never for time. They are forked
+by a process that has done their imports (``forks``). A service that dies is noticed through its
+pidfd and replaced at once; one that dies again and again as soon as it is up waits longer each time. A
+service that gives no sign of life (its neighbours notice within a second, the supervisor somewhat later)
+is killed before it is replaced. Before a replacement starts, what
 is lost of its node or DRAM is made anew. When the supervisor ends, however it ends, its children
 do: a running one sees it at its end of a socket pair, a stopped one is killed by the kernel.
 """
@@ -13,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import sys
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -21,6 +21,7 @@ from typing import Any
 
 from ntbnet import topology
 from ntbnet.app.child import Child
+from ntbnet.app.forks import ForkServer
 from ntbnet.app.leftovers import remove_leftovers
 from ntbnet.config import Config, to_toml
 from ntbnet.edge.process import own_record, record_of
@@ -32,8 +33,10 @@ from ntbnet.log import Logger
 
 READY_TIMEOUT_S = 15.0
 HEALTH_INTERVAL_S = 0.5
-CALM_S = 5.0
+CALM_S = 1.0
 """A service that lived that long starts again without waiting."""
+FORKS_RETRY_S = 1.0
+"""Least time between two starts of the fork server."""
 
 Progress = Callable[[str], None]
 
@@ -54,6 +57,7 @@ class Supervisor:
         self._progress = progress
         self._run_id = new_run_id()
         self._children = {name: Child(name, self._write_children) for name in topology.SERVICES}
+        self._forks = ForkServer(run.name, run.stderr_path("forkserver"))
         self._stopping = asyncio.Event()
         self._stop_reason = ""
         self._log: Logger | None = None
@@ -80,6 +84,7 @@ class Supervisor:
             self._progress(text)
         run.create()
         try:
+            self._forks.start()
             run.write_run(self._record())
             run.write_config(to_toml(config))
             if self._log_folder is not None:
@@ -88,6 +93,7 @@ class Supervisor:
                 make_side(config, run, node)
             stream = self._log_path("supervisor").open("a", encoding="utf-8", buffering=1)
         except BaseException:
+            self._forks.close()
             remove_leftovers(run, config)
             raise
         bound = {"run_id": self._run_id, "node": "host", "service": "supervisor", "epoch": 1}
@@ -127,7 +133,7 @@ class Supervisor:
         started_s = time.monotonic()
         self._emit("supervisor.started", services=list(topology.SERVICES))
         for child in self._children.values():
-            self._spawn(child)
+            await self._spawn(child)
         for child in self._children.values():
             self._progress(f"waiting for {child.name}")
             try:
@@ -139,6 +145,7 @@ class Supervisor:
         for child in self._children.values():
             self._keep(self._watch(child))
         self._keep(self._check_health())
+        self._keep(self._keep_forks())
 
     async def _ready_or_dead(self, child: Child) -> None:
         ready = asyncio.ensure_future(child.ready.wait())
@@ -176,17 +183,16 @@ class Supervisor:
 
     # children
 
-    def _spawn(self, child: Child) -> None:
-        """Start one service process. A warm spare, once there are any, would be taken here.
+    async def _spawn(self, child: Child) -> None:
+        """Start one service process.
 
         Raises:
             OSError: it cannot be started.
             SetupError: it cannot be noted. It does not run then.
         """
-        module, *arguments = topology.MODULES[child.name]
-        command = [sys.executable, "-m", module, *arguments, "--config", str(self._run.config_path)]
-        command += ["--name", self._run.name, "--run-id", self._run_id]
-        child.start(command, self._log_path(child.name), self._run.stderr_path(child.name))
+        words = [*topology.MODULES[child.name], "--config", str(self._run.config_path)]
+        words += ["--name", self._run.name, "--run-id", self._run_id]
+        await child.start(self._forks, words, self._log_path(child.name), self._run.stderr_path(child.name))
         record = record_of(child.pid)
         if record is not None:
             try:
@@ -233,7 +239,7 @@ class Supervisor:
                 return
             try:
                 self._repair(child)
-                self._spawn(child)
+                await self._spawn(child)
             except (OSError, NtbnetError) as problem:
                 self._emit("supervisor.spawn_failed", name=child.name, reason=str(problem))
                 child.failures += 1
@@ -279,6 +285,20 @@ class Supervisor:
             except TimeoutError:
                 continue
 
+    async def _keep_forks(self) -> None:
+        """Have a fork server ready: what died of it is not found out by the service that needs it."""
+        while not self._stopping.is_set():
+            began_s, pid = time.monotonic(), self._forks.pid
+            await self._forks.ended()
+            self._emit("supervisor.forkserver_died", child_pid=pid)
+            left_s = FORKS_RETRY_S - (time.monotonic() - began_s)
+            if left_s > 0:
+                await asyncio.sleep(left_s)  # it ended at once: no use in doing that all the time
+            try:
+                self._forks.start()
+            except OSError as problem:
+                self._emit("supervisor.spawn_failed", name="forkserver", reason=str(problem))
+
     # take down
 
     def request_stop(self, reason: str) -> None:
@@ -316,6 +336,7 @@ class Supervisor:
             await asyncio.wait(living.values())
         for child in self._children.values():
             child.close()
+        self._forks.close()
         self._emit("supervisor.stopped", reason=self._stop_reason)
         with self._run.lock():
             remove_leftovers(self._run, self._config)

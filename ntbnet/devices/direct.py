@@ -151,23 +151,26 @@ class CpuBus:
         self._era = 0
         """Ends the flushes of earlier epochs."""
         self._lent: list[Window] = []
-        self._held: list[tuple[int, bytes] | int] = []
-        """Stores (address, data) and doorbell bits that wait for a flush, oldest first."""
+        self._held: list[tuple[int, bytes, str] | int] = []
+        """Stores (address, data, name) and doorbell bits that wait for a flush, oldest first."""
         self.counters: Counter[str] = Counter()
 
     # stores
 
-    def write(self, addr: int, data: Buffer) -> None:
-        """Posted store of ``data`` at ``addr``; the buffer may be reused once the call returned."""
+    def write(self, addr: int, data: Buffer, what: str = "direct") -> None:
+        """Posted store of ``data`` at ``addr``; the buffer may be reused once the call returned.
+
+        ``what`` names it where it is a direct store (see ``crash_points``).
+        """
         grant = self._find(addr, len(data)) if self._grants else None
         if grant is None:
-            self._post(addr, data)
+            self.post(addr, data)
         elif self._settled:
-            self._land(grant, addr, data)
+            self._land(grant, addr, data, what)
         elif self._is_flushing and len(self._held) < MAX_HELD:
-            self._held.append((addr, bytes(data)))
+            self._held.append((addr, bytes(data), what))
         else:
-            self._post(addr, data)
+            self.post(addr, data)
 
     def lend(self, addr: int, size: int) -> Window | None:
         """``size`` bytes at ``addr`` to store in directly; None unless stores to all of them are direct now.
@@ -214,7 +217,7 @@ class CpuBus:
                 return grant if not grant.owner or (length == WORD_BYTES and not addr & 3) else None
         return None
 
-    def _land(self, grant: Grant, addr: int, data: Buffer) -> None:
+    def _land(self, grant: Grant, addr: int, data: Buffer, what: str) -> None:
         at = grant.at + addr - grant.base
         if grant.owner:
             self.counters["direct_rings"] += 1
@@ -223,9 +226,9 @@ class CpuBus:
             assert self._far is not None, "grants of memory are taken only where there is memory"
             if self._outbox.effects:
                 # what says that a frame was taken must not be seen before the frame was
-                self._outbox.add(Store(self._far.memory, at, bytes(data)))
+                self._outbox.add(Store(self._far.memory, at, bytes(data), what))
             else:
-                self._far.memory.store("direct", at, data)
+                self._far.memory.store(what, at, data)
 
     def _post_held(self) -> None:
         """What waited becomes messages, which the flush that runs does not cover."""
@@ -234,11 +237,12 @@ class CpuBus:
             if isinstance(one, int):
                 self._outbox.send(self._upstream, Irq(IrqSource.PEER_DOORBELL, one, self._tasks.epoch))
             else:
-                self._outbox.send(self._via, MemWrite(*one, self._tasks.epoch))
+                self._outbox.send(self._via, MemWrite(one[0], one[1], self._tasks.epoch))
         if held:
             self._posted += 1
 
-    def _post(self, addr: int, data: Buffer) -> None:
+    def post(self, addr: int, data: Buffer) -> None:
+        """As ``write``, for what is never granted: a message."""
         self._post_held()
         # a payload is on its way before its owner gets the buffer back: effects are performed at once
         kept = data if isinstance(data, memoryview) else bytes(data)

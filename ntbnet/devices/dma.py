@@ -76,7 +76,7 @@ class DmaFilter:
             return
         for offset, size in split_posted(addr, len(data)):
             if self.find(addr + offset, size):
-                self._dram.store("dma", addr + offset - base, data[offset : offset + size])
+                self._dram.store("dma.part", addr + offset - base, data[offset : offset + size])
             else:
                 self._fault("write", addr + offset, size)
 

@@ -78,7 +78,7 @@ class Edma:
 
     def handle(self, src: str, message: Message, now_ns: int) -> Sequence[Effect]:
         """Register access of the CPU or the host; the controller's answers and news."""
-        self.engine.now_ns = now_ns
+        self.engine.now_ns = self.lines.now_ns = now_ns
         if isinstance(message, MemWrite):
             if src == HOST_CPU and self._is_stale(message):
                 self.counters["stale_epoch"] += 1
@@ -90,6 +90,8 @@ class Edma:
             self.engine.complete(message)
         elif isinstance(message, Notice) and src == CONTROLLER and message.name == "link":
             self._on_link(message.args)
+        elif isinstance(message, Notice) and src == CONTROLLER and message.name == "reset":
+            self._reset()
         else:
             self.counters["unexpected"] += 1
         if not self.engine.is_idle:
@@ -98,7 +100,7 @@ class Edma:
 
     def on_path(self, peer: str, up: bool, session: int, reason: str, now_ns: int) -> Sequence[Effect]:
         """The controller's path is the way to the link; the CPU's is where interrupts go."""
-        self.engine.now_ns = now_ns
+        self.engine.now_ns = self.lines.now_ns = now_ns
         if peer == CPU:
             self.lines.cpu_changed(up)
         elif peer == CONTROLLER and not up:
@@ -118,7 +120,7 @@ class Edma:
 
     def on_deadline(self, now_ns: int) -> Sequence[Effect]:
         """Do what is due."""
-        self.engine.now_ns = now_ns
+        self.engine.now_ns = self.lines.now_ns = now_ns
         self.engine.on_deadline()
         self.lines.on_deadline(now_ns)
         return self._outbox.take()
@@ -163,6 +165,14 @@ class Edma:
             self.engine.set_link(epoch, bus_master)
         else:
             self.counters["unexpected"] += 1
+
+    def _reset(self) -> None:
+        """PERST#: every channel ends, registers are as after power-on; lines follow."""
+        self.engine.set_link(0, bus_master=False)
+        self.engine.run()
+        self.registers.reset()
+        for direction in Direction:
+            self.lines.mask_written(direction)
 
     def _ring_hook(self, direction: Direction) -> WriteHook:
         return lambda _index, _old, _new: self.lines.ring(direction)

@@ -109,7 +109,7 @@ class EdmaChannel:
         if not self._is_configured:
             self._phase = 1
         chunk = encode_chunk(transfers, self._region.span.base, self._phase)
-        self._region.store("edma list", 0, chunk)
+        self._region.store("edma.list", 0, chunk)
         self._running = len(transfers)
         self.state = State.BUSY
         if not self._is_configured:

@@ -9,7 +9,8 @@ message, or the acknowledgement that answers it, is under way may come after the
 ran: so an acknowledgement ends only what came before the message. Test interrupts beyond the first
 one collapse into one more message, and a ring that meets a completion, or an acknowledgement, is
 never lost. A line that is acknowledged and still high with nothing new is told again every
-``REPEAT_NS``: a level, without the storm.
+``REPEAT_NS``: a level, without the storm. One that is not acknowledged at all, since the message was
+lost, is told again by the next interrupt that would collapse into it, ``UNHEARD_NS`` later or more.
 
 Source: Linux dw-edma-core.c, dw_edma_irq_request and the interrupt emulation of 2026-02-15.
 """
@@ -26,7 +27,9 @@ from ntbnet.wire import Irq, IrqSource
 
 CPU = "peer-ep"
 REPEAT_NS = 10_000_000
-"""After how long an unserviced line is told again, ns."""
+"""After how long a line that was acknowledged and is still high is told again, ns."""
+UNHEARD_NS = 100_000_000
+"""How long a line that nobody acknowledged is not told again by what collapses into it, ns."""
 
 
 def first_line(endpoint: EndpointHardware, direction: Direction) -> int:
@@ -59,6 +62,9 @@ class InterruptLines:
     Attributes:
         level: set of lines that are high.
     """
+
+    now_ns = 0
+    """Time of what happens; its owner keeps it."""
 
     def __init__(
         self, endpoint: EndpointHardware, registers: RegisterFile, outbox: Outbox, counters: Counter[str]
@@ -99,6 +105,7 @@ class InterruptLines:
         self._repeat_ns: int | None = None
         self._news: dict[int, Effect] = {}
         """Set of lines -> what tells the CPU of it."""
+        self._told_ns = 0
 
     def ring(self, direction: Direction, _value: int = 0) -> None:
         """A test interrupt, through the INT_STATUS register of ``direction``; the value does not matter."""
@@ -108,13 +115,13 @@ class InterruptLines:
         else:
             self._latched = 1 << self._choose(direction)
         self._rung_since = True
-        self._settle(direction)
+        self._settle_or_remind(direction)
 
     def status_set(self, direction: Direction, bit: int) -> None:
         """Bit ``bit`` of INT_STATUS was set: done of channel ``bit``, or abort of ``bit`` - 16."""
         self._told[direction] &= ~(1 << bit)
         self._read_status(direction)
-        self._settle(direction)
+        self._settle_or_remind(direction)
 
     def mask_written(self, direction: Direction) -> None:
         """INT_MASK changed: a pending bit that is unmasked raises its line now."""
@@ -192,6 +199,11 @@ class InterruptLines:
             self._tell()
         return rising != 0
 
+    def _settle_or_remind(self, direction: Direction) -> None:
+        told_ns = self._told_ns
+        if not self._settle(direction) and self.level and self.now_ns - told_ns >= UNHEARD_NS:
+            self._tell()
+
     def _tell(self, lines: int = 0) -> None:
         """Send the set of lines that are high, or ``lines``."""
         if not self._cpu_up:
@@ -205,3 +217,4 @@ class InterruptLines:
         self._told.update(self._pending)
         self._rung_since = False
         self._repeat_ns = None
+        self._told_ns = self.now_ns

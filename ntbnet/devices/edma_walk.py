@@ -199,7 +199,7 @@ class Channel:
             else:
                 self._element_done()
             return
-        self._memory.store("edma", cookie - self._memory.span.base, data)
+        self._memory.store("edma.data", cookie - self._memory.span.base, data)
         self.bytes += len(data)
         self._outstanding -= len(data)
         if not self._left and not self._outstanding:

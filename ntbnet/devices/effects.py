@@ -87,6 +87,8 @@ class Store:
     memory: Window
     offset: int
     data: bytes
+    what: str = "direct"
+    """Name of the store (see ``crash_points``)."""
 
 
 Effect: TypeAlias = Send | Wake | Store | Log | Deliver | SetCarrier | StopQueue | Poll | Restart

@@ -19,6 +19,7 @@ from typing import Any
 
 from ntbnet.address import Span
 from ntbnet.config import Config
+from ntbnet.devices.command import LOST, lose, unknown
 from ntbnet.devices.complaints import Once
 from ntbnet.devices.effects import Effect, Outbox, Restart
 from ntbnet.devices.epc import Epc
@@ -112,8 +113,10 @@ class EndpointController:
             region_align=found.region_align,
             region_limit=found.region_limit,
         )
+        self._config = config
         region = dram.sub(0, FUNCTION_REGION_BYTES, "function")
-        self.vntb = Vntb(config, region, self.epc, self._outbox, Tick(config.profile.kernel.hz))
+        self._function_memory = region
+        self.vntb = self._bind_function()
         self._is_local = config.bridge.fabric == "local"
         client = Span(region.span.end, dram.span.end - region.span.end)
         registers = [(endpoint.edma, EDMA)]
@@ -202,6 +205,41 @@ class EndpointController:
         due = self.vntb.next_deadline()
         if due is not None and due <= now_ns:
             self.vntb.poll(now_ns)
+        return self._finish()
+
+    def _bind_function(self) -> Vntb:
+        tick = Tick(self._config.profile.kernel.hz)
+        return Vntb(self._config, self._function_memory, self.epc, self._outbox, tick)
+
+    def command(self, words: Sequence[str], now_ns: int) -> Sequence[Effect]:
+        """``reset``. KernelError EOPNOTSUPP: other words."""
+        if words != ["reset"]:
+            raise unknown()
+        return self.reset_endpoint(now_ns)
+
+    def reset_endpoint(self, now_ns: int) -> Sequence[Effect]:
+        """PERST#: BARs, windows, MSI and the engine's registers are lost, the function is bound again.
+
+        The endpoint's memory is kept or lost, as configured. The client that holds it loses the device.
+        """
+        memory = self._config.node.ep.dram_on_reset
+        self._outbox.log("endpoint.reset", memory=memory)
+        self.vntb.reset("endpoint reset")
+        self.epc.fundamental_reset()
+        counters = self.vntb.counters
+        self.vntb = self._bind_function()
+        self.vntb.counters = counters
+        self.vntb.start(now_ns)
+        self._window_changed = True
+        if self._paths.get(EDMA):
+            self._outbox.send(EDMA, Notice("reset", {}, self.epoch))
+        if self._paths.get(CLIENT):
+            self._outbox.send(CLIENT, Notice("endpoint_reset", {"memory": memory}, self.epoch))
+        elif memory == LOST:
+            rest = self._dram.size - FUNCTION_REGION_BYTES
+            lose(self._dram.sub(FUNCTION_REGION_BYTES, rest, "client"))
+        if self._paths.get(HOST):
+            self._outbox.add(Restart(HOST, "endpoint reset"))
         return self._finish()
 
     def start(self, now_ns: int) -> None:
@@ -456,6 +494,8 @@ class EndpointController:
             self._call(message)
         elif isinstance(message, Notice) and message.name == "edma_fence":
             self._fence_engine()
+        elif isinstance(message, Notice) and message.name == "link_wanted":
+            self.vntb.set_client_wants(message.args.get("up") is True)
         else:
             self.counters["unexpected"] += 1
 

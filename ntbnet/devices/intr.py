@@ -138,7 +138,7 @@ class IntrBackend(ABC):
         device, offset = self._initialised(), descriptor.addr_offset
         if pidx or offset % WORD_BYTES or offset + WORD_BYTES > self.peer_window_bytes:
             raise KernelError(errno.EINVAL, f"peer {pidx}, interrupt at {offset:#x} of its window")
-        device.peer_mw_write(self._widx, offset, descriptor.data.to_bytes(WORD_BYTES, "little"))
+        device.peer_mw_write(self._widx, offset, descriptor.data.to_bytes(WORD_BYTES, "little"), "intr.rung")
 
     # what backends differ in
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from ntbnet.address import Span
 from ntbnet.errors import WindowLost
@@ -142,6 +142,36 @@ class Window:
         return self._u8[at : at + length]
 
 
+_STORES = {name: Window.__dict__[name] for name in ("store", "store_u16", "store_u32", "zero")}
+
+
+def watch_stores(before: Callable[[str], None], after: Callable[[str], None]) -> None:
+    """Have every store of this process, to any window, call ``before`` and ``after`` with its name.
+
+    Until ``unwatch_stores``; a process that is not watched stores as directly as ever.
+    """
+    for name, bare in _STORES.items():
+        setattr(Window, name, _watched(bare, before, after))
+
+
+def unwatch_stores() -> None:
+    """Undo ``watch_stores``. Idempotent."""
+    for name, bare in _STORES.items():
+        setattr(Window, name, bare)
+
+
+def _watched(
+    bare: Callable[..., Any], before: Callable[[str], None], after: Callable[[str], None]
+) -> Callable[..., Any]:
+    def store(window: Window, what: str, *rest: Any) -> Any:
+        before(what)
+        result = bare(window, what, *rest)
+        after(what)
+        return result
+
+    return store
+
+
 class AddressMap:
     """What lies where in one address space of a node: RAM (a Window) or MMIO (its owner's name).
 
@@ -203,7 +233,7 @@ class Allocator:
                 self._used[offset] = size
                 self._next = offset + size
                 piece = self._window.sub(offset, size, name)
-                piece.zero(name)
+                piece.zero("memory.allocated")
                 return piece
         return None
 

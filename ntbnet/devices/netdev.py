@@ -66,9 +66,14 @@ class _Subqueue:
         if queue is None:
             raise KernelError(errno.EIO, "the transport has no free queue")
         self.queue: Queue = queue
+        self._is_new = True
+        """Nothing was received since the link came up."""
 
     def rx(self, frame: memoryview | None, length: int) -> None:
         """A frame came: give its packet to the node, and post its buffer again."""
+        if self._is_new:
+            self._is_new = False
+            self._netdev.crossed(self.queue)
         self._netdev.receive(frame, length)
         self._netdev.post(self.queue)
 
@@ -78,6 +83,7 @@ class _Subqueue:
 
     def event(self, up: bool) -> None:
         """The queue's link came up, or is down."""
+        self._is_new = True
         self._netdev.queue_changed()
 
 
@@ -395,6 +401,10 @@ class Netdev:
         self.rx_dropped += 1
         if self._refusals.is_first(cause):
             self._outbox.log("netdev.frame_refused", cause=cause, head=head.hex(), size_bytes=length)
+
+    def crossed(self, queue: Queue) -> None:
+        """The first frame since the queue's link came up: where an outage ends."""
+        self._outbox.log("netdev.packet_crossed", queue=queue.number)
 
     def post(self, queue: Queue) -> None:
         """Give ``queue`` a receive buffer for the one it used."""

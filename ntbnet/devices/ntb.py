@@ -128,10 +128,11 @@ class NtbDevice(ABC):
         """CPU address and size in bytes of outbound window ``widx``. EINVAL for a bad index."""
 
     @abstractmethod
-    def peer_mw_write(self, widx: int, offset: int, data: Buffer) -> None:
+    def peer_mw_write(self, widx: int, offset: int, data: Buffer, what: str = "direct") -> None:
         """Posted store of ``data`` at ``offset`` of outbound window ``widx``.
 
         Stores of one caller arrive in order. The buffer may be reused once the call returned.
+        ``what`` names the store where it is a direct one (see ``crash_points``).
 
         Raises:
             ValueError: the store leaves the window (a caller's bug: nothing is sent).
@@ -193,11 +194,11 @@ class NtbDevice(ABC):
 
     @abstractmethod
     def link_enable(self) -> Task[None]:
-        """Ask for the link, speed and width AUTO. On the endpoint: success, no effect (NTB 53)."""
+        """Ask for the link, speed and width AUTO; it is up once both sides have asked."""
 
     @abstractmethod
     def link_disable(self) -> Task[None]:
-        """Drop the link. On the endpoint: success, no effect."""
+        """Drop the link, for both sides."""
 
     # doorbells
 

@@ -255,10 +255,10 @@ class NtbEpf(NtbDevice):
         return value
 
     def _store_u32(self, offset: int, value: int) -> None:
-        self._cpu.write(self._ctrl + offset, _U32.pack(value))
+        self._cpu.post(self._ctrl + offset, _U32.pack(value))
 
     def _store_status(self, value: int) -> None:
-        self._cpu.write(self._ctrl + self._block.offset("command_status"), _U16.pack(value))
+        self._cpu.post(self._ctrl + self._block.offset("command_status"), _U16.pack(value))
 
     def _command(
         self, command: Command, argument: int, parameters: tuple[int, int] | None = None
@@ -370,12 +370,12 @@ class NtbEpf(NtbDevice):
         self._check_mw(0, widx)
         return self._mws[widx].base, self._mws[widx].size
 
-    def peer_mw_write(self, widx: int, offset: int, data: Buffer) -> None:
+    def peer_mw_write(self, widx: int, offset: int, data: Buffer, what: str = "direct") -> None:
         """Posted store into the window."""
         span = self._mws[widx]
         if offset < 0 or offset + len(data) > span.size:
             raise ValueError(f"store [{offset:#x}, +{len(data):#x}) leaves window {widx} of {span.size:#x}")
-        self._cpu.write(span.base + offset, data)
+        self._cpu.write(span.base + offset, data, what)
 
     def peer_mw_lend(self, widx: int, size: int) -> Window | None:
         """In fabric ``local``, while its memory is granted."""
@@ -470,7 +470,7 @@ class NtbEpf(NtbDevice):
                 if self._refusals.is_first("unheard"):
                     self._outbox.log("doorbell.unheard", bits=1 << bit)
                 continue
-            self._cpu.write(addr, value)
+            self._cpu.write(addr, value, "doorbell.rung")
 
     def spad_count(self) -> int:
         """Scratchpads of one bank, as read at probe."""
@@ -516,7 +516,7 @@ class NtbEpf(NtbDevice):
         if not 0 <= sidx < self._spads:
             raise KernelError(errno.EINVAL, f"scratchpad {sidx}: there are {self._spads}")
         addr = yield from self._spad_address(bank, sidx)
-        self._cpu.write(addr, _U32.pack(value))
+        self._cpu.post(addr, _U32.pack(value))
 
 
 def _target_of(reply: dict[str, Any]) -> tuple[int, int]:

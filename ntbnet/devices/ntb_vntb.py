@@ -21,6 +21,7 @@ from ntbnet.devices.ntb import EpcResource, MwAlign, NtbDevice
 from ntbnet.devices.task import Call, Task
 from ntbnet.errors import KernelError, PeerError
 from ntbnet.regs.ntb_ctrl import FIRST_DB_SLOT, LAYOUTS, LINK_UP, MAX_DOORBELLS, MAX_MWS
+from ntbnet.wire import Notice
 
 CONTROLLER = "epc"
 ADDR_ALIGN, SIZE_ALIGN = 4096, 1
@@ -143,12 +144,12 @@ class NtbVntb(NtbDevice):
         self._check_mw(widx)
         return self._mws[widx].base, self._mws[widx].size
 
-    def peer_mw_write(self, widx: int, offset: int, data: Buffer) -> None:
+    def peer_mw_write(self, widx: int, offset: int, data: Buffer, what: str = "direct") -> None:
         """Posted store into the outbound region."""
         span = self._mws[widx]
         if offset < 0 or offset + len(data) > span.size:
             raise ValueError(f"store [{offset:#x}, +{len(data):#x}) leaves window {widx} of {span.size:#x}")
-        self._cpu.write(span.base + offset, data)
+        self._cpu.write(span.base + offset, data, what)
 
     def peer_mw_lend(self, widx: int, size: int) -> Window | None:
         """In fabric ``local``, while its memory is granted."""
@@ -204,12 +205,16 @@ class NtbVntb(NtbDevice):
         return self._ctrl.load_u16(self._block.offset("link_status")) & LINK_UP
 
     def link_enable(self) -> Task[None]:
-        """Success without effect: only the RC controls the link (NTB 53)."""
-        return _at_once()
+        """Tell the controller; the kernel's function does nothing here (NTB 53)."""
+        return self._want_link(True)
 
     def link_disable(self) -> Task[None]:
-        """Success without effect."""
-        return _at_once()
+        """As ``link_enable``: the link bit falls, and the host gets a link event."""
+        return self._want_link(False)
+
+    def _want_link(self, wanted: bool) -> Task[None]:
+        self._outbox.send(CONTROLLER, Notice("link_wanted", {"up": wanted}))
+        yield from _at_once()
 
     def db_valid_mask(self) -> int:
         """2^(db_count - 2) - 1 (NTB 97, repaired numbering)."""
@@ -254,7 +259,7 @@ class NtbVntb(NtbDevice):
     def spad_write(self, sidx: int, value: int) -> Task[None]:
         """Bank B."""
         yield from _at_once()
-        self._ctrl.store_u32("spad", self._spad(1, sidx), value)
+        self._ctrl.store_u32("spad.own", self._spad(1, sidx), value)
 
     def peer_spad_read(self, pidx: int, sidx: int) -> Task[int]:
         """Bank A; -EINVAL as the caller sees it when out of range."""
@@ -268,7 +273,7 @@ class NtbVntb(NtbDevice):
         yield from _at_once()
         if pidx != 0:
             raise KernelError(errno.EINVAL, f"peer {pidx}")
-        self._ctrl.store_u32("peer_spad", self._spad(0, sidx), value)
+        self._ctrl.store_u32("spad.peer", self._spad(0, sidx), value)
 
 
 def _resource(one: dict[str, Any]) -> EpcResource:

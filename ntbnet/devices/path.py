@@ -40,6 +40,12 @@ from ntbnet.wire import (
 HELLO_INTERVAL_NS = 25_000_000
 """How often an end that is not up says so; short, because recovery waits for it."""
 
+FIRST_HELLO_NS = 2_000_000
+"""How soon the first greeting is repeated: a neighbour that has just started may not be connected yet.
+
+It doubles up to the interval.
+"""
+
 OPEN_PATIENCE_NS = 4 * HELLO_INTERVAL_NS
 """How long the initiator repeats OPEN before it takes a new session: the old one may be spent at the peer."""
 
@@ -117,6 +123,7 @@ class Path:
         self._last_heard_ns = 0
         self._next_beat_ns = 0
         self._opened_ns = 0
+        self._greeting_ns = FIRST_HELLO_NS
         self._mismatch = ""
 
     @property
@@ -214,8 +221,14 @@ class Path:
         self.session = self.last_session = self._allocate_session()
         self.state = PathState.OPENING
         self._opened_ns = now_ns
-        self._next_beat_ns = now_ns + HELLO_INTERVAL_NS
+        self._greeting_ns = FIRST_HELLO_NS
+        self._next_beat_ns = self._greet_after(now_ns)
         self._send_open(now_ns)
+
+    def _greet_after(self, now_ns: int) -> int:
+        """When HELLO or OPEN is said again, if that gets no answer."""
+        after_ns, self._greeting_ns = self._greeting_ns, min(2 * self._greeting_ns, HELLO_INTERVAL_NS)
+        return now_ns + after_ns
 
     def _send_open(self, now_ns: int) -> None:
         self._control(Kind.OPEN, now_ns, arg=self.peer_incarnation, body=self._identity)
@@ -273,6 +286,7 @@ class Path:
         self.state = PathState.DOWN
         self.session = 0
         self._next_beat_ns = now_ns
+        self._greeting_ns = FIRST_HELLO_NS
         if was_up:
             self.changes.append((False, reason))
 
@@ -311,7 +325,7 @@ class Path:
             if self.state is PathState.OPENING:
                 self._down("no answer to OPEN", now_ns)
             self._control(Kind.HELLO, now_ns, body=self._identity)
-        self._next_beat_ns = now_ns + HELLO_INTERVAL_NS
+        self._next_beat_ns = self._greet_after(now_ns)
 
     def _control(
         self, kind: Kind, now_ns: int, *, arg: int = 0, sequence: int = 0, body: dict[str, Any] | None = None

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ntbnet.config import Config, deprecated_keys
+from ntbnet.devices.command import LOST, lose, unknown
 from ntbnet.devices.complaints import Once
 from ntbnet.devices.direct import CpuBus, Far
 from ntbnet.devices.dw_edma import DwEdmas
@@ -60,6 +61,7 @@ class Peer:
         dram_offset: first byte of DRAM this process may allocate from.
         seed: start number of the process; rotates where allocation starts.
         far: the other node's memory, in fabric ``local``.
+        link_wanted: False: the link was taken down on this side by command.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Peer:
         dram_offset: int,
         seed: int,
         far: Far | None,
+        link_wanted: bool = True,
     ) -> None:
         self._config = config
         self._dram = dram
@@ -80,12 +83,13 @@ class Peer:
         self._tick = Tick(config.profile.kernel.hz)
         self._outbox = Outbox(wakes=far is not None)
         self._tasks = Tasks(self._outbox, upstream, config.timing.completion_timeout_ms * 1_000_000)
-        heap = dram.sub(dram_offset, dram.size - dram_offset, "heap")
+        self._heap = heap = dram.sub(dram_offset, dram.size - dram_offset, "heap")
         first_offset = seed * (heap.size // 3) % heap.size
         self._allocator = Allocator(heap, first_offset, None if far is None else far.lease.is_over)
         self._lease = None if far is None else far.lease
         self._is_local = far is not None
         self._cpu = CpuBus(self._outbox, self._tasks, upstream, far, "peer-rc" if node == "ep" else "")
+        self._link_wanted = link_wanted
         self._upstream_up = False
         self._epoch_since_ns = 0
         self._packet_buffer = memoryview(bytearray(MAX_PACKET_BYTES))
@@ -168,6 +172,30 @@ class Peer:
         """Undo what the driver's probe did; best effort."""
         yield from ()
 
+    # commands
+
+    def command(self, words: Sequence[str], now_ns: int) -> Sequence[Effect]:
+        """``link up`` or ``link down``: ask for the NTB link, or drop it, until told otherwise.
+
+        Raises:
+            KernelError: EOPNOTSUPP: other words.
+        """
+        if words not in (["link", "up"], ["link", "down"]):
+            raise unknown()
+        self._tasks.now_ns = now_ns
+        wanted = words[1] == "up"
+        if wanted != self._link_wanted:
+            self._link_wanted = wanted
+            self._outbox.log("link.administered", up=wanted)
+            if self._transport is not None:
+                self._transport.set_link_wanted(wanted)
+        return self._outbox.take()
+
+    def _lose_memory(self, memory: object) -> None:
+        """This host was reset, and nothing of its memory is in use."""
+        if memory == LOST:
+            lose(self._heap)
+
     # packets
 
     def receive_buffer(self) -> memoryview:
@@ -204,6 +232,7 @@ class Peer:
             "link": {
                 "epoch": self._tasks.epoch,
                 "up": transport is not None and transport.link_is_up,
+                "wanted": self._link_wanted,
                 "queues": [] if transport is None else transport.snapshot(),
             },
             "interrupts": None if transport is None else transport.interrupts_snapshot(),
@@ -274,6 +303,8 @@ class Peer:
             windows=[window.index for window in config.data_windows],
             interrupts=interrupts,
             dma=self._dma,
+            look_ns=config.timing.heartbeat_ms * 1_000_000,
+            link_wanted=self._link_wanted,
         )
         self._transport = transport
         yield from transport.probe()

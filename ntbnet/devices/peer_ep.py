@@ -28,7 +28,9 @@ from ntbnet.wire import Irq, IrqSource, Notice
 class EpPeer(Peer):
     """``peer-ep``: the NTB device of the endpoint function on its virtual bus."""
 
-    def __init__(self, config: Config, dram: Window, seed: int, far: Far | None = None) -> None:
+    def __init__(
+        self, config: Config, dram: Window, seed: int, far: Far | None = None, *, link_wanted: bool = True
+    ) -> None:
         super().__init__(
             config,
             dram,
@@ -37,6 +39,7 @@ class EpPeer(Peer):
             dram_offset=FUNCTION_REGION_BYTES,
             seed=seed,
             far=far,
+            link_wanted=link_wanted,
         )
         endpoint = config.profile.endpoint
         self._msi = None
@@ -65,15 +68,21 @@ class EpPeer(Peer):
         if peer == ENGINE and self._edmas is not None:
             self._tasks.now_ns = now_ns
             if up:
-                self._edma.probe()
-                self._on_descriptor_changed()
-                if self._dma is not None:
-                    self._dma.probe()
+                self._find_engine()
             else:
-                self._edma.remove()
-                if self._dma is not None:
-                    self._dma.lost()
+                self._lose_engine()
         return super().on_path(peer, up, session, reason, now_ns)
+
+    def _find_engine(self) -> None:
+        self._edma.probe()
+        self._on_descriptor_changed()
+        if self._dma is not None:
+            self._dma.probe()
+
+    def _lose_engine(self) -> None:
+        self._edma.remove()
+        if self._dma is not None:
+            self._dma.lost()
 
     def _on_upstream_up(self) -> None:
         if not self._leaving:
@@ -103,12 +112,24 @@ class EpPeer(Peer):
             self._set_epoch(message.epoch)
             if self._transport is not None:
                 self._transport.link_lost(f"link epoch {message.epoch}")
+        elif message.name == "endpoint_reset":
+            self._on_endpoint_reset(message.args.get("memory"))
         elif message.name == "link_event" and self._device is not None:
             self._device.signal_link_event()
         elif message.name == "edma_reached":
             self._edma.run_callbacks()
         elif message.name != "link_event":
             self.counters["unexpected"] += 1
+
+    def _on_endpoint_reset(self, memory: object) -> None:
+        """The device and the engine are as after power-on: both are to be bound again."""
+        self._set_epoch(0)
+        self._drop_device("endpoint reset")
+        if self._edma.is_present:
+            self._lose_engine()
+            self._find_engine()
+        self._lose_memory(memory)
+        self._on_upstream_up()
 
     def _on_device_irq(self, message: Irq) -> None:
         device = self._device

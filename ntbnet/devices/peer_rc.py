@@ -32,8 +32,19 @@ MAX_PROBE_WAIT_NS = 30_000_000_000
 class RcPeer(Peer):
     """``peer-rc``: ntb_hw_epf on the function the host enumerated."""
 
-    def __init__(self, config: Config, dram: Window, seed: int, far: Far | None = None) -> None:
-        super().__init__(config, dram, node="rc", upstream="rc-host", dram_offset=0, seed=seed, far=far)
+    def __init__(
+        self, config: Config, dram: Window, seed: int, far: Far | None = None, *, link_wanted: bool = True
+    ) -> None:
+        super().__init__(
+            config,
+            dram,
+            node="rc",
+            upstream="rc-host",
+            dram_offset=0,
+            seed=seed,
+            far=far,
+            link_wanted=link_wanted,
+        )
         self._failed_reason = ""
         self._probe_wait_ns = MIN_EPOCH_NS
         self._offered = 0
@@ -105,6 +116,10 @@ class RcPeer(Peer):
             self._set_epoch(message.epoch)
             if not self._leaving:
                 self._tasks.spawn("probe", self._probe(message.args))
+        elif message.name == "host_reset":
+            self._set_epoch(0)
+            self._drop_device("host reset")
+            self._lose_memory(message.args.get("memory"))
         elif message.name == "device_removed":
             self._set_epoch(0)
             self._drop_device(str(message.args.get("reason", ""))[:120])

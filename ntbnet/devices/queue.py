@@ -69,6 +69,7 @@ class Queue:
         interrupts: rings that came as an interrupt of a backend.
         on_received: told how many frames an interrupt found; not of doorbells that somebody polls, since who
             looks by himself would get past that poll.
+        found: frames that a slow look found, their interrupts being lost.
         settling: rounds the queue still waits for the peer to notice that it was closed.
         link_work: announces the queue until the peer does.
         close_work: tells the peer that the queue goes down.
@@ -94,6 +95,8 @@ class Queue:
         self.settling = 0
         self.interrupts = 0
         self.on_received: Callable[[int], None] | None = None
+        self.found = 0
+        self._overlooked = -1
         self._running = False
         self._on_sent: Callable[[int], None] | None = None
 
@@ -203,6 +206,17 @@ class Queue:
         if self.on_received is not None:
             self.on_received(max(0, self.rx.rx_pkts - before))
 
+    def look(self) -> bool:
+        """True when a frame waits for an interrupt."""
+        self._overlooked = self.rx.rx_pkts if self.active and self.rx.waits() else -1
+        return self._overlooked >= 0
+
+    def take_overlooked(self) -> None:
+        """Receive, if the frame that ``look`` saw still waits: its interrupt is lost."""
+        if self.active and self.rx.rx_pkts == self._overlooked and self.rx.waits():
+            self.found += 1
+            self.run_rx()
+
     def run_rx(self) -> None:
         """Receive until the ring is empty and the doorbell bit is clear (the kernel's tasklet)."""
         if self._running:
@@ -284,6 +298,7 @@ class Queue:
             "interrupts": self.interrupts,
             "rings_saved": tx.rings_saved,
             "polled": self.rx.is_polled,
+            "found": self.found,
             "tx_in_flight": tx.in_flight,
             "dma_errors": tx.dma.errors if tx.dma else 0,
             "has_client": self.client is not None,

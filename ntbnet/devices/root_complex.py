@@ -20,6 +20,7 @@ from typing import Any
 
 from ntbnet.address import BusAddr, Span, hex_address, round_up
 from ntbnet.config import Config
+from ntbnet.devices.command import LOST, lose, unknown
 from ntbnet.devices.complaints import Once
 from ntbnet.devices.direct import MEMORY, Grant, from_body, to_body
 from ntbnet.devices.dma import DmaFilter
@@ -82,6 +83,8 @@ class RootComplex:
         self._tag = 0
         self._forwarded: dict[int, int] = {}
         self.counters: Counter[str] = Counter()
+        self._dram = dram
+        self._dram_on_reset = config.node.rc.dram_on_reset
         self._dma = DmaFilter(dram, self._outbox, self.counters)
         self._refusals, self._failures = Once(), Once()
         self._is_local = config.bridge.fabric == "local"
@@ -165,6 +168,33 @@ class RootComplex:
         vendor, device = f"{function.vendor_id:#06x}", f"{function.device_id:#06x}"
         self._outbox.log("pci.enumerated", vendor=vendor, device=device, bars=bars)
         self._announce()
+
+    def command(self, words: Sequence[str], now_ns: int) -> Sequence[Effect]:
+        """``move_bar N`` or ``reset``.
+
+        Raises:
+            KernelError: as ``reassign_bar``; EOPNOTSUPP: other words.
+        """
+        if words == ["reset"]:
+            return self.reset_host(now_ns)
+        if len(words) == 2 and words[0] == "move_bar" and words[1].isdecimal():
+            return self.reassign_bar(int(words[1]), now_ns)
+        raise unknown()
+
+    def reset_host(self, now_ns: int) -> Sequence[Effect]:
+        """The host boots anew: its driver and its placing of BARs are gone, the function gets a hot reset.
+
+        Its memory is kept or lost, as configured. The driver that holds the memory loses it.
+        """
+        self._tasks.now_ns = now_ns
+        self._outbox.log("host.reset", memory=self._dram_on_reset)
+        self._places.clear()
+        if self._driver_up:
+            self._notify("host_reset", {"memory": self._dram_on_reset})
+        elif self._dram_on_reset == LOST:
+            lose(self._dram)
+        self._outbox.add(Restart(ENDPOINT, "host reset"))
+        return self._outbox.take()
 
     def reassign_bar(self, bar: int, now_ns: int) -> Sequence[Effect]:
         """Move a BAR to another place of the aperture, under whatever traffic there is.

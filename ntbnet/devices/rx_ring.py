@@ -125,7 +125,7 @@ class RxRing:
         """Zero every frame header: what was sent before counts no more."""
         if self._window is not None:
             for end in self._ends:
-                self._window.zero("rx.header", end - HEADER_BYTES, HEADER_BYTES)
+                self._window.zero("ring.headers_cleared", end - HEADER_BYTES, HEADER_BYTES)
 
     def drop_ended_session(self) -> bool:
         """Clear the headers when a link-down frame is among them: what came before it is over.
@@ -137,6 +137,10 @@ class RxRing:
             return False
         self.clear_headers()
         return True
+
+    def waits(self) -> bool:
+        """True when a frame is there to be taken, or a link-down frame."""
+        return self._window is not None and self._window.load_u32(self._ends[self.index] + FLAGS_AT) != 0
 
     @property
     def address(self) -> int:
@@ -180,7 +184,7 @@ class RxRing:
                 stop = RxStop.EMPTY
                 break
             if flags & FLAG_LINK_DOWN:
-                window.store_u32("rx.flags", end + FLAGS_AT, 0)
+                window.store_u32("ring.flags_cleared", end + FLAGS_AT, 0)
                 stop = RxStop.PEER_DOWN
                 break
             if load(end + VER_AT) != self.rx_pkts & U32_MAX:
@@ -195,7 +199,7 @@ class RxRing:
             length = load(end + LEN_AT)
             self.rx_pkts += 1
             self.index = index + 1 if index + 1 < len(ends) else 0
-            window.store_u32("rx.flags", end + FLAGS_AT, 0)
+            window.store_u32("ring.flags_cleared", end + FLAGS_AT, 0)
             start = self._starts[index]
             impossible = length > end - HEADER_BYTES - start
             if impossible or length > buffer_length:
@@ -217,7 +221,8 @@ class RxRing:
         return stop
 
     def _publish(self) -> None:
-        self._ntb.peer_mw_write(self._rx_info_widx, self._rx_info_offset, WORD.pack(self._rx_info()))
+        word = WORD.pack(self._rx_info())
+        self._ntb.peer_mw_write(self._rx_info_widx, self._rx_info_offset, word, "ring.rx_info")
 
     def _rx_info(self) -> int:
         """Index of the frame that was consumed last, and whether somebody polls."""
@@ -244,6 +249,6 @@ class RxRing:
             if lent is None:
                 return False
         self.is_polled = False
-        lent.store_u32("rx.rx_info", self._rx_info_offset, self._rx_info())
+        lent.store_u32("ring.rx_info", self._rx_info_offset, self._rx_info())
         self._ntb.fence()
         return True

@@ -21,6 +21,8 @@ Differences from the kernel, all on purpose:
   own scratchpads left of a good announcement. VERSION is cleared last, as it is written last.
 * The QP_LINKS word of an earlier life is cleared at probe.
 
+* Every ``look_ns`` link and rings are looked at: a lost interrupt delays, and strands nothing.
+
 What a queue is rung with is in ``intr_queues``, and DMA copies are in ``tx_dma``.
 Source: Linux drivers/ntb/ntb_transport.c (ntb_transport_probe, ntb_transport_link_work,
 ntb_qp_link_work, ntb_transport_link_cleanup).
@@ -37,6 +39,7 @@ from ntbnet.devices.intr_queues import QueueInterrupts
 from ntbnet.devices.intr_select import Choice
 from ntbnet.devices.ntb import NtbDevice
 from ntbnet.devices.queue import Queue, QueueClient
+from ntbnet.devices.slow_look import SlowLook
 from ntbnet.devices.task import DelayedWork, Sleep, Task, Tasks
 from ntbnet.devices.tick import Tick
 from ntbnet.devices.tx_dma import TxDmaEngine
@@ -81,6 +84,8 @@ class Transport:
             could not be closed.
         interrupts: what this side interrupts with; None: doorbells, as before the series.
         dma: this side's DMA engine; None: the CPU copies.
+        look_ns: how often to look for what a lost interrupt did not tell; 0: never, as the kernel.
+        link_wanted: False: probe leaves the link down, until ``set_link_wanted``.
 
     Attributes:
         queues: every queue; empty before ``probe``.
@@ -101,6 +106,8 @@ class Transport:
         windows: Sequence[int] | None = None,
         interrupts: Choice | None = None,
         dma: TxDmaEngine | None = None,
+        look_ns: int = 0,
+        link_wanted: bool = True,
     ) -> None:
         if transport_mtu <= HEADER_BYTES:
             raise ValueError(f"transport_mtu {transport_mtu}: must be above {HEADER_BYTES}")
@@ -113,17 +120,20 @@ class Transport:
         self._max_mw_size = max_mw_size
         self._dma = dma
         self._link_work = DelayedWork(tasks, "transport-link", self._work_on_link)
+        self._wanted_work = DelayedWork(tasks, "transport-wanted", self._work_on_wanted)
+        self._link_wanted = link_wanted
         self._chosen = windows
         self._windows = WindowSet(ntb, (), transport_mtu, max_mw_size)
         self.queues: list[Queue] = []
         self.link_is_up = False
         self._announced = 0
         self._unclean = True
-        self._doubted = False
+        self._doubted = self._has_been_up = False
         self._lost: str | None = None
         self._removed = False
         self._complaints = Complaints(outbox, on_stuck)
         self._interrupts = QueueInterrupts(ntb, tasks, outbox, self._complaints, interrupts)
+        self._slow_look = SlowLook(tasks, look_ns, self._look, self._act) if look_ns else None
 
     # probe and removal
 
@@ -157,11 +167,37 @@ class Transport:
         self._ntb.set_ctx(self)
         try:
             yield from self._ntb.spad_write(SPAD_QP_LINKS, 0)
-            yield from self._ntb.link_enable()
+            yield from self._want_link(self._link_wanted)
         except KernelError:
             self.remove(graceful=False)
             raise
         self.link_event()
+        if self._slow_look is not None:
+            self._slow_look.start()
+
+    def set_link_wanted(self, wanted: bool) -> None:
+        """Ask for the link, or drop it: ``ntb_link_enable`` or ``ntb_link_disable``.
+
+        What was wanted last counts. A device that does not answer is asked again.
+        """
+        self._link_wanted = wanted
+        if not self._removed:
+            self._wanted_work.schedule()
+
+    def _want_link(self, wanted: bool) -> Task[None]:
+        yield from (self._ntb.link_enable() if wanted else self._ntb.link_disable())
+
+    def _work_on_wanted(self) -> Task[None]:
+        wanted = self._link_wanted
+        try:
+            yield from self._want_link(wanted)
+        except KernelError as error:
+            self._complaints.refused(f"link not {'asked for' if wanted else 'dropped'}: {error}", error.errno)
+            self._wanted_work.schedule(self._retry_delay())
+            return
+        self.link_event()
+        if wanted != self._link_wanted:
+            self._wanted_work.schedule()
 
     def _make_queue(self, windows: WindowSet, number: int, queue_count: int) -> Queue:
         geometry = windows.tx_geometry(number, queue_count)
@@ -184,7 +220,10 @@ class Transport:
         """
         self._removed = self._complaints.silent = True
         self._ntb.clear_ctx()
+        if self._slow_look is not None:
+            self._slow_look.stop()
         self._link_work.cancel()
+        self._wanted_work.cancel()
         for queue in self.queues:
             queue.link_work.cancel()
             queue.close_work.cancel()
@@ -244,6 +283,17 @@ class Transport:
     def descriptors_changed(self) -> None:
         """The interrupt backend's descriptors hold other values than before."""
         self._interrupts.descriptors_changed()
+
+    def _look(self) -> bool:
+        """Whether something waits for an interrupt, which may be lost; the link is looked at anyway."""
+        if not self.link_is_up:
+            self.link_event()
+        waiting = [queue.look() for queue in self.queues]
+        return any(waiting)
+
+    def _act(self) -> None:
+        for queue in self.queues:
+            queue.take_overlooked()
 
     # the queue API
 
@@ -310,9 +360,12 @@ class Transport:
                 self._link_work.schedule(self._retry_delay())
             elif error.errno != errno.ENOTCONN:
                 self._complaints.refused(f"windows not opened: {error}", error.errno)
+                if error.errno == errno.ENOMEM and self._has_been_up:
+                    # memory of the windows before is free again in the next link epoch at the latest
+                    self._complaints.stuck(0, f"windows not opened: {error}")
             return
         yield from self._interrupts.read_peer()
-        self.link_is_up = True
+        self.link_is_up = self._has_been_up = True
         self._outbox.log("transport.link_changed", up=True, reason="handshake done")
         for queue in self.queues:
             if queue.client_ready:

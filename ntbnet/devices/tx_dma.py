@@ -128,7 +128,7 @@ class TxDma:
         if engine.tasks.now_ns < self._rested_ns:
             return False
         buffer = self._free.pop()
-        buffer.store("dma.payload", 0, memoryview(payload)[:length])
+        buffer.store("edma.payload", 0, memoryview(payload)[:length])
         one = _Copy(frame, buffer, length)
         self._running.append(one)
         self._channel.submit(buffer.span.base, bus + offset, length, one)

@@ -126,7 +126,7 @@ class TxRing:
         self.tx_bytes = self.tx_pkts = self.tx_ring_full = 0
         self.tx_err_no_buf = self.tx_memcpy = self.tx_async = 0
         if self._info is not None:
-            self._info.store_u32("tx.rx_info", self._info_offset, self.geometry.max_entry - 1)
+            self._info.store_u32("ring.rx_info_reset", self._info_offset, self.geometry.max_entry - 1)
         for frame in dropped:
             if frame.length and frame.on_sent is not None:
                 frame.on_sent(-errno.ENOLINK)
@@ -196,7 +196,7 @@ class TxRing:
         lent, start = self._borrow(), self._starts[self.index]
         if lent is None:
             return None
-        return lent.room("tx.payload", start + skip, self.geometry.max_payload - skip + 1)
+        return lent.room("ring.payload", start + skip, self.geometry.max_payload - skip + 1)
 
     def send_in_place(self, front: bytes, length: int) -> None:
         """Send the frame whose payload lies where ``room`` said, without telling the peer yet.
@@ -209,10 +209,10 @@ class TxRing:
         assert lent is not None, "room was handed out before"
         index = self.index
         end = self._ends[index]
-        lent.store("tx.payload", self._starts[index], front)
+        lent.store("ring.payload", self._starts[index], front)
         _VER_LEN.pack_into(self._ver_len, 0, self.tx_pkts & U32_MAX, length)
-        lent.store("tx.header", end + VER_AT, self._ver_len)
-        lent.store_u32("tx.flags", end + FLAGS_AT, FLAG_DESC_DONE)
+        lent.store("ring.header", end + VER_AT, self._ver_len)
+        lent.store_u32("ring.flags", end + FLAGS_AT, FLAG_DESC_DONE)
         self._is_unrung = True
         self.tx_bytes += length
         self._sent()
@@ -230,7 +230,7 @@ class TxRing:
             lent.store(what, offset, data)
         else:
             self._is_in_place = False
-            self._ntb.peer_mw_write(self.geometry.widx, offset, data)
+            self._ntb.peer_mw_write(self.geometry.widx, offset, data, what)
 
     def ring(self) -> None:
         """Tell the peer of what was sent since it was last told, unless it looks by itself."""
@@ -297,14 +297,14 @@ class TxRing:
 
     def store_payload(self, index: int, payload: Buffer, length: int) -> None:
         """Store the payload of frame ``index`` with the CPU."""
-        self._store("tx.payload", self._starts[index], memoryview(payload)[:length])
+        self._store("ring.payload", self._starts[index], memoryview(payload)[:length])
 
     def _publish(self, index: int, ver: int, length: int, flags: int) -> None:
         """Make a frame visible; the peer is yet to be told."""
         end = self._ends[index]
         _VER_LEN.pack_into(self._ver_len, 0, ver, length)
-        self._store("tx.header", end + VER_AT, self._ver_len)
-        self._store("tx.flags", end + FLAGS_AT, WORD.pack(flags | FLAG_DESC_DONE))
+        self._store("ring.header", end + VER_AT, self._ver_len)
+        self._store("ring.flags", end + FLAGS_AT, WORD.pack(flags | FLAG_DESC_DONE))
         self._is_unrung = True
         self.tx_bytes += length
         self.entries += 1

@@ -36,6 +36,7 @@ from ntbnet.regs.ntb_ctrl import (
     DB_ENTRY_SIZE,
     FIRST_DB_SLOT,
     LAYOUTS,
+    LINK_SLOT,
     LINK_UP,
     Command,
     CommandStatus,
@@ -93,6 +94,8 @@ class Vntb:
         self._refusals = Once()
         self._client_attached = False
         self._client_epoch = 0
+        self._client_wants = True
+        self._host_wants = False
         self._bind()
 
     # binding
@@ -181,6 +184,24 @@ class Vntb:
         self.ctrl.store_u16("ctrl.link_status", self._block.offset("link_status"), LINK_UP if up else 0)
         self._signal_link(up)
 
+    def set_client_wants(self, wanted: bool) -> None:
+        """The EP's client asks for the link or drops it: the bit is up while both sides want it.
+
+        A change is told to the host by its link interrupt.
+        """
+        self._client_wants = wanted
+        up = wanted and self._host_wants
+        if up == self.link_is_up:
+            return
+        self._set_link(up, f"link {'asked for' if wanted else 'dropped'} by the endpoint")
+        try:
+            self._controller.raise_irq(self._irq_kind(), LINK_SLOT + 1)
+        except (KernelError, ValueError) as failure:
+            self._refuse_doorbell(str(failure), LINK_SLOT - FIRST_DB_SLOT)
+
+    def _irq_kind(self) -> IrqKind:
+        return IrqKind.MSIX if self._controller.get_msix() else IrqKind.MSI
+
     def _signal_link(self, up: bool) -> None:
         if self._client_attached:
             self._outbox.send(CLIENT, Notice("link_event", {"up": up}, self._client_epoch))
@@ -193,10 +214,11 @@ class Vntb:
         The next host must not find what this one scribbled into the block. The windows hit nothing
         any more; the EP's client gets its link event (10.15).
         """
+        self._host_wants = False
         self._set_link(False, reason)
-        self.ctrl.zero("ctrl")
+        self.ctrl.zero("ctrl.reset")
         self._fill_control_block()
-        self.doorbells.zero("doorbells")
+        self.doorbells.zero("doorbell.reset")
         self.windows.close_all()
         for widx in range(len(self.windows)):
             self.windows.unmap_outbound(widx)
@@ -221,7 +243,7 @@ class Vntb:
         if self._doorbell_view.tobytes() != self._silent:
             for slot in range(FIRST_DB_SLOT, self._config.ntb.db_count):
                 if words.load_u32(slot * DB_ENTRY_SIZE):
-                    words.store_u32("doorbell.clear", slot * DB_ENTRY_SIZE, 0)
+                    words.store_u32("doorbell.cleared", slot * DB_ENTRY_SIZE, 0)
                     slots |= 1 << slot
         if slots:
             self.counters["doorbell_polls_hit"] += 1
@@ -265,8 +287,10 @@ class Vntb:
             self.windows.check(argument)
             self.windows.unmap_outbound(argument)
         elif command is Command.LINK_UP:
-            self._set_link(True, "LINK_UP from the RC")
+            self._host_wants = True
+            self._set_link(self._client_wants, "LINK_UP from the RC")
         elif command is Command.LINK_DOWN:
+            self._host_wants = False
             self._set_link(False, "LINK_DOWN from the RC")
 
     def _load_u64(self, name: str) -> int:
@@ -277,7 +301,7 @@ class Vntb:
 
     def attach_client(self, epoch: int) -> dict[str, Any]:
         """Let the EP's client in; what it needs to know about the device."""
-        self._client_attached = True
+        self._client_attached = self._client_wants = True
         self._client_epoch = epoch
         ntb = self._config.ntb
         return {
@@ -316,7 +340,7 @@ class Vntb:
 
     def peer_db_set(self, bits: int) -> None:
         """Raise one interrupt for each bit: bit n is MSI or MSI-X number n + 3 (NTB 93)."""
-        kind = IrqKind.MSIX if self._controller.get_msix() else IrqKind.MSI
+        kind = self._irq_kind()
         if not bits:
             self._refuse_doorbell("no bit set", 0)
         while bits:

@@ -37,7 +37,8 @@ LINGER_MS = 20
 """How long ``close`` waits, at most, for the kernel to take a last message."""
 DRAIN_BATCH = 128
 """Messages taken from one neighbour before others get their turn."""
-RECONNECT_MS = 10
+RECONNECT_MS, RECONNECT_MAX_MS = 2, 20
+"""Wait before a lost neighbour's socket is looked for again, which recovery waits for; it doubles."""
 
 Handler = Callable[[str, bytes, bytes | memoryview], None]
 
@@ -87,6 +88,7 @@ class ZmqBus:
         socket.setsockopt(zmq.LINGER, 0)
         socket.setsockopt(zmq.IMMEDIATE, 1)
         socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
+        socket.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
         self._sockets.append(socket)
         return socket
 

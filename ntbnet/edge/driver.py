@@ -10,7 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path as FilePath
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 import msgpack
 
@@ -36,6 +36,10 @@ from ntbnet.edge.wake import Wakes
 from ntbnet.errors import KernelError
 from ntbnet.log import Logger
 from ntbnet.wire import Irq, MemWrite, Message
+
+if TYPE_CHECKING:
+    from ntbnet.edge.fault_source import FaultSource
+    from ntbnet.edge.faulty import FaultLayer
 
 
 class Device(Protocol):
@@ -69,11 +73,11 @@ class LeavingDevice(Device, Protocol):
 
 
 @runtime_checkable
-class BarHost(Device, Protocol):
-    """A device that places BARs and can be asked to move one."""
+class CommandedDevice(Device, Protocol):
+    """A device that people give commands to, at the questions' socket."""
 
-    def reassign_bar(self, bar: int, now_ns: int) -> Sequence[Effect]:
-        """Move a BAR. KernelError when it cannot."""
+    def command(self, words: Sequence[str], now_ns: int) -> Sequence[Effect]:
+        """Begin to do what the words say. KernelError when it cannot, or does not know them."""
 
 
 class Driver:
@@ -87,6 +91,7 @@ class Driver:
         tun: the node's interface, for a PacketDevice.
         service: label of the service; needed for wakes.
         wake_path: service label -> its FIFO, in fabric ``local``; without it nobody is woken.
+        faults: says what to inject; None: never anything.
     """
 
     def __init__(
@@ -100,7 +105,10 @@ class Driver:
         *,
         service: str = "",
         wake_path: Callable[[str], FilePath] | None = None,
+        faults: FaultSource | None = None,
     ) -> None:
+        self._fault_source = faults
+        self._faults: FaultLayer | None = None
         self._device = device
         self._paths = paths
         self._log = log
@@ -125,10 +133,12 @@ class Driver:
         self._call_directly()
 
     def _call_directly(self) -> None:
-        """Everything passes through these; a stopwatch stands around them while it runs."""
+        """Everything passes through these; faults and a stopwatch stand around them while there are any."""
         self._bus.on_message = self._on_message
         self._handle: Callable[[str, Message, int], Sequence[Effect]] = self._device.handle
         self._send: Callable[[str, bytes, bytes | memoryview], bool] = self._bus.send
+        self._send_now: Callable[[str, bytes, bytes | memoryview], bool] = self._bus.send_now
+        self._forget: Callable[[str], None] = self._bus.forget
         self._flush: Callable[[], None] = self._flush_all
         if self._tun is not None and self._packets is not None:
             self._packets.read = self._tun.readinto
@@ -137,8 +147,33 @@ class Driver:
             self._wakes.on_wake = self._on_wake
             self._wake: Callable[[str, Irq | MemWrite], None] = self._wakes.send
 
-    def _time_everything(self, stopwatch: Stopwatch) -> None:
+    def _connect(self) -> None:
         self._call_directly()
+        if self._faults is not None:
+            self._call_faulty(self._faults)
+        if self._stopwatch is not None:
+            self._time_everything(self._stopwatch)
+
+    def inject(self, faults: FaultLayer | None) -> None:
+        """Have everything pass through ``faults`` from now on, or through nothing."""
+        assert self._loop is not None, "only a driver that was started injects"
+        self._faults = faults
+        if faults is not None:
+            faults.attach(self._clock, self._loop, self._flush_all, self.perform, self._paths)
+        self._connect()
+
+    def _call_faulty(self, faults: FaultLayer) -> None:
+        self._handle = faults.around_handle(self._handle)
+        self._send, self._send_now = faults.around_sends(self._send, self._send_now)
+        self._forget = faults.around_forget(self._forget)
+        if self._packets is not None:
+            self._packets.read = faults.around_read(self._packets.read)
+            self._write_tun = faults.around_write(self._write_tun)
+        if self._wakes is not None:
+            self._wakes.on_wake = faults.around_on_wake(self._wakes.on_wake)
+            self._wake = faults.around_wake(self._wake)
+
+    def _time_everything(self, stopwatch: Stopwatch) -> None:
         self._bus.on_message = stopwatch.around("arrived", self._on_message)
         self._handle = stopwatch.around("in", self._handle)
         self._send = stopwatch.around("out", self._send)
@@ -147,7 +182,7 @@ class Driver:
             self._packets.read = stopwatch.around_read(self._packets.read)
             self._write_tun = stopwatch.around_write(self._write_tun)
         if self._wakes is not None:
-            self._wakes.on_wake = stopwatch.around("arrived", self._on_wake)
+            self._wakes.on_wake = stopwatch.around("arrived", self._wakes.on_wake)
             self._wake = stopwatch.around("wake", self._wake)
 
     def start(
@@ -163,6 +198,8 @@ class Driver:
         if self._packets is not None:
             self._packets.start(loop)
         self._on_timer()
+        if self._fault_source is not None:
+            self._fault_source.look_first(self)
 
     async def leave(self, patience_s: float) -> None:
         """Let the device end in order, for at most ``patience_s`` seconds."""
@@ -183,6 +220,8 @@ class Driver:
             self._loop.remove_reader(self._timer.fd)
             if self._packets is not None:
                 self._packets.close()
+        if self._faults is not None:
+            self._faults.end()
         self._flush()
         if self._wakes is not None:
             self._wakes.close()
@@ -197,9 +236,9 @@ class Driver:
                 continue
             path.outgoing.clear()
             path.surprise_down("stopped", self._clock())
-            self._bus.forget(label)
+            self._forget(label)
             for header, payload in path.outgoing:
-                self._bus.send_now(label, header, payload)
+                self._send_now(label, header, payload)
             told.append(label)
         return told
 
@@ -258,9 +297,9 @@ class Driver:
         outgoing, path.outgoing = path.outgoing, []
         changes, path.changes = path.changes, []
         if any(not up for up, _ in changes):
-            self._bus.forget(path.peer)
+            self._forget(path.peer)
         for header, payload in outgoing:
-            self._bus.send_now(path.peer, header, payload)
+            self._send_now(path.peer, header, payload)
         for up, reason in changes:
             if up and not path.is_up:
                 continue  # lost again by what an earlier change led to; that loss is told next
@@ -295,7 +334,7 @@ class Driver:
                     path.surprise_down("neighbour takes no more messages", now_ns)
                     self._unsettled.append(path)
             elif isinstance(effect, Store):
-                effect.memory.store("direct", effect.offset, effect.data)
+                effect.memory.store(effect.what, effect.offset, effect.data)
             elif isinstance(effect, Deliver):
                 if self._tun is not None and not self._write_tun(effect.packet, effect.offload_header):
                     self.tun_write_drops += 1
@@ -356,29 +395,32 @@ class Driver:
         word, _, number = question.partition(b" ")
         if question == b"status":
             answer: dict[str, Any] = status()
-        elif word == b"move_bar" and number.isdigit() and isinstance(self._device, BarHost):
-            answer = self._move_bar(self._device, int(number))
         elif word == b"stopwatch" and number.isdigit():
             answer = self._start_or_stop_watch(int(number))
+        elif question == b"faults look" and self._fault_source is not None:
+            answer = self._fault_source.look(self)
+        elif question == b"faults" and self._fault_source is not None:
+            answer = self._fault_source.report()
+        elif isinstance(self._device, CommandedDevice):
+            answer = self._command(self._device, question.decode("ascii", "replace").split())
         else:
             answer = {"error": "unknown question"}
         packed: bytes = msgpack.packb(answer)
         return packed
 
-    def _move_bar(self, host: BarHost, bar: int) -> dict[str, Any]:
+    def _command(self, device: CommandedDevice, words: list[str]) -> dict[str, Any]:
         try:
-            self.perform(host.reassign_bar(bar, self._clock()))
+            self.perform(device.command(words, self._clock()))
         except KernelError as failure:
             return {"error": str(failure)}
         return {"ok": True}
 
     def _start_or_stop_watch(self, points: int) -> dict[str, Any]:
         """Start anew, to keep that many points; 0 stops, and answers with what was kept."""
-        stopwatch, self._stopwatch = self._stopwatch, None
-        self._call_directly()
+        stopwatch = self._stopwatch
+        self._stopwatch = Stopwatch(self._clock, points) if points else None
+        self._connect()
         if points:
-            self._stopwatch = Stopwatch(self._clock, points)
-            self._time_everything(self._stopwatch)
             return {"ok": True}
         return {"error": "no stopwatch runs"} if stopwatch is None else stopwatch.as_body()
 

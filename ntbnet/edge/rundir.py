@@ -176,6 +176,11 @@ class RunDir:
         return self.path / "lease"
 
     @property
+    def faults_path(self) -> Path:
+        """Where the faults to inject are, while there are any."""
+        return self.path / "faults"
+
+    @property
     def config_path(self) -> Path:
         """Where the configuration is that the bridge runs with."""
         return self.path / "config.toml"
@@ -267,6 +272,14 @@ class RunDir:
     def forget_process(self, service: str) -> None:
         """Drop the note; nothing happens when there is none."""
         self._entry("pids", service).unlink(missing_ok=True)
+
+    def want_link(self, node: str, wanted: bool) -> None:
+        """Note whether the link is wanted on that node, for services that start from now on."""
+        _replace(self._entry("nodes", f"{node}.link"), json.dumps({"wanted": wanted}).encode())
+
+    def link_is_wanted(self, node: str) -> bool:
+        """False once the link was taken down on that node by command, and not up again."""
+        return _load(self._entry("nodes", f"{node}.link")).get("wanted") is not False
 
     def write_run(self, record: RunRecord) -> None:
         """Note what runs here.

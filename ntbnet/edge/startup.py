@@ -35,8 +35,9 @@ from ntbnet.devices.path import Path as MessagePath
 from ntbnet.edge import standalone
 from ntbnet.edge.clock import monotonic_ns
 from ntbnet.edge.driver import Device, Driver
+from ntbnet.edge.fault_source import FaultSource
 from ntbnet.edge.rundir import RunDir
-from ntbnet.edge.shm import Dram, fence, open_lease
+from ntbnet.edge.shm import Dram, dram_path, fence, open_lease
 from ntbnet.edge.stop_signals import StopSignals
 from ntbnet.edge.tun import Tun
 from ntbnet.errors import ConfigError, NtbnetError, SetupError
@@ -67,6 +68,8 @@ class Parts:
     """Tells the DRAM from another one of the same name."""
     far: Far | None = None
     """What a peer stores to directly; None in fabric ``message``, and for every other service."""
+    link_wanted: bool = True
+    """False: the link was taken down on this node by command."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +165,8 @@ def _run(
         config.log.level,
         {"run_id": run_id, "node": node, "service": service, "epoch": incarnation},
     )
+    faults = FaultSource(run.faults_path, service, log, dram_path(run.name, node))
+    faults.look_early()
     is_local = config.bridge.fabric == "local"
     dram = far_dram = tun = far = None
     try:
@@ -172,12 +177,13 @@ def _run(
             far_dram, far_window = _attach(run, config, "ep" if node == "rc" else "rc")
             words = Window(open_lease(run.lease_path), 0, "lease")
             far = Far(far_window, far_dram.ident, Lease(words, node), fence)
-        device = recipe.build(Parts(config, window, incarnation, monotonic_ns(), dram.ident, far))
+        wanted = run.link_is_wanted(node)
+        device = recipe.build(Parts(config, window, incarnation, monotonic_ns(), dram.ident, far, wanted))
         paths = {
             peer: _path(service, peer, config, run, incarnation) for peer in topology.neighbours(service)
         }
         wake_path = run.wake_path if is_local else None
-        driver = _driver(device, paths, service, config, run, log, tun, wake_path)
+        driver = _driver(device, paths, service, config, run, log, tun, wake_path, faults)
         about = {"service": service, "node": node, "pid": os.getpid(), "epoch": incarnation, "run_id": run_id}
         about |= {"fabric": config.bridge.fabric, "profile": config.bridge.profile}
         question_endpoint = f"ipc://{run.socket_path(f'ask.{service}')}"
@@ -224,6 +230,7 @@ def _driver(
     log: Logger,
     tun: Tun | None,
     wake_path: Callable[[str], Path] | None,
+    faults: FaultSource,
 ) -> Driver:
     bridge = config.bridge
 
@@ -232,7 +239,16 @@ def _driver(
 
     neighbours = {peer: (where(peer, service), where(service, peer)) for peer in paths}
     try:
-        return Driver(device, paths, neighbours, log, tun, service=service, wake_path=wake_path)
+        return Driver(
+            device,
+            paths,
+            neighbours,
+            log,
+            tun,
+            service=service,
+            wake_path=wake_path,
+            faults=faults,
+        )
     except zmq.ZMQError as problem:
         how = (
             "another bridge uses them; change bridge.tcp_base_port"

@@ -19,8 +19,6 @@ from ntbnet.edge.netns import inside
 from tests.live.bridge import LiveBridge
 
 BLOCK_BYTES = 1 << 18
-_STREAM = struct.Struct("<QI20s")
-"""Sequence number, length of the datagram, first 20 bytes of the payload's SHA-256."""
 _SO_RCVBUFFORCE = 33
 """Receive buffer beyond the system's limit. Source: Linux asm-generic/socket.h."""
 _TCP_RTO_MAX_MS = 44
@@ -52,6 +50,25 @@ def is_served(bridge: LiveBridge, node: str, protocol: str, port: int) -> bool:
         tables = [Path(f"/proc/thread-self/net/{name}").read_text() for name in (protocol, f"{protocol}6")]
     rows = [line.split() for table in tables for line in table.splitlines()[1:]]
     return any(row[1].endswith(f":{port:04X}") and row[3] == state for row in rows)
+
+
+def free_ports(number: int) -> int:
+    """First of that many TCP ports in a row that nobody has now."""
+    for base in range(21000, 32000, number):
+        sockets = []
+        try:
+            for port in range(base, base + number):
+                one = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+                sockets.append(one)
+                one.bind(("127.0.0.1", port))
+        except OSError:
+            continue
+        else:
+            return base
+        finally:
+            for one in sockets:
+                one.close()
+    raise AssertionError("no free TCP ports")
 
 
 class TcpTransfer:
@@ -112,86 +129,6 @@ class TcpTransfer:
         assert self.received == self.size
         assert got == sent, f"TCP from {self.source}: digests differ"
         return time.monotonic() - self.started_s
-
-
-class UdpStream:
-    """Numbered datagrams of random sizes from one node to the other; what arrives is judged at once.
-
-    Args:
-        pause_s: seconds between two datagrams.
-        largest: longest datagram, bytes.
-    """
-
-    def __init__(
-        self, bridge: LiveBridge, source: str, seed: int, *, pause_s: float = 0.002, largest: int = 20000
-    ) -> None:
-        self.sent = 0
-        self.arrived = 0
-        self.last = -1
-        self.faults: list[str] = []
-        self.arrived_at_s = 0.0
-        self._source = source
-        self._random = random.Random(seed)
-        self._pause_s = pause_s
-        self._largest = largest
-        self._sender = open_socket(bridge, source, socket.SOCK_DGRAM)
-        self._receiver = open_socket(bridge, other(source), socket.SOCK_DGRAM)
-        self._receiver.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 1 << 24)
-        self._receiver.bind((bridge.address(other(source)), 0))
-        self._receiver.settimeout(0.1)
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=work, daemon=True) for work in (self._send, self._receive)]
-        for thread in self._threads:
-            thread.start()
-
-    def _send(self) -> None:
-        target = self._receiver.getsockname()
-        while not self._stop.wait(self._pause_s):
-            payload = self._random.randbytes(self._random.randint(0, self._largest))
-            head = _STREAM.pack(self.sent, _STREAM.size + len(payload), hashlib.sha256(payload).digest()[:20])
-            try:
-                self._sender.sendto(head + payload, target)
-            except OSError:
-                continue  # refused while the carrier is off: never sent
-            self.sent += 1
-
-    def _receive(self) -> None:
-        while not self._stop.is_set():
-            try:
-                datagram = self._receiver.recv(65536)
-            except TimeoutError:
-                continue
-            self._judge(datagram)
-
-    def _judge(self, datagram: bytes) -> None:
-        if len(datagram) < _STREAM.size:
-            self.faults.append(f"datagram of {len(datagram)} bytes")
-            return
-        number, length, digest = _STREAM.unpack_from(datagram)
-        payload = datagram[_STREAM.size :]
-        if length != len(datagram) or hashlib.sha256(payload).digest()[:20] != digest:
-            self.faults.append(f"datagram {number} is damaged")
-        elif number == self.last:
-            self.faults.append(f"datagram {number} came twice")
-        elif number < self.last:
-            self.faults.append(f"datagram {number} came after {self.last}")
-        self.last = max(self.last, number)
-        self.arrived += 1
-        self.arrived_at_s = time.monotonic()
-
-    def finish(self) -> None:
-        """End it.
-
-        Raises:
-            AssertionError: something was damaged, came twice or out of order, or nothing came at all.
-        """
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(5)
-        self._sender.close()
-        self._receiver.close()
-        assert self.faults == [], f"from {self._source}: {self.faults[:5]}"
-        assert self.arrived > 0, f"nothing of {self.sent} datagrams from {self._source} arrived"
 
 
 class Pinger:

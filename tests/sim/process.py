@@ -121,7 +121,7 @@ class Process:
                 if frames is not None:
                     self.world.carry(self.name, effect.dst, (frames[0], bytes(frames[1])))
             elif isinstance(effect, Store):
-                effect.memory.store("direct", effect.offset, effect.data)
+                effect.memory.store(effect.what, effect.offset, effect.data)
             elif isinstance(effect, Wake):
                 self.world.wake(self.name, effect.dst, effect.message)
             elif isinstance(effect, Deliver):

@@ -63,10 +63,10 @@ def stores(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     for driver in (NtbEpf, NtbVntb):
         write: Any = driver.peer_mw_write
 
-        def record(self: Any, widx: int, offset: int, data: Buffer, write: Any = write) -> None:
+        def record(self: Any, widx: int, offset: int, data: Buffer, what: str, write: Any = write) -> None:
             if widx == 1:
                 seen.append((offset, len(data)))
-            write(self, widx, offset, data)
+            write(self, widx, offset, data, what)
 
         monkeypatch.setattr(driver, "peer_mw_write", record)
     return seen

@@ -14,6 +14,8 @@ import pytest
 
 from ntbnet import topology
 from ntbnet.app import child as child_module
+from ntbnet.app import forks as forks_module
+from ntbnet.app.forks import Forked, ForkServer
 from ntbnet.app.supervisor import Supervisor
 from ntbnet.config import load_text
 from ntbnet.edge.process import ProcessRecord, alive, send_signal
@@ -21,7 +23,7 @@ from ntbnet.edge.rundir import RunDir
 from ntbnet.edge.shm import dram_path
 from tests.conftest import MakeBridge
 from tests.fabric import FABRIC
-from tests.live.bridge import LiveBridge, cli, is_gone, leftovers, new_name, run_command, until
+from tests.live.bridge import LiveBridge, cli, is_gone, leftovers, new_name, processes_of, run_command, until
 
 pytestmark = [pytest.mark.system, pytest.mark.needs_tun]
 
@@ -206,7 +208,7 @@ def test_service_that_cannot_be_started_is_tried_again(
     tries: list[str] = []
     refusals = iter([OSError(11, "no process"), OSError(24, "no descriptor")])
 
-    def refuse_twice(child: child_module.Child) -> None:
+    async def refuse_twice(child: child_module.Child) -> None:
         tries.append(child.name)
         for problem in refusals:
             raise problem
@@ -219,8 +221,10 @@ def test_service_that_cannot_be_started_is_tried_again(
     )
 
     child = supervisor._children["edma"]
-    child.process = subprocess.Popen(["true"])
+    ended = subprocess.Popen(["true"])
+    child.process = Forked(ended.pid)
     asyncio.run(supervisor._replace(child))
+    ended.returncode = child.process.wait()
 
     assert tries == ["edma"] * 3
     assert emitted == [
@@ -248,14 +252,64 @@ def test_failure_of_a_watching_task_takes_the_bridge_down(
     assert emitted == [("supervisor.failed", {"reason": "RuntimeError: a bug"})]
 
 
-def test_failed_start_leaves_neither_process_nor_descriptor(tmp_path: Path) -> None:
+def test_failed_start_leaves_neither_process_nor_descriptor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forks_module, "MODULE", "services.no_such_module")
+
     async def start() -> None:
+        forks = ForkServer(new_name(), tmp_path / "forkserver.err")
         child = child_module.Child("edma", lambda: None)
-        with pytest.raises(FileNotFoundError):
-            child.start(["/no/such/program"], tmp_path / "out", tmp_path / "err")
+        with pytest.raises(OSError, match="fork server does not answer"):
+            await child.start(forks, ["services.edma"], tmp_path / "out", tmp_path / "err")
         assert not child.is_running
 
     before = len(list(Path("/proc/self/fd").iterdir()))
     asyncio.run(start())
 
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert "no_such_module" in (tmp_path / "forkserver.err").read_text()
+
+
+def fork_server_of(live: LiveBridge) -> ProcessRecord | None:
+    for record in processes_of(live.name):
+        if b"services.forkserver" in Path(f"/proc/{record.pid}/cmdline").read_bytes():
+            return record
+    return None
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_services_live_on_without_the_fork_server_and_are_replaced_by_another_one(
+    live: LiveBridge, number: signal.Signals
+) -> None:
+    before, first = live.pids(), fork_server_of(live)
+    assert first is not None
+
+    send_signal(first, number)
+    live.kill("edma")
+
+    until(lambda: replaced(live, before) == {"edma"}, 10, "replacement of edma")
+    live.wait_for_link()
+    assert is_gone(first)
+    assert pings(live, "rc")
+
+
+def test_fork_server_ends_with_a_killed_supervisor(live: LiveBridge) -> None:
+    forks = fork_server_of(live)
+    assert forks is not None
+
+    send_signal(forks, signal.SIGSTOP)
+    send_signal(live.supervisor(), signal.SIGKILL)
+
+    until(lambda: is_gone(forks), 2, "end of the fork server")
+
+
+def test_processes_are_told_apart_by_their_command_lines(live: LiveBridge) -> None:
+    shown = {
+        name: Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").split(b"\0")
+        for name, pid in live.pids().items()
+    }
+
+    for name in topology.SERVICES:
+        words = [word.encode() for word in topology.MODULES[name]]
+        assert shown[name][: len(words)] == words

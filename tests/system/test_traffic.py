@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 import random
 import re
-import socket
 
 import pytest
 
 from tests.conftest import MakeBridge
 from tests.live.bridge import LiveBridge
-from tests.live.traffic import TcpTransfer, other, udp_round_trip
+from tests.live.traffic import TcpTransfer, free_ports, other, udp_round_trip
 
 pytestmark = [pytest.mark.system, pytest.mark.needs_tun]
 
@@ -136,22 +135,3 @@ def test_two_bridges_at_once_do_not_see_each_other(bridge: LiveBridge, make_brid
     assert arrived == payloads
     for transfer in transfers:
         transfer.finish(60)
-
-
-def free_ports(number: int) -> int:
-    """First of that many TCP ports in a row that nobody has now."""
-    for base in range(21000, 32000, number):
-        sockets = []
-        try:
-            for port in range(base, base + number):
-                one = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-                sockets.append(one)
-                one.bind(("127.0.0.1", port))
-        except OSError:
-            continue
-        else:
-            return base
-        finally:
-            for one in sockets:
-                one.close()
-    raise AssertionError("no free TCP ports")

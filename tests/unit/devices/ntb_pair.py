@@ -57,6 +57,7 @@ class FakeNtb(NtbDevice):
         self.link = 1
         self.latency_ns = 0
         self.size_max = 4 << 20
+        self.out_of_memory = False
         self.offsets = [0] * len(mw_sizes)
         self.dram = Window(memoryview(bytearray(DRAM_BYTES)), base, f"{name}-dram")
         self.allocator = Allocator(self.dram)
@@ -108,7 +109,7 @@ class FakeNtb(NtbDevice):
     def peer_mw_get_addr(self, widx: int) -> tuple[int, int]:
         return (widx + 1) * WINDOW_STRIDE, self.mw_sizes[widx]
 
-    def peer_mw_write(self, widx: int, offset: int, data: Buffer) -> None:
+    def peer_mw_write(self, widx: int, offset: int, data: Buffer, what: str = "direct") -> None:
         assert not self.gone, "bus access to a device that is gone"
         if offset < 0 or offset + len(data) > self.mw_sizes[widx]:
             raise ValueError(f"store at {offset:#x} leaves window {widx}")
@@ -140,7 +141,7 @@ class FakeNtb(NtbDevice):
         return self.msi
 
     def alloc_coherent(self, size: int, alignment: int, name: str) -> Window | None:
-        return self.allocator.allocate(size, alignment, name)
+        return None if self.out_of_memory else self.allocator.allocate(size, alignment, name)
 
     def free_coherent(self, window: Window) -> None:
         self.allocator.free(window)

@@ -14,7 +14,7 @@ from ntbnet.devices.ntb_vntb import NtbVntb
 from ntbnet.devices.task import Task, Tasks
 from ntbnet.errors import KernelError, PeerError
 from ntbnet.regs.ntb_ctrl import RFC1
-from ntbnet.wire import Call, Irq, IrqSource, MemWrite, Reply
+from ntbnet.wire import Call, Irq, IrqSource, MemWrite, Notice, Reply
 from tests.unit.devices.kit import EP_DRAM, dram, only, sent
 
 T = TypeVar("T")
@@ -131,7 +131,9 @@ def test_impossible_description_of_the_device_is_refused(changes: dict[str, Any]
 
 @pytest.mark.covers("NTB 53", "NTB 57", "NTB 54")
 @pytest.mark.parametrize(("status", "up"), [(0, 0), (1, 1), (0xFFFF, 1), (2, 0)])
-def test_link_is_up_gives_exactly_0_or_1_and_enabling_does_nothing(status: int, up: int) -> None:
+def test_link_is_up_gives_exactly_0_or_1_and_enabling_is_the_controllers_business(
+    status: int, up: int
+) -> None:
     device = Device()
     device.set_link(status)
     device.do(device.ntb.link_enable())
@@ -140,6 +142,11 @@ def test_link_is_up_gives_exactly_0_or_1_and_enabling_does_nothing(status: int, 
 
     assert device.dram.load_u16(RFC1.offset("link_status")) == status
     assert device.calls == []
+    told = [message for message in sent(device.outbox.take(), "epc") if isinstance(message, Notice)]
+    assert [(one.name, one.args) for one in told] == [
+        ("link_wanted", {"up": True}),
+        ("link_wanted", {"up": False}),
+    ]
 
 
 @pytest.mark.covers("NTB 59", "NTB 60", "NTB 65", "NTB 8", "EDMA 69", "EDMA 70")

@@ -3,7 +3,7 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Callable
-from itertools import permutations
+from itertools import pairwise, permutations
 from struct import pack, unpack_from
 from typing import Any
 
@@ -247,6 +247,20 @@ def test_restarted_peer_ends_the_session_at_once(name: str) -> None:
     assert survivor.got == []
     pair.until_up(within_ns=3 * HELLO_INTERVAL_NS)
     assert pair.session == 2
+
+
+def test_greeting_that_gets_no_answer_is_repeated_soon_and_then_seldom() -> None:
+    pair = Pair()
+    pair.a.start()
+    said: list[int] = []
+    for _ in range(8):
+        due = pair.a.path.next_deadline()
+        said.append(due)
+        pair.a.path.on_deadline(max(due, pair.now_ns))
+
+    apart_ms = [(later - earlier) // MS for earlier, later in pairwise(said[1:])]
+    assert said[1] - pair.now_ns == 2 * MS
+    assert apart_ms == [4, 8, 16, 25, 25, 25]
 
 
 def test_silence_is_surprise_down() -> None:

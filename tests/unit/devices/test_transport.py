@@ -232,6 +232,17 @@ class TestHandshake:
         assert not pair.rc.transport.link_is_up
         assert "ENOMEM" in pair.rc.logs("transport.refused")[0]["cause"]
 
+    def test_memory_used_up_by_links_of_one_epoch_asks_for_another_epoch(self) -> None:
+        pair = Pair()
+        pair.start()
+        pair.rc.ntb.out_of_memory = True
+        pair.set_link(0)
+        pair.set_link(1)
+        pair.advance(100 * MS)
+
+        assert len(pair.rc.stuck) == 1
+        assert "ENOMEM" in pair.rc.logs("transport.queue_stuck")[0]["reason"]
+
     def test_receive_memory_is_aligned_to_its_size_and_fresh_in_each_epoch(self) -> None:
         pair = Pair(([0xF0000], [0xF0000]))
         pair.start()
@@ -636,7 +647,8 @@ class TestStatistics:
             "rx_bytes", "rx_pkts", "rx_memcpy", "rx_async", "rx_ring_empty", "rx_err_no_buf", "rx_err_oflow",
             "rx_err_ver", "rx_buff", "rx_index", "rx_max_entry", "rx_alloc_entry", "tx_bytes", "tx_pkts",
             "tx_memcpy", "tx_async", "tx_ring_full", "tx_err_no_buf", "tx_mw", "tx_index", "rx_info",
-            "tx_max_entry", "free_tx", "link", "rx_info_impossible", "interrupts", "rings_saved", "polled",
+            "tx_max_entry", "free_tx", "link", "rx_info_impossible", "interrupts", "rings_saved",
+            "polled", "found",
             "tx_in_flight", "dma_errors", "has_client",
         ]  # fmt: skip
         assert (stats["tx_bytes"], stats["tx_pkts"], stats["rx_pkts"], stats["link"]) == (3, 1, 0, "up")

@@ -37,7 +37,7 @@ class Ntb:
     def peer_mw_lend(self, widx: int, size: int) -> None:
         """Nothing is lent."""
 
-    def peer_mw_write(self, widx: int, offset: int, data: Any) -> None:
+    def peer_mw_write(self, widx: int, offset: int, data: Any, what: str = "") -> None:
         self.outbox.send("epc", MemWrite(offset, bytes(data)))
 
     def peer_db_set(self, bits: int) -> None:

@@ -383,3 +383,21 @@ def test_node_note_tells_absent_from_unusable(run: RunDir) -> None:
     assert run.read_node("rc") == {}
     run.forget_node("rc")
     assert run.read_node("rc") is None
+
+
+def test_link_is_wanted_unless_it_was_taken_down(run: RunDir) -> None:
+    assert run.link_is_wanted("rc")
+
+    run.want_link("rc", False)
+    assert not run.link_is_wanted("rc")
+    assert run.link_is_wanted("ep")
+
+    run.want_link("rc", True)
+    assert run.link_is_wanted("rc")
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"wanted": 0}', '{"wanted": null}', "{"])
+def test_unusable_note_about_the_link_counts_as_none(run: RunDir, content: str) -> None:
+    (run.path / "nodes" / "ep.link").write_text(content)
+
+    assert run.link_is_wanted("ep")

@@ -1,0 +1,352 @@
+"""The judge of a chaos run: a pure function of its history.
+
+Nothing may arrive damaged, twice, or out of order within a flow. What is lost has to have been on its way
+when a fault came, or sent between the fault and the recovery from it: a datagram that a later one of its
+flow overtook before the fault was lost on a healthy bridge. Traffic recovers within bounds, in each flow;
+TCP loses no byte; the counters of kernel and bridge agree with the history; no service logs an error outside
+a fault; nothing leaks.
+
+A history that is no ground for a verdict (the traffic or the nemesis failed) gives ``unknown``, unless what
+arrived is wrong: that needs no more ground.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from ntbnet.app.chaos_flows import Flow, back_ns
+from ntbnet.app.chaos_history import (
+    WAYS,
+    FaultRecord,
+    History,
+    Kind,
+    NodeCounters,
+    Record,
+    Sample,
+)
+from ntbnet.app.chaos_judgement import RULES, Judgement, Recovery
+from ntbnet.app.chaos_scenario import NODES, Bounds, Scenario
+
+MOST_PROBLEMS = 20
+"""Of one sort; the rest is counted."""
+
+FlowKey = tuple[int, int, int]
+"""Life of the bridge, way, flow."""
+
+
+def check(history: History, scenario: Scenario) -> Judgement:
+    """Judge a history by a scenario's bounds. Reads nothing else."""
+    judge = _Judge(history, scenario)
+    judge.run()
+    return judge.result
+
+
+class _Judge:
+    """One run of the checker."""
+
+    def __init__(self, history: History, scenario: Scenario) -> None:
+        self._history = history
+        self._bounds: Bounds = scenario.bounds
+        self._has_tcp = scenario.workload.tcp_kib_s > 0
+        self._gaps: list[str] = list(history.observed.gaps)
+        self._excess: Counter[str] = Counter()
+        self._lost: list[tuple[FlowKey, int, int]] = []
+        self._flows: dict[FlowKey, Flow] = {}
+        self._windows: list[tuple[int, int, FaultRecord]] = []
+        self.result = Judgement()
+
+    def run(self) -> None:
+        self._read_traffic()
+        self._recover()
+        self._judge_loss()
+        self._judge_delays()
+        self._judge_flows()
+        self._judge_tcp()
+        self._judge_counters()
+        self._judge_errors()
+        self._judge_leaks()
+        self._judge_injection()
+        result = self.result
+        result.problems += [f"{text} (and {more} more)" for text, more in self._excess.items()]
+        if result.damaged or result.duplicated or result.misordered:
+            result.verdict = "failed"
+        elif self._gaps:
+            result.verdict = "unknown"
+        elif result.problems:
+            result.verdict = "failed"
+        result.problems[:0] = self._gaps
+
+    def _problem(self, sort: str, text: str) -> None:
+        if sum(problem.startswith(sort) for problem in self.result.problems) < MOST_PROBLEMS:
+            self.result.problems.append(f"{sort}: {text}")
+        else:
+            self._excess[sort] += 1
+
+    # traffic
+
+    def _read_traffic(self) -> None:
+        cut = {fault.life for fault in self._history.faults if fault.ends_life}
+        for life, records in enumerate(self._history.lives):
+            for record in records:
+                if record.kind in _OF_FLOWS:
+                    key = (life, record.way, record.flow)
+                    flow = self._flows.get(key)
+                    if flow is None:
+                        flow = self._flows[key] = Flow()
+                    wrong = flow.take(record)
+                    if wrong:
+                        self._count(wrong, key, record)
+            if life not in cut and not any(record.kind == Kind.END for record in records[-3:]):
+                self._gaps.append("the traffic ended too early")
+        result = self.result
+        for key, flow in self._flows.items():
+            result.sent += len(flow.sent)
+            result.delivered += len(flow.received)
+            missing = flow.sent.keys() - flow.received.keys()
+            self._lost += [(key, sequence, flow.sent[sequence][0]) for sequence in sorted(missing)]
+        result.lost = len(self._lost)
+        if not result.sent:
+            self._gaps.append("nothing was sent")
+        elif not result.delivered:
+            self._problem("loss", "nothing at all was delivered")
+
+    def _count(self, wrong: str, key: FlowKey, record: Record) -> None:
+        setattr(self.result, wrong, getattr(self.result, wrong) + 1)
+        self._problem(wrong, f"datagram {record.sequence} of {_name(key)}")
+
+    # recovery
+
+    def _recover(self) -> None:
+        # the time of sending tells whether it crossed after the fault, the time of coming when
+        arrivals = {
+            (life, way): sorted(
+                (record.time_ns, record.extra)
+                for record in records
+                if record.kind == Kind.RECEIVED and record.way == way
+            )
+            for life, records in enumerate(self._history.lives)
+            for way in (0, 1)
+        }
+        faults = sorted(self._history.faults, key=lambda fault: fault.at_ns)
+        acts = [fault for fault in faults if fault.kind != RULES]
+        for number, fault in enumerate(acts):
+            next_ns = acts[number + 1].at_ns if number + 1 < len(acts) else None
+            since_ns = fault.until_ns if fault.kind == "flap" else fault.at_ns
+            life = fault.life + 1 if fault.ends_life else fault.life
+            ends = [back_ns(arrivals.get((life, way), []), since_ns, next_ns) for way in (0, 1)]
+            if None in ends:
+                self._problem("recovery", f"no packet crossed after {_told(fault)}")
+                took_ns = None
+                self._windows.append((fault.at_ns, 1 << 63, fault))
+            else:
+                crossed_ns = max(end for end in ends if end is not None)
+                took_ns = crossed_ns - since_ns
+                self._windows.append((fault.at_ns, max(crossed_ns, fault.until_ns), fault))
+                if took_ns > self._bounds.recovery_max_ms * 1_000_000:
+                    limit_ms = self._bounds.recovery_max_ms
+                    self._problem(
+                        "recovery", f"{took_ns / 1e6:.0f} ms after {_told(fault)}, allowed {limit_ms} ms"
+                    )
+            self.result.recoveries.append(Recovery(fault, took_ns))
+        for fault in faults:
+            if fault.kind == RULES:
+                self._windows.append((fault.at_ns, fault.until_ns, fault))
+                self.result.recoveries.append(Recovery(fault, None))
+        median = self.result.recovery_ms()["p50"]
+        limit = self._bounds.recovery_p50_ms
+        if limit and median is not None and median > limit:
+            self._problem("recovery", f"median {median} ms, allowed {limit} ms")
+
+    def _window_of(self, time_ns: int, before_ns: int, *, rules: bool = True) -> FaultRecord | None:
+        """The fault in whose time, or ``before_ns`` before it or ``settle_ms`` after it, a moment lies."""
+        settle_ns = self._bounds.settle_ms * 1_000_000
+        for start_ns, end_ns, fault in self._windows:
+            if start_ns - before_ns <= time_ns <= end_ns + settle_ns and (rules or fault.kind != RULES):
+                return fault
+        return None
+
+    # what may be lost, and how late it may come
+
+    def _judge_loss(self) -> None:
+        bounds, result = self._bounds, self.result
+        if bounds.loss == "none":
+            if result.lost:
+                self._problem("loss", f"{result.lost} datagrams, allowed is none")
+            return
+        injected = sum(self._history.observed.injected.values())
+        if bounds.loss == "injected" and result.lost > injected:
+            self._problem(
+                "loss", f"{result.lost} datagrams, more than the {injected} injected faults explain"
+            )
+        for key, sequence, sent_ns in self._lost:
+            reason = self._unexcused(key, sequence, sent_ns)
+            if reason:
+                self._problem("loss", f"datagram {sequence} of {_name(key)}: {reason}")
+
+    def _unexcused(self, key: FlowKey, sequence: int, sent_ns: int) -> str:
+        """Why the loss of a datagram is nobody's fault; "" when it is somebody's."""
+        before_ns, settle_ns = self._bounds.in_flight_ms * 1_000_000, self._bounds.settle_ms * 1_000_000
+        overtaken = False
+        for start_ns, end_ns, fault in self._windows:
+            if fault.ends_life and key[0] > fault.life:
+                continue
+            last_ns = 1 << 63 if fault.ends_life else end_ns + settle_ns
+            if not start_ns - before_ns <= sent_ns <= last_ns:
+                continue
+            if sent_ns < start_ns and self._flows[key].had_come(sequence, start_ns):
+                overtaken = True
+                continue
+            return ""
+        return "a later one had arrived before the fault" if overtaken else "no fault was near"
+
+    def _judge_delays(self) -> None:
+        limit_ns = self._bounds.delay_ms * 1_000_000
+        if not limit_ns:
+            return
+        for key, flow in self._flows.items():
+            for sequence, came_ns in flow.received.items():
+                sent_ns = flow.sent[sequence][0]
+                if came_ns - sent_ns > limit_ns and not self._window_of(sent_ns, limit_ns, rules=False):
+                    took_ms = (came_ns - sent_ns) / 1e6
+                    self._problem(
+                        "delay",
+                        f"datagram {sequence} of {_name(key)} took {took_ms:.0f} ms, "
+                        f"allowed {self._bounds.delay_ms} ms",
+                    )
+
+    def _judge_flows(self) -> None:
+        """After the last fault every flow goes on: none is stranded."""
+        last = len(self._history.lives) - 1
+        healed_ns = max((end_ns for _, end_ns, _ in self._windows), default=0)
+        healed_ns += self._bounds.settle_ms * 1_000_000
+        for key, flow in self._flows.items():
+            if key[0] == last and healed_ns < flow.last_sent_ns and flow.last_came_ns < healed_ns:
+                self._problem("stranded", f"{_name(key)} delivers nothing after the last fault")
+
+    def _judge_tcp(self) -> None:
+        if not self._has_tcp:
+            return
+        cut = {fault.life for fault in self._history.faults if fault.ends_life}
+        self.result.tcp_ok = True
+        for life, records in enumerate(self._history.lives):
+            for way, name in enumerate(WAYS):
+                ends = {
+                    record.kind: record for record in records if record.way == way and record.kind in _OF_TCP
+                }
+                sent, got = ends.get(Kind.TCP_SENT_END), ends.get(Kind.TCP_RECEIVED_END)
+                if got is not None:
+                    self.result.tcp_bytes += got.sequence
+                if life in cut:
+                    continue
+                if Kind.TCP_BROKEN in ends:
+                    reason = f"gave up, error {ends[Kind.TCP_BROKEN].size}"
+                elif sent is None or got is None:
+                    reason = "did not end"
+                elif (sent.sequence, sent.extra) != (got.sequence, got.extra):
+                    reason = f"{got.sequence} of {sent.sequence} bytes, or other bytes"
+                elif not got.sequence:
+                    reason = "carried nothing"
+                else:
+                    continue
+                self.result.tcp_ok = False
+                self._problem("tcp", f"transfer {name}: {reason}")
+
+    # what else was seen
+
+    def _judge_counters(self) -> None:
+        cut = {fault.life for fault in self._history.faults if fault.ends_life}
+        for node in self._history.observed.nodes:
+            if node.life not in cut:
+                self._judge_node(node)
+
+    def _judge_node(self, node: NodeCounters) -> None:
+        away = NODES.index(node.node)
+        flows = {key: flow for key, flow in self._flows.items() if key[0] == node.life}
+        sent = sum(len(flow.sent) for key, flow in flows.items() if key[1] == away)
+        came = sum(flow.arrivals for key, flow in flows.items() if key[1] != away)
+        udp, interface = node.udp, node.interface
+        if udp["InCsumErrors"]:
+            self.result.damaged += udp["InCsumErrors"]
+            self._problem(
+                "damaged", f"{udp['InCsumErrors']} datagrams that the kernel of {node.node} refused"
+            )
+        if udp["RcvbufErrors"]:
+            self._gaps.append(f"the receiving program in {node.node} did not keep up: {udp['RcvbufErrors']}")
+        out = udp["OutDatagrams"] + udp["SndbufErrors"]
+        rows = [
+            (out == sent, f"the kernel of {node.node} sent {out} datagrams, the history says {sent}"),
+            (
+                udp["InDatagrams"] == came,
+                f"the kernel of {node.node} received {udp['InDatagrams']} datagrams, the history says {came}",
+            ),
+            (
+                interface["rx_packets"] >= came,
+                f"{node.node} got {interface['rx_packets']} packets, but {came} datagrams",
+            ),
+        ]
+        netdev = node.netdev
+        if netdev is not None:
+            given = netdev["rx_packets"] - netdev["rx_dropped"] - netdev["tun_write_drops"]
+            rows.append(
+                (
+                    0
+                    <= given - interface["rx_packets"]
+                    <= self._history.observed.injected.get("drop-frame", 0),
+                    f"peer-{node.node} gave its node {given} packets, which saw {interface['rx_packets']}",
+                )
+            )
+        for agrees, text in rows:
+            if not agrees:
+                self._problem("counters", text)
+
+    def _judge_errors(self) -> None:
+        for error in self._history.observed.errors:
+            excused = error.time_ns is not None and self._window_of(error.time_ns, 0) is not None
+            if not error.injected and not excused:
+                self._problem("error", f"{error.service}: {error.text}")
+
+    def _judge_leaks(self) -> None:
+        observed, bounds = self._history.observed, self._bounds
+        for leak in observed.leaks:
+            self._leak(f"left after down: {leak}")
+        by_service: dict[str, list[Sample]] = {}
+        by_process: dict[tuple[str, int], list[Sample]] = {}
+        for sample in observed.samples:
+            by_service.setdefault(sample.service, []).append(sample)
+            by_process.setdefault((sample.service, sample.pid), []).append(sample)
+        for service, samples in by_service.items():
+            more = samples[-1].descriptors - samples[0].descriptors
+            if more > bounds.fd_growth:
+                self._leak(f"{service} has {more} more descriptors than at first, allowed {bounds.fd_growth}")
+        for (service, pid), samples in by_process.items():
+            # a process allocates while it starts: its first sample is no ground when there are others
+            base = samples[min(1, len(samples) - 2) if len(samples) > 1 else 0]
+            more = (samples[-1].private_bytes - base.private_bytes) // 1024
+            if more > bounds.memory_growth_kib:
+                self._leak(f"{service} ({pid}) grew by {more} KiB, allowed {bounds.memory_growth_kib} KiB")
+
+    def _leak(self, text: str) -> None:
+        self.result.leaks += 1
+        self._problem("leak", text)
+
+    def _judge_injection(self) -> None:
+        injected = self.result.injected = sum(self._history.observed.injected.values())
+        if injected < self._bounds.min_injected:
+            self._gaps.append(
+                f"only {injected} faults were injected, at least {self._bounds.min_injected} make a test"
+            )
+        if not self._history.faults:
+            self._gaps.append("no fault happened")
+
+
+_OF_FLOWS = frozenset({Kind.SENT, Kind.RECEIVED, Kind.DAMAGED})
+_OF_TCP = frozenset({Kind.TCP_SENT_END, Kind.TCP_RECEIVED_END, Kind.TCP_BROKEN})
+
+
+def _name(key: FlowKey) -> str:
+    return f"flow {key[2]} {WAYS[key[1]]}"
+
+
+def _told(fault: FaultRecord) -> str:
+    words = [fault.kind, "of", " and ".join(fault.services), fault.note]
+    return f"fault {fault.number} ({' '.join(word for word in words if word)})"

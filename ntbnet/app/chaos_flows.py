@@ -1,0 +1,81 @@
+"""The traffic of a history, flow by flow: what was sent and came, and when packets crossed again."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+
+from ntbnet.app.chaos_history import Kind, Record
+
+OUTAGE_NS = 60_000_000
+"""No packet one way for that long is an outage: five polls of a doorbell."""
+LATE_OUTAGE_NS = 1_500_000_000
+"""An outage that begins later than that after a fault is not the fault's."""
+
+
+class Flow:
+    """What one flow sent and received."""
+
+    __slots__ = ("_came", "_highest", "arrivals", "last_came_ns", "last_sent_ns", "received", "sent")
+
+    def __init__(self) -> None:
+        self.sent: dict[int, tuple[int, int]] = {}
+        """Sequence -> time, size."""
+        self.received: dict[int, int] = {}
+        """Sequence -> time of its first coming."""
+        self.arrivals = 0
+        """Datagrams that a program in the node read, wrong ones included."""
+        self.last_sent_ns = self.last_came_ns = 0
+        self._came: list[int] = []
+        self._highest: list[int] = []
+
+    def take(self, record: Record) -> str:
+        """Take the next record; what is wrong with it: ``damaged``, ``duplicated``, ``misordered`` or ""."""
+        if record.kind == Kind.SENT:
+            self.sent[record.sequence] = (record.time_ns, record.size)
+            self.last_sent_ns = record.time_ns
+            return ""
+        self.arrivals += 1
+        if record.kind == Kind.DAMAGED or self.sent.get(record.sequence) != (record.extra, record.size):
+            return "damaged"
+        if record.sequence in self.received:
+            return "duplicated"
+        self.received[record.sequence] = self.last_came_ns = record.time_ns
+        highest = self._highest[-1] if self._highest else -1
+        self._came.append(record.time_ns)
+        self._highest.append(max(highest, record.sequence))
+        return "misordered" if record.sequence < highest else ""
+
+    def had_come(self, sequence: int, before_ns: int) -> bool:
+        """True when a later datagram had come before that time."""
+        count = bisect_right(self._came, before_ns)
+        return count > 0 and self._highest[count - 1] > sequence
+
+
+def back_ns(arrivals: Sequence[tuple[int, int]], since_ns: int, next_ns: int | None) -> int | None:
+    """When packets crossed again: the end of the last outage, else the first crossing.
+
+    Args:
+        arrivals: (time of coming, time of sending), by time of coming.
+        since_ns: the fault; only what was sent after it counts.
+        next_ns: the next fault, whose outage is not ours; None when there is none.
+    """
+    first = bisect_right(arrivals, (since_ns, 1 << 63))
+    crossings = [came_ns for came_ns, sent_ns in arrivals[first:] if sent_ns > since_ns]
+    if not crossings:
+        return None
+    crossed_ns = crossings[0]
+    for before_ns, came_ns in pairwise(_chain(since_ns, crossings)):
+        begins_late = before_ns - since_ns > LATE_OUTAGE_NS
+        # what was no outage yet when the next fault came is the next fault's
+        if begins_late or (next_ns is not None and before_ns >= next_ns - OUTAGE_NS):
+            break
+        if came_ns - before_ns > OUTAGE_NS:
+            crossed_ns = came_ns
+    return crossed_ns
+
+
+def _chain(first: int, rest: Iterable[int]) -> Iterable[int]:
+    yield first
+    yield from rest

@@ -1,0 +1,208 @@
+"""What a chaos run sees of its bridge beside the traffic: counters, memory, descriptors, logs, leaks."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ntbnet import topology
+from ntbnet.app.bench_cost import private_bytes
+from ntbnet.app.bridge import Bridge
+from ntbnet.app.chaos_history import LoggedError, NodeCounters, Sample
+from ntbnet.app.chaos_scenario import NODES, SUPERVISOR
+from ntbnet.edge.netns import inside, netns_inode
+from ntbnet.edge.node import spec_from
+from ntbnet.edge.process import ProcessRecord, alive, record_of
+from ntbnet.edge.shm import SHM_FOLDER, dram_path
+from ntbnet.errors import SetupError
+
+UDP_KEYS = ("InDatagrams", "OutDatagrams", "SndbufErrors", "RcvbufErrors", "InCsumErrors")
+SAMPLE_INTERVAL_NS = 5_000_000_000
+GROWN_S = 2.0
+"""A younger process still imports and allocates."""
+MOST_ERRORS = 1000
+_TEXT_CHARACTERS = 300
+
+
+class Recorder:
+    """Looks at a running bridge.
+
+    Args:
+        bridge: started anew, perhaps, in the course of the run.
+        log_folder: where its services log.
+    """
+
+    def __init__(self, bridge: Bridge, log_folder: Path) -> None:
+        self._bridge = bridge
+        self._log_folder = log_folder
+        self._before: dict[str, dict[str, Any]] = {}
+        self._seen: dict[str, ProcessRecord] = {}
+        self._next_ns = 0
+        self.samples: list[Sample] = []
+        self.nodes: list[NodeCounters] = []
+
+    # counters
+
+    def begin_life(self) -> None:
+        """Before the first datagram."""
+        self._before = self._counters()
+
+    def end_life(self, life: int) -> None:
+        """After the last one."""
+        after = self._counters()
+        for node, now in after.items():
+            then = self._before[node]
+            lived_on = then["netdev"] is not None and now["netdev"] is not None and then["who"] == now["who"]
+            self.nodes.append(
+                NodeCounters(
+                    life,
+                    node,
+                    _increase(then["udp"], now["udp"]),
+                    _increase(then["interface"], now["interface"]),
+                    _increase(then["netdev"], now["netdev"]) if lived_on else None,
+                )
+            )
+
+    def _counters(self) -> dict[str, dict[str, Any]]:
+        answers, config = self._bridge.answers(), self._bridge.config
+        found = {}
+        for node in NODES:
+            service = f"peer-{node}"
+            answer = answers.get(service, {})
+            netdev = answer.get("netdev")
+            with inside(spec_from(config, self._bridge.run.name, node).netns):
+                udp = Path("/proc/thread-self/net/snmp").read_text(encoding="ascii")
+                interfaces = Path("/proc/thread-self/net/dev").read_text(encoding="ascii")
+            found[node] = {
+                "udp": _snmp(udp, "Udp"),
+                "interface": _interface(interfaces, config.netdev.tun),
+                "netdev": netdev and {**netdev, "tun_write_drops": answer.get("tun_write_drops", 0)},
+                # the driver's counters begin anew with each start of the service and each link epoch
+                "who": (self._bridge.run.process(service), answer.get("link", {}).get("epoch")),
+            }
+        return found
+
+    # memory and descriptors
+
+    def sample(self, *, now: bool = False) -> None:
+        """What every process holds that is not just starting, every few seconds, or ``now``."""
+        time_ns = time.monotonic_ns()
+        if not now and time_ns < self._next_ns:
+            return
+        self._next_ns = time_ns + SAMPLE_INTERVAL_NS
+        run = self._bridge.run
+        record = run.read_run()
+        processes = {name: run.process(name) for name in topology.SERVICES}
+        processes[SUPERVISOR] = record.supervisor if record else None
+        shared = [str(dram_path(run.name, node)) for node in NODES]
+        for name, process in processes.items():
+            if process is None or not alive(process) or _age_s(process) < GROWN_S:
+                continue
+            self._seen[f"{name} {process.pid}"] = process
+            try:
+                held = private_bytes(process.pid, *shared)
+                descriptors = sum(1 for _ in Path(f"/proc/{process.pid}/fd").iterdir())
+            except (SetupError, OSError):
+                continue  # it has just ended
+            self.samples.append(Sample(time_ns, name, process.pid, held, descriptors))
+
+    # the end
+
+    def leaks(self) -> list[str]:
+        """What is on the machine of the bridge, in words, once it is down."""
+        run, config = self._bridge.run, self._bridge.config
+        spaces = [spec_from(config, run.name, node).netns for node in NODES]
+        found = [f"namespace {space}" for space in spaces if netns_inode(space) is not None]
+        found += [f"memory {path}" for path in sorted(SHM_FOLDER.glob(f"ntbnet.{run.name}.*"))]
+        found += [f"run folder {run.path}"] if run.exists() else []
+        found += [f"process {name}" for name, process in self._seen.items() if alive(process)]
+        found += [f"process {record.pid}" for record in _named(run.name)]
+        return found
+
+    def errors(self, stderrs: Mapping[str, str]) -> list[LoggedError]:
+        """Events of level error, and what was said on stderr.
+
+        Args:
+            stderrs: service -> text, kept before the run folder went.
+        """
+        found = []
+        for path in sorted(self._log_folder.glob("*.jsonl")):
+            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+                if '"level":"error"' not in line and line.startswith("{"):
+                    continue
+                found.append(_logged(path.stem, line))
+        for service, text in stderrs.items():
+            found += [
+                LoggedError(service, "stderr", None, False, line[:_TEXT_CHARACTERS])
+                for line in text.splitlines()
+            ]
+        return found[:MOST_ERRORS]
+
+    def stderrs(self) -> dict[str, str]:
+        """What each service has said on stderr so far."""
+        found = {}
+        for service in topology.SERVICES:
+            path = self._bridge.run.stderr_path(service)
+            found[service] = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+        return found
+
+
+def _logged(service: str, line: str) -> LoggedError:
+    try:
+        fields = json.loads(line)
+    except ValueError:
+        # a killed process may leave half a line; the next one of the file begins behind it
+        return LoggedError(service, "half a line", 0, True, line[:_TEXT_CHARACTERS])
+    keys = {key: value for key, value in fields.items() if key not in {"wall", "run_id", "node", "level"}}
+    return LoggedError(
+        service,
+        str(fields.get("event")),
+        int(fields.get("mono_ns", 0)),
+        bool(fields.get("injected")),
+        json.dumps(keys)[:_TEXT_CHARACTERS],
+    )
+
+
+def _age_s(process: ProcessRecord) -> float:
+    """Since its start. Source: proc(5), /proc/uptime and the start time in clock ticks."""
+    uptime_s = float(Path("/proc/uptime").read_text(encoding="ascii").split()[0])
+    return uptime_s - process.start_ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _increase(then: Mapping[str, int], now: Mapping[str, int]) -> dict[str, int]:
+    return {key: now[key] - then[key] for key in then}
+
+
+def _snmp(text: str, protocol: str) -> dict[str, int]:
+    """Counters of a protocol. Source: proc(5), /proc/net/snmp: a line of names, a line of numbers."""
+    names, numbers = (line.split()[1:] for line in text.splitlines() if line.startswith(f"{protocol}:"))
+    found = dict(zip(names, map(int, numbers), strict=True))
+    return {key: found.get(key, 0) for key in UDP_KEYS}
+
+
+def _interface(text: str, name: str) -> dict[str, int]:
+    """Packets of an interface. Source: proc(5), /proc/net/dev: 8 numbers received, 8 sent."""
+    for line in text.splitlines():
+        label, _, numbers = line.partition(":")
+        if label.strip() == name:
+            fields = numbers.split()
+            return {"rx_packets": int(fields[1]), "tx_packets": int(fields[9])}
+    return {"rx_packets": 0, "tx_packets": 0}
+
+
+def _named(name: str) -> Iterator[ProcessRecord]:
+    """Living service processes of the bridge of that name."""
+    modules = {words[0].encode() for words in topology.MODULES.values()}
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if modules & set(words) and name.encode() in words:
+            record = record_of(int(entry.name))
+            if record is not None:
+                yield record

@@ -1,0 +1,368 @@
+"""One chaos run: a bridge of its own, traffic, faults, recovery; a verdict over what was written down."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ntbnet.app import chaos_checker, chaos_faults, chaos_history, chaos_scenario
+from ntbnet.app.bench_lab import Lab
+from ntbnet.app.chaos_history import FaultLog, FaultRecord, History, Kind, Observed, Record, Tail
+from ntbnet.app.chaos_judgement import RULES, Judgement, Recovery
+from ntbnet.app.chaos_load import PATIENCE_NS, LoadSpec
+from ntbnet.app.chaos_nemesis import Nemesis, schedule
+from ntbnet.app.chaos_recorder import Recorder
+from ntbnet.app.chaos_scenario import NODES, Scenario
+from ntbnet.app.forks import child_environment
+from ntbnet.edge.clock import monotonic_ns
+from ntbnet.edge.node import spec_from
+from ntbnet.errors import ConfigError, SetupError
+from ntbnet.faults import FaultPlan
+
+FLOW_TIMEOUT_S = 15.0
+STOP_TIMEOUT_S = PATIENCE_NS / 1e9 + 10
+PATIENCE_FACTOR = 5
+"""A recovery is waited for that many times as long as it may take: how late it was is worth knowing."""
+LEAST_PATIENCE_MS = 5_000
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a user asked for.
+
+    Attributes:
+        scenario: its fault phase as long as asked for.
+        seed: 0..2^53-1.
+        fabric: one of the scenario's.
+        name: of the bridge.
+        config: the user's configuration as nested tables.
+        again: the command that repeats it.
+    """
+
+    scenario: Scenario
+    seed: int
+    fabric: str
+    name: str
+    config: Mapping[str, Any]
+    again: str
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A run and what the checker said."""
+
+    wanted: Wanted
+    history: History
+    judgement: Judgement
+
+    def as_json(self) -> dict[str, Any]:
+        """What ``chaos run --json`` prints."""
+        return {
+            "scenario": self.wanted.scenario.source,
+            "seed": self.wanted.seed,
+            "fabric": self.wanted.fabric,
+            **self.judgement.as_json(),
+            "events": [_event(one) for one in self.judgement.recoveries],
+            "repeat": self.wanted.again,
+        }
+
+
+def _event(one: Recovery) -> dict[str, Any]:
+    took_ms = None if one.took_ns is None else round(one.took_ns / 1e6, 1)
+    fault = one.fault
+    return {"kind": fault.kind, "services": list(fault.services), "note": fault.note, "recovery_ms": took_ms}
+
+
+def read_tables(config_path: str | None) -> dict[str, Any]:
+    """A user's configuration as nested tables; it is checked when the bridge starts.
+
+    Raises:
+        ConfigError: it cannot be read, or is no TOML.
+    """
+    if config_path is None:
+        return {}
+    try:
+        return tomllib.loads(Path(config_path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as problem:
+        raise ConfigError(f"{config_path}: {problem}") from None
+
+
+def run(wanted: Wanted, folder: Path, say: Say) -> Done:
+    """Run a scenario and judge it.
+
+    Args:
+        wanted: what to run.
+        folder: empty; the history is written there.
+        say: told what happens.
+
+    Raises:
+        ConfigError, SetupError: the bridge did not start; what fails later makes the verdict ``unknown``.
+    """
+    log_folder = folder / "logs"
+    log_folder.mkdir()
+    config_path = folder / "config.toml"
+    text = chaos_scenario.configuration(wanted.scenario, wanted.config, wanted.fabric, log_folder)
+    config_path.write_text(text, encoding="utf-8")
+    asked = {"scenario": wanted.scenario.source, "seed": wanted.seed, "fabric": wanted.fabric}
+    (folder / chaos_history.RUN_FILE).write_text(json.dumps(asked), encoding="utf-8")
+    lab = Lab(wanted.name, str(config_path), say)
+    recorder = Recorder(lab.bridge, log_folder)
+    gaps: list[str] = []
+    stderrs: dict[str, str] = {}
+    injected: dict[str, int] = {}
+    try:
+        say(f"starting bridge {wanted.name}, fabric {wanted.fabric}")
+        lab.up()
+        try:
+            injected = _Run(wanted, lab, recorder, folder, say).go()
+        except (SetupError, OSError, subprocess.SubprocessError) as problem:
+            gaps.append(f"the test itself failed: {problem}")
+        stderrs = recorder.stderrs()
+    finally:
+        say("stopping")
+        lab.down()
+    observed = Observed(
+        errors=tuple(recorder.errors(stderrs)),
+        injected=injected,
+        samples=tuple(recorder.samples),
+        nodes=tuple(recorder.nodes),
+        leaks=tuple(recorder.leaks()),
+        gaps=tuple(gaps),
+    )
+    chaos_history.write_observed(folder, observed)
+    history = chaos_history.read(folder)
+    return Done(wanted, history, judge(history, wanted.scenario))
+
+
+def judge(history: History, scenario: Scenario) -> Judgement:
+    """What the checker says; a checker that fails says nothing, which is no acquittal."""
+    try:
+        return chaos_checker.check(history, scenario)
+    except Exception as problem:  # noqa: BLE001 - any failure of the checker means: unknown
+        return Judgement("unknown", [f"the checker failed: {type(problem).__name__}: {problem}"])
+
+
+class _Load:
+    """The process that makes the traffic, and what it has delivered so far."""
+
+    def __init__(self, lab: Lab, wanted: Wanted, path: Path) -> None:
+        work, config = wanted.scenario.workload, lab.bridge.config
+        sides = (config.node.rc, config.node.ep)
+        spec = LoadSpec(
+            namespaces=[spec_from(config, lab.name, node).netns for node in NODES],
+            addresses=[side.ipv4.partition("/")[0] for side in sides],
+            seed=wanted.seed,
+            flows=work.flows,
+            interval_ms=work.interval_ms,
+            min_bytes=work.min_bytes,
+            max_bytes=work.max_bytes,
+            tcp_kib_s=work.tcp_kib_s,
+            reader_pause_ms=work.reader_pause_ms,
+        )
+        self._tail = Tail(path)
+        self._latest = {(way, flow): 0 for way in (0, 1) for flow in range(work.flows)}
+        self._child = subprocess.Popen(
+            [sys.executable, "-m", "ntbnet.app.chaos_load", spec.as_json(), str(path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            env=child_environment(),
+        )
+
+    def flows_since(self, time_ns: int) -> bool:
+        """True when each flow has delivered something that was sent after that time.
+
+        Raises:
+            SetupError: the process has ended.
+        """
+        if self._child.poll() is not None:
+            raise SetupError(f"the traffic ended: {self._last_words()}")
+        for record in self._tail.new():
+            self._see(record)
+        return min(self._latest.values()) > time_ns
+
+    def _see(self, record: Record) -> None:
+        key = (record.way, record.flow)
+        if record.kind == Kind.RECEIVED and key in self._latest:
+            self._latest[key] = max(self._latest[key], record.extra)
+
+    def stop(self, *, patient: bool) -> None:
+        """Send no more, and wait for what is on its way; not long for TCP unless ``patient``.
+
+        Raises:
+            SetupError: it ended before, or does not end.
+        """
+        try:
+            _, said = self._child.communicate("stop\n" if patient else "hurry\n", timeout=STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise SetupError("the traffic did not end") from None
+        except BrokenPipeError:
+            raise SetupError(f"the traffic ended: {self._last_words()}") from None
+        if self._child.returncode:
+            raise SetupError(f"the traffic ended with {self._child.returncode}: {_last_line(said)}")
+
+    def _last_words(self) -> str:
+        return _last_line(self._child.stderr.read() if self._child.stderr else "")
+
+    def kill(self) -> None:
+        """End it at once. Idempotent."""
+        self._child.kill()
+        self._child.communicate()
+
+
+def _last_line(text: str | None) -> str:
+    lines = (text or "").strip().splitlines()
+    return lines[-1] if lines else "it said nothing"
+
+
+class _Run:
+    """The phases of a run."""
+
+    def __init__(self, wanted: Wanted, lab: Lab, recorder: Recorder, folder: Path, say: Say) -> None:
+        self._wanted, self._scenario = wanted, wanted.scenario
+        self._lab, self._recorder, self._folder, self._say = lab, recorder, folder, say
+        self._faults = FaultLog(folder)
+        self._life = 0
+        self._is_given_up = False
+        self._load: _Load | None = None
+        patience_ms = max(self._scenario.bounds.recovery_max_ms * PATIENCE_FACTOR, LEAST_PATIENCE_MS)
+        self._nemesis = Nemesis(
+            lab.bridge,
+            self,
+            self._faults.add,
+            self._rebirth,
+            patience_ms,
+            self._scenario.workload.reader_pause_ms,
+            recorder.sample,
+        )
+
+    def flows_since(self, time_ns: int) -> bool:
+        """See chaos_nemesis.Traffic."""
+        assert self._load is not None
+        return self._load.flows_since(time_ns)
+
+    def go(self) -> dict[str, int]:
+        """Steady traffic, faults, healing, the last datagram; what the fault layer injected.
+
+        Raises:
+            SetupError: a part of the test failed.
+        """
+        phases, nemesis = self._scenario.phases, self._nemesis
+        try:
+            self._begin_life()
+            self._say(f"steady traffic for {phases.steady_ms} ms")
+            nemesis.rest(phases.steady_ms / 1000)
+            self._recorder.sample(now=True)
+            injected = self._harm()
+            nemesis.rest(phases.heal_ms / 1000)
+            self._recorder.sample(now=True)
+            self._say("waiting for what is on its way")
+            assert self._load is not None
+            self._load.stop(patient=not self._is_given_up)
+            self._recorder.end_life(self._life)
+            return injected
+        finally:
+            if self._load is not None:
+                self._load.kill()
+
+    def _begin_life(self) -> None:
+        self._recorder.begin_life()
+        path = chaos_history.traffic_path(self._folder, self._life)
+        self._load = _Load(self._lab, self._wanted, path)
+        began_ns = monotonic_ns()
+        if self._nemesis.await_recovery(began_ns, {}) is None:
+            raise SetupError("before any fault, packets do not cross in each flow")
+
+    def _rebirth(self) -> None:
+        """The supervisor was killed: the traffic's sockets are in nodes that go with the old bridge."""
+        assert self._load is not None
+        self._load.kill()
+        self._life += 1
+        self._lab.up()
+        self._begin_life()
+
+    def _harm(self) -> dict[str, int]:
+        """The fault phase, and healing; what was injected by kind."""
+        rules, run = self._scenario.rules, self._lab.bridge.run
+        began_ns = monotonic_ns()
+        if not rules:
+            self._act(began_ns)
+            return {}
+        chaos_faults.install(run, FaultPlan(self._wanted.seed, rules))
+        self._say(f"injecting: {', '.join(dict.fromkeys(rule.kind for rule in rules))}")
+        try:
+            self._act(began_ns)
+        finally:
+            injected = chaos_faults.heal(run)
+            healed_ns = monotonic_ns()
+            kinds = ", ".join(f"{times} x {kind}" for kind, times in injected.by_kind.items())
+            self._faults.add(
+                FaultRecord(self._nemesis.done, RULES, (), began_ns, healed_ns, kinds, self._life)
+            )
+            self._say(f"healed; injected {kinds or 'nothing'}")
+        self._is_given_up |= self._nemesis.await_recovery(healed_ns, {}) is None
+        return injected.by_kind
+
+    def _act(self, began_ns: int) -> None:
+        """Every step of the schedule, or as many as there is time for."""
+        seconds, nemesis = self._scenario.phases.seconds, self._nemesis
+        until_ns = began_ns + seconds * 1_000_000_000
+        total = sum(fault.count for fault in self._scenario.faults)
+        for step in schedule(self._scenario, self._wanted.seed, self._wanted.fabric):
+            if seconds and monotonic_ns() >= until_ns:
+                break
+            took_ms = nemesis.do(step)
+            of = f"{(monotonic_ns() - began_ns) / 1e9:.0f} of {seconds} s" if seconds else f"of {total}"
+            back = (
+                "packets stay away" if took_ms is None else f"back after {took_ms:.0f} ms" if took_ms else ""
+            )
+            self._say(f"{nemesis.done}, {of}: {step.told()}  {back}")
+            if took_ms is None:
+                self._is_given_up = True
+                return
+        if seconds:
+            nemesis.rest((until_ns - monotonic_ns()) / 1e9)
+
+
+@contextmanager
+def history_folder(keep: Path | None) -> Iterator[Path]:
+    """Where a history goes: ``keep``, which must not be there yet or be empty, or a folder that is removed.
+
+    Raises:
+        ConfigError: ``keep`` holds something, or cannot be made.
+    """
+    if keep is None:
+        folder = Path(tempfile.mkdtemp(prefix="ntbnet-chaos-"))
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        return
+    try:
+        keep.mkdir(parents=True, exist_ok=True)
+        is_empty = not any(keep.iterdir())
+    except OSError as problem:
+        raise ConfigError(f"--keep {keep}: {problem.strerror}") from None
+    if not is_empty:
+        raise ConfigError(f"--keep {keep}: must be an empty folder, or none yet")
+    yield keep.absolute()
+
+
+def stop_on_sigterm() -> None:
+    """Leave through every ``finally``, so that bridge and traffic end."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))

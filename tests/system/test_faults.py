@@ -1,0 +1,135 @@
+"""Faults and crash points of a bridge of real processes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ntbnet.app import chaos_faults
+from ntbnet.errors import ConfigError, SetupError
+from ntbnet.faults import FaultPlan, plan_from
+from ntbnet.topology import SERVICES
+from tests.conftest import MakeBridge
+from tests.live.bridge import LiveBridge, until
+
+pytestmark = [pytest.mark.system, pytest.mark.needs_tun]
+
+
+@pytest.fixture
+def live(make_bridge: MakeBridge) -> LiveBridge:
+    return make_bridge("")
+
+
+def plan_of(*rules: dict[str, Any]) -> FaultPlan:
+    return plan_from({"seed": 11, "faults": list(rules)}, "test")
+
+
+def pings(bridge: LiveBridge) -> bool:
+    return bridge.cli("ping", "-c", "1").returncode == 0
+
+
+def floods(bridge: LiveBridge) -> bool:
+    """Send packets, more than faults can hit."""
+    bridge.run_inside("rc", "ping", "-c", "20", "-i", "0.01", "-W", "1", bridge.address("ep"))
+    return True
+
+
+def logged(bridge: LiveBridge, event: str) -> list[dict[str, Any]]:
+    return [line for name in SERVICES for line in bridge.log_lines(name) if line["event"] == event]
+
+
+def test_faults_are_injected_logged_counted_and_healed(live: LiveBridge) -> None:
+    run = live.run
+    chaos_faults.install(
+        run,
+        plan_of(
+            {"kind": "drop-frame", "every": 3},
+            {"kind": "corrupt", "src": "epc", "dst": "rc-host", "every": 5, "limit": 2},
+            {"kind": "lost-interrupt", "every": 4},
+        ),
+    )
+    live.kill("peer-ep")  # a link that comes up takes messages in either fabric
+    until(lambda: floods(live) and min(chaos_faults.injected(run).by_rule) > 0, 30, "every rule strikes")
+
+    injected = chaos_faults.heal(run)
+    assert set(injected.by_kind) == {"drop-frame", "corrupt", "lost-interrupt"}
+    assert injected.total == sum(injected.by_service.values())
+    lines = logged(live, "chaos.fault_injected")
+    assert all(line["injected"] is True for line in lines)
+    assert {
+        line["kind"]: sum(one["kind"] == line["kind"] for one in lines) for line in lines
+    } == injected.by_kind
+
+    assert not run.faults_path.exists()
+    assert chaos_faults.injected(run).total == 0
+    assert len(logged(live, "chaos.plan_healed")) == len(SERVICES)
+    until(lambda: pings(live), 10, "packets after the heal")
+    assert len(logged(live, "chaos.fault_injected")) == len(lines)
+
+
+def test_service_that_is_restarted_goes_on_injecting(live: LiveBridge) -> None:
+    run = live.run
+    chaos_faults.install(
+        run, plan_of({"kind": "slow", "service": "peer-ep", "rate": 1_000_000, "delay_us": 10})
+    )
+    until(lambda: floods(live) and chaos_faults.injected(run).total > 0, 10, "a slow peer")
+    live.kill("peer-ep")
+    before = chaos_faults.injected(run).total
+    until(lambda: floods(live) and chaos_faults.injected(run).total > before, 10, "a slow replacement")
+
+    assert chaos_faults.heal(run).by_service["peer-ep"] > before
+    assert chaos_faults.heal(run).total == 0
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_service_dies_at_a_crash_point_once_and_comes_back(live: LiveBridge, before: bool) -> None:
+    run, first = live.run, live.pids()["peer-ep"]
+    chaos_faults.arm_crash(run, "peer-ep", "ring.flags_cleared", nth=2, before=before)
+    until(lambda: pings(live) or chaos_faults.has_crashed(run, "peer-ep"), 10, "traffic")
+    until(lambda: pings(live) and chaos_faults.has_crashed(run, "peer-ep"), 20, "crash and recovery")
+
+    (line,) = logged(live, "chaos.crashed")
+    assert (line["injected"], line["point"], line["nth"], line["before"]) == (
+        True,
+        "ring.flags_cleared",
+        2,
+        before,
+    )
+    second = live.pids()["peer-ep"]
+    assert second != first
+    assert all(pings(live) for _ in range(3))
+    assert live.pids()["peer-ep"] == second
+
+
+def test_service_dies_while_it_starts_once_and_comes_back(live: LiveBridge) -> None:
+    chaos_faults.arm_crash(live.run, "epc", "ctrl.num_mws")
+    live.kill("epc")
+    until(lambda: chaos_faults.has_crashed(live.run, "epc"), 10, "the crash")
+
+    until(lambda: pings(live), 20, "recovery")
+    assert len(logged(live, "chaos.crashed")) == 1
+
+
+def test_disarmed_service_lives(live: LiveBridge) -> None:
+    pids = live.pids()
+    chaos_faults.arm_crash(live.run, "peer-ep", "ring.flags_cleared", nth=1000)
+    chaos_faults.disarm_crash(live.run, "peer-ep")
+    until(lambda: pings(live), 10, "a packet")
+
+    assert live.pids() == pids
+    assert not chaos_faults.has_crashed(live.run, "peer-ep")
+
+
+def test_impossible_crash_and_absent_bridge_are_refused(live: LiveBridge) -> None:
+    with pytest.raises(ConfigError, match=r"crash point 'no\.such': must be one of"):
+        chaos_faults.arm_crash(live.run, "epc", "no.such")
+    with pytest.raises(ConfigError, match="service 'disk': must be one of"):
+        chaos_faults.arm_crash(live.run, "disk", "lease")
+    with pytest.raises(ConfigError, match="nth = 0"):
+        chaos_faults.arm_crash(live.run, "epc", "lease", 0)
+    live.down()
+    with pytest.raises(SetupError, match="is not up"):
+        chaos_faults.install(live.run, FaultPlan())
+    with pytest.raises(SetupError, match="is not up"):
+        chaos_faults.arm_crash(live.run, "epc", "lease")

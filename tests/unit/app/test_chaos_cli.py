@@ -1,0 +1,103 @@
+"""The chaos commands: lists, refusals, tables and the picture; no bridge."""
+
+from __future__ import annotations
+
+import json
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from ntbnet.app import chaos_plot, chaos_report, chaos_run, chaos_scenario
+from ntbnet.app.chaos_checker import check
+from ntbnet.app.chaos_cli import chaos_app
+from ntbnet.app.chaos_run import Done, Wanted
+from ntbnet.devices.crash_points import CRASH_POINTS
+from ntbnet.errors import ConfigError
+from tests.unit.app.chaos_histories import Made, scenario
+
+
+def run(*words: str) -> str:
+    done = CliRunner().invoke(chaos_app, words)
+    if done.exception is not None:
+        raise done.exception
+    return done.stdout
+
+
+def made() -> Done:
+    history = Made().history()
+    asked = scenario(recovery_max_ms=100)
+    return Done(Wanted(asked, 7, "local", "x", {}, "ntbnet chaos run x"), history, check(history, asked))
+
+
+def test_list_shows_scenarios_and_points() -> None:
+    found = json.loads(run("list", "--json"))["scenarios"]
+    points = json.loads(run("list", "--points", "--json"))["points"]
+
+    assert [row["scenario"] for row in found] == chaos_scenario.shipped()
+    assert all(row["description"] and row["fabrics"] for row in found)
+    assert [row["point"] for row in points] == list(CRASH_POINTS)
+    assert "rolling-kill" in run("list")
+    assert "ring.flags" in run("list", "--points")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("run", "no-such"), "no scenario 'no-such'"),
+        (("run", "damaged-messages", "--fabric", "local"), "--fabric local: damaged-messages allows message"),
+        (("run", "kill-each", "-c", "/no/such"), "/no/such: "),
+        (("run", "kill-each", "--keep", "."), "--keep .: must be an empty folder, or none yet"),
+        (("sweep", "--fabric", "both"), "--fabric both: a sweep allows local and message"),
+        (("sweep", "--point", "ring"), "--point ring: must be one that"),
+    ],
+)
+def test_wrong_words_are_refused_before_anything_starts(words: tuple[str, ...], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        run(*words)
+
+    assert message in str(caught.value)
+
+
+def test_result_has_what_a_script_needs() -> None:
+    result = made().as_json()
+
+    assert {
+        *("scenario", "seed", "fabric", "verdict", "faults", "recovery_ms", "tcp_ok", "delivered", "lost"),
+        *("damaged", "duplicated", "misordered", "leaks", "problems", "repeat"),
+    } <= result.keys()
+    assert {"p50", "p99", "max", "by_service"} == result["recovery_ms"].keys()
+    assert result["recovery_ms"]["by_service"]["epc"].keys() == {"p50", "p99", "max"}
+    json.dumps(result)
+
+
+def test_table_tells_verdict_recovery_problems_and_how_to_repeat() -> None:
+    text = StringIO()
+
+    chaos_report.show(made(), Console(file=text, width=140))
+
+    shown = text.getvalue()
+    assert "by hand, seed 7, fabric local: failed" in shown
+    assert "epc" in shown
+    assert "recovery: 151 ms after fault 0 (kill of epc), allowed 100 ms" in shown
+    assert shown.endswith("repeat: ntbnet chaos run x\n")
+
+
+def test_picture_is_drawn(tmp_path: Path) -> None:
+    path = tmp_path / "run.png"
+
+    chaos_plot.draw(made(), path)
+
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_history_is_kept_where_asked_and_removed_otherwise(tmp_path: Path) -> None:
+    with chaos_run.history_folder(tmp_path / "kept") as folder:
+        (folder / "x").touch()
+    with chaos_run.history_folder(None) as gone:
+        assert gone.is_dir()
+
+    assert (tmp_path / "kept/x").exists()
+    assert not gone.exists()
