@@ -18,11 +18,10 @@ from ntbnet.devices.crash_points import (
     TRAFFIC,
 )
 from ntbnet.devices.memory import unwatch_stores, watch_stores
-from tests.sim.watch import FarMemory
 from tests.sim.process import MS, Process
-from tests.sim.world import SMALL, World
-from tests.sim.process import 
+from tests.sim.watch import FarMemory
 from tests.sim.world import POLLED as POLLED_TEXT
+from tests.sim.world import SMALL, World
 
 TEXTS = {
     TRAFFIC: SMALL,
