@@ -317,8 +317,8 @@ class Run:
     )
     """Folder of the run folders, an absolute path of at most 64 characters: a socket's has at most 107."""
 
-    user: Annotated[
-        str, Text(r"|[a-z_][a-z0-9_-]{0,31}", "the name of a user of this machine, or empty")
-    ] = ""
+    user: Annotated[str, Text(r"|[a-z_][a-z0-9_-]{0,31}", "the name of a user of this machine, or empty")] = (
+        ""
+    )
     """User that services become once their node and memory are open, when `ntbnet up` is run by root; empty:
     they stay who they are."""

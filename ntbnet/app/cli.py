@@ -18,7 +18,7 @@ from rich.table import Table
 
 from ntbnet import __version__
 from ntbnet.app import demo as demo_module
-from ntbnet.app import layout_cli, logs_cli
+from ntbnet.app import keys_cli, layout_cli, logs_cli
 from ntbnet.app.bench import bench_app
 from ntbnet.app.bridge import Bridge
 from ntbnet.app.bringup import running, unless_stopped
@@ -26,6 +26,7 @@ from ntbnet.app.child import child_environment
 from ntbnet.app.interrupts import interrupt_lines
 from ntbnet.app.supervisor import Supervisor
 from ntbnet.config import Config, to_toml, warnings
+from ntbnet.edge.keys import load_ring
 from ntbnet.edge.node import exec_in_node, spec_from
 from ntbnet.edge.rundir import RunDir
 from ntbnet.edge.startup import DEFAULT_NAME, load_config
@@ -44,6 +45,7 @@ app = typer.Typer(
 )
 config_app = typer.Typer(help="Check and show configurations.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
+app.add_typer(keys_cli.app, name="keys")
 app.add_typer(logs_cli.app, name="logs")
 app.add_typer(bench_app, name="bench")
 app.add_typer(layout_cli.layout_app, name="layout")
@@ -59,6 +61,12 @@ LongConfigOption = Annotated[
 ]
 NameOption = Annotated[str, typer.Option("--name", "-n", help="Name of the bridge; several may run at once.")]
 ProfileOption = layout_cli.ProfileOption
+NodeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--node", metavar="rc|ep", help="Run this node only; the other one is on another machine ([machine])."
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 out = Console(highlight=False)
@@ -85,8 +93,10 @@ def say(text: str) -> None:
     err.print(text, markup=False, soft_wrap=True)
 
 
-def _bridge(name: str, config_path: str | None = None, profile: str | None = None) -> Bridge:
-    config = load_config(config_path, profile)
+def _bridge(
+    name: str, config_path: str | None = None, profile: str | None = None, node: str | None = None
+) -> Bridge:
+    config = load_config(config_path, profile, node)
     run = RunDir(config.run.dir, name)
     if run.exists() and not os.access(run.path, os.R_OK | os.W_OK | os.X_OK):
         raise SetupError(f"bridge {name} belongs to another user (run folder {run.path}); run as root")
@@ -97,17 +107,23 @@ def _print_json(value: dict[str, Any]) -> None:
     print(json.dumps(value, indent=2))
 
 
-@app.command(epilog="Example: ntbnet up -c deploy/ntbnet.toml --detach")
+@app.command(
+    epilog="Example: ntbnet up -c deploy/ntbnet.toml --detach; one node: up -c ntbnet-rc.toml --node rc"
+)
 def up(
     config: ConfigOption = None,
     profile: ProfileOption = None,
+    node: NodeOption = None,
     name: NameOption = DEFAULT_NAME,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Return once the link is up.")] = False,
     ready_fd: Annotated[int, typer.Option(hidden=True)] = -1,
 ) -> None:
-    """Start the two nodes and the five services; runs until Ctrl-C or `ntbnet down`."""
-    bridge = _bridge(name, config, profile)
-    for warning in warnings(bridge.config if bridge.is_up() else load_config(config, profile)):
+    """Start the two nodes and the five services, or one node; runs until Ctrl-C or `ntbnet down`."""
+    if node is not None:
+        _check_node("--node", node)
+    wanted = load_config(config, profile, node)
+    bridge = _bridge(name, config, profile, node)
+    for warning in warnings(bridge.config if bridge.is_up() else wanted):
         say(f"warning: {warning}")
     if bridge.is_up():
         record = bridge.run.read_run()
@@ -115,11 +131,12 @@ def up(
         say(f"bridge {name} is already up (process {pid}); its configuration stays as it is")
         _tell(ready_fd, {"ok": True})
         return
+    load_ring(wanted)
     if detach:
-        _start_detached(config, profile, name)
+        _start_detached(config, profile, node, name)
         return
     try:
-        asyncio.run(_run_supervisor(bridge, config, profile, ready_fd))
+        asyncio.run(_run_supervisor(bridge, wanted, config, ready_fd))
     except NtbnetError as problem:
         _tell(ready_fd, {"ok": False, "error": str(problem), "code": _code_of(problem)})
         raise
@@ -130,26 +147,34 @@ def _tell(ready_fd: int, body: dict[str, Any]) -> None:
         os.write(ready_fd, json.dumps(body).encode() + b"\n")
 
 
-async def _run_supervisor(
-    bridge: Bridge, config_path: str | None, profile: str | None, ready_fd: int
-) -> None:
-    name, config = bridge.run.name, load_config(config_path, profile)
+async def _run_supervisor(bridge: Bridge, config: Config, config_path: str | None, ready_fd: int) -> None:
+    name = bridge.run.name
     supervisor = Supervisor(config, bridge.run, config_path, say)
     say(f"starting bridge {name}: profile {config.profile.name}, fabric {config.bridge.fabric}")
     async with running(bridge, supervisor) as removed:
         loop = asyncio.get_running_loop()
         wait = partial(bridge.wait_for_link, LINK_TIMEOUT_S, lambda: supervisor.is_stopping)
+        if config.is_apart:
+            await unless_stopped(supervisor, loop.run_in_executor(None, partial(wait, ours=True)))
+            said = f"node {config.machine.node} runs here, the other one at {config.machine.peer}"
+            say(said)
+            _tell(ready_fd, {"ok": True, "said": [*removed, said]})
+            if ready_fd >= 0:  # nobody reads what is said from here on
+                await supervisor.wait_for_stop()
+                return
+            wait = partial(bridge.wait_for_link, float("inf"), lambda: supervisor.is_stopping, pause_s=0.5)
         status = await unless_stopped(supervisor, loop.run_in_executor(None, wait))
         say(f"link is up, epoch {status['link']['epoch']}")
         lines = interrupt_lines(status)
         for line in lines:
             say(line)
         say(f"try: ntbnet ping --name {name}    stop: Ctrl-C or ntbnet down --name {name}")
-        _tell(ready_fd, {"ok": True, "said": removed, "interrupts": lines})
+        if not config.is_apart:
+            _tell(ready_fd, {"ok": True, "said": removed, "interrupts": lines})
         await supervisor.wait_for_stop()
 
 
-def _start_detached(config: str | None, profile: str | None, name: str) -> None:
+def _start_detached(config: str | None, profile: str | None, node: str | None, name: str) -> None:
     """Run ``up`` in a session of its own, and wait until it says how it went."""
     read_fd, write_fd = os.pipe()
     command = [sys.executable, "-m", "ntbnet.app.entry", "up", "--name", name, "--ready-fd", str(write_fd)]
@@ -157,6 +182,8 @@ def _start_detached(config: str | None, profile: str | None, name: str) -> None:
         command += ["--config", config]
     if profile is not None:
         command += ["--profile", profile]
+    if node is not None:
+        command += ["--node", node]
     with err.status(f"starting bridge {name}"):
         child = subprocess.Popen(
             command,
@@ -217,6 +244,12 @@ def _print_status(state: dict[str, Any]) -> None:
     if state["state"] == "down":
         return
     out.print(f"profile: {state['profile']}   fabric: {state['fabric']}")
+    if state["machine"]["peer"]:
+        out.print(
+            f"node {state['machine']['nodes'][0]} runs here, the other one at {state['machine']['peer']}"
+        )
+    for reason in state["machine"]["refusals"]:
+        out.print(f"refused: {reason}", markup=False, soft_wrap=True)
     for line in interrupt_lines(state):
         out.print(line, markup=False, soft_wrap=True)
     table = Table("service", "node", "pid", "epoch", "restarts", "state", "up for", box=None)
@@ -276,14 +309,19 @@ def ping(
     count: Annotated[
         int, typer.Option("--count", "-c", min=1, max=1_000_000, help="Echo requests to send.")
     ] = 4,
-    source: Annotated[str, typer.Option("--from", metavar="rc|ep", help="Node that sends.")] = "rc",
+    source: Annotated[
+        str | None,
+        typer.Option("--from", metavar="rc|ep", help="Node that sends; rc, or the one that runs here."),
+    ] = None,
     ipv6: Annotated[bool, typer.Option("-6", help="IPv6 instead of IPv4.")] = False,
     config_path: LongConfigOption = None,
 ) -> None:
     """Ping from one node to the other, with the system's own ping. Exit code as ping's."""
     bridge = _bridge(name, config_path)
     config = _require_up(bridge)
+    source = source or config.nodes[0]
     _check_node("--from", source)
+    _check_here(config, source)
     _require("ping", "iputils-ping")
     peer = config.node.ep if source == "rc" else config.node.rc
     address = (peer.ipv6 if ipv6 else peer.ipv4).partition("/")[0]
@@ -293,6 +331,11 @@ def ping(
 def _check_node(what: str, node: str) -> None:
     if node not in ("rc", "ep"):
         raise ConfigError(f"{what} {node}: allowed are rc and ep")
+
+
+def _check_here(config: Config, node: str) -> None:
+    if node not in config.nodes:
+        raise SetupError(f"node {node} runs on the other machine, {config.machine.peer}; run this there")
 
 
 @app.command(
@@ -310,6 +353,7 @@ def exec_(
     bridge = _bridge(name, config_path)
     config = _require_up(bridge)
     _check_node("node", node)
+    _check_here(config, node)
     if not context.args:
         raise ConfigError("no program given; example: ntbnet exec rc -- ip addr")
     program = context.args[0]

@@ -1,4 +1,4 @@
-"""The supervisor inside ``ntbnet up``: nodes, DRAM, five processes, and what restarts them.
+"""The supervisor inside ``ntbnet up``: nodes, DRAM, service processes, and what restarts them.
 
 It starts services in dependency order and waits for each one's READY, never for time. A service
 that dies is noticed through its pidfd and replaced at once; one that dies again and again waits
@@ -53,7 +53,8 @@ class Supervisor:
         self._config_path = config_path
         self._progress = progress
         self._run_id = new_run_id()
-        self._children = {name: Child(name, self._write_children) for name in topology.SERVICES}
+        services = topology.services_of(config.nodes)
+        self._children = {name: Child(name, self._write_children) for name in services}
         self._stopping = asyncio.Event()
         self._stop_reason = ""
         self._log: Logger | None = None
@@ -84,7 +85,7 @@ class Supervisor:
             run.write_config(to_toml(config))
             if self._log_folder is not None:
                 self._make_log_folder(self._log_folder)
-            for node in ("rc", "ep"):
+            for node in config.nodes:
                 make_side(config, run, node)
             stream = self._log_path("supervisor").open("a", encoding="utf-8", buffering=1)
         except BaseException:
@@ -125,7 +126,7 @@ class Supervisor:
             SetupError: a service ended instead, or did not get ready in time.
         """
         started_s = time.monotonic()
-        self._emit("supervisor.started", services=list(topology.SERVICES))
+        self._emit("supervisor.started", services=list(self._children))
         for child in self._children.values():
             self._spawn(child)
         for child in self._children.values():

@@ -18,6 +18,7 @@ from ntbnet.devices.effects import Deliver, Effect, Log, Restart, Send, SetCarri
 from ntbnet.devices.path import Path
 from ntbnet.edge.bus import ZmqBus
 from ntbnet.edge.clock import Timer, monotonic_ns
+from ntbnet.edge.curve import Guard
 from ntbnet.edge.stopwatch import Stopwatch
 from ntbnet.edge.tun import Tun
 from ntbnet.edge.wake import Wakes
@@ -88,6 +89,7 @@ class Driver:
         tun: the node's interface, for a PacketDevice.
         service: label of the service; needed for wakes.
         wake_path: service label -> its FIFO, in fabric ``local``; without it nobody is woken.
+        guard: keys of the sockets to neighbours on another machine.
     """
 
     def __init__(
@@ -101,6 +103,7 @@ class Driver:
         *,
         service: str = "",
         wake_path: Callable[[str], FilePath] | None = None,
+        guard: Guard | None = None,
     ) -> None:
         self._device = device
         self._paths = paths
@@ -116,7 +119,8 @@ class Driver:
         self.tun_write_drops = 0
         self.failure: BaseException | None = None
         self._wakes = None if wake_path is None else Wakes(service, wake_path, self._on_wake, self._on_wakes)
-        self._bus = ZmqBus(neighbours, self._on_message, self._on_batch)
+        self._guard = guard
+        self._bus = ZmqBus(neighbours, self._on_message, self._on_batch, guard)
         self._stopwatch: Stopwatch | None = None
         self._call_directly()
 
@@ -395,4 +399,5 @@ class Driver:
             "paths": [path.snapshot() for path in self._paths.values()],
             "tun_write_drops": self.tun_write_drops,
             "wakes": {} if self._wakes is None else dict(self._wakes.counters),
+            "security": {} if self._guard is None else self._guard.snapshot(),
         }

@@ -192,11 +192,11 @@ class RunDir:
         """Where it is noted that we made that node."""
         return self._entry("nodes", node)
 
-    def raise_epoch(self, counter: str) -> int:
-        """Raise a persisted counter by one and return it: 1..2^32-1, never the same twice.
+    def raise_epoch(self, counter: str, above: int = 0) -> int:
+        """Raise a persisted counter and return it: 1..2^32-1, never the same twice.
 
-        Atomic among processes.  Unusable content does not stop anybody: the counter goes on above
-        every number it can have had.
+        By one, or to one more than ``above``, whichever is higher. Atomic among processes. Unusable content
+        does not stop anybody: the counter goes on above every number it can have had.
 
         Raises:
             SetupError: the run folder is not there or cannot be written.
@@ -204,10 +204,22 @@ class RunDir:
         path = self._entry("epochs", counter)
         with self._locked("epochs"):
             epoch = self.epoch(counter)
+            if epoch is not None:
+                epoch = max(epoch, above)
             if epoch is None or epoch + 1 >= EPOCH_END:
                 epoch = min(max(RESTARTED_EPOCHS, int(time.time())), EPOCH_END - 2)
             _replace(path, b"%d\n" % (epoch + 1))
         return epoch + 1
+
+    def note_epoch(self, counter: str, number: int) -> None:
+        """Have the counter stand at ``number`` at least: another machine counts there.
+
+        Raises:
+            SetupError: the run folder is not there or cannot be written.
+        """
+        with self._locked("epochs"):
+            if (self.epoch(counter) or 0) < number:
+                _replace(self._entry("epochs", counter), b"%d\n" % number)
 
     def epoch(self, counter: str) -> int | None:
         """The counter as it is: 0 before the first raise, None when its content is unusable."""

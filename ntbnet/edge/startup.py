@@ -31,10 +31,13 @@ from ntbnet.config import Config, load_text, offload_bytes, shared_identity
 from ntbnet.devices.direct import Far
 from ntbnet.devices.lease import Lease
 from ntbnet.devices.memory import Window
+from ntbnet.devices.path import Catchup
 from ntbnet.devices.path import Path as MessagePath
 from ntbnet.edge import standalone
 from ntbnet.edge.clock import monotonic_ns
+from ntbnet.edge.curve import Guard
 from ntbnet.edge.driver import Device, Driver
+from ntbnet.edge.keys import KeyRing, load_ring
 from ntbnet.edge.rundir import RunDir
 from ntbnet.edge.shm import Dram, open_lease
 from ntbnet.edge.stop_signals import StopSignals
@@ -112,18 +115,19 @@ def read_config(path: str | None) -> tuple[str, str]:
         raise ConfigError(f"{path}: cannot be read: {problem}") from None
 
 
-def load_config(path: str | None, profile: str | None = None) -> Config:
+def load_config(path: str | None, profile: str | None = None, node: str | None = None) -> Config:
     """The configuration in ``path``, or the defaults.
 
     Args:
         path: see read_config.
         profile: takes the place of bridge.profile.
+        node: takes the place of machine.node.
 
     Raises:
         ConfigError: the file cannot be read, or is wrong.
     """
     text, source = read_config(path)
-    config = load_text(text, source, read_profile, profile)
+    config = load_text(text, source, read_profile, profile, node)
     machine = os.uname().machine
     if config.bridge.fabric == "local" and machine != STORE_ORDER:
         raise ConfigError(
@@ -138,6 +142,7 @@ def main(recipe: Recipe, arguments: argparse.Namespace) -> int:
     signals = StopSignals()
     try:
         config = load_config(arguments.config)
+        _check_belongs_here(recipe.service, config)
         run = RunDir(config.run.dir, arguments.name)
         with standalone.hold(run, config, recipe.service, supervised=arguments.notify_fd >= 0):
             return _run(recipe, config, run, arguments, signals)
@@ -148,6 +153,14 @@ def main(recipe: Recipe, arguments: argparse.Namespace) -> int:
         # the machine refuses: no descriptors, no memory, no space
         sys.stderr.write(f"{recipe.service}: {problem}\n")
         return 1
+
+
+def _check_belongs_here(service: str, config: Config) -> None:
+    if topology.NODE_OF[service] not in config.nodes:
+        raise ConfigError(
+            f'machine.node = "{config.machine.node}": {service} belongs to node '
+            f"{topology.NODE_OF[service]}, which runs on the other machine"
+        )
 
 
 def _run(
@@ -163,6 +176,7 @@ def _run(
         {"run_id": run_id, "node": node, "service": service, "epoch": incarnation},
     )
     is_local = config.bridge.fabric == "local"
+    ring = load_ring(config)
     dram = far_dram = tun = far = None
     try:
         dram, window = _attach(run, config, node)
@@ -174,10 +188,12 @@ def _run(
             far = Far(far_window, far_dram.ident, Lease(words, node))
         device = recipe.build(Parts(config, window, incarnation, monotonic_ns(), dram.ident, far))
         paths = {
-            peer: _path(service, peer, config, run, incarnation) for peer in topology.neighbours(service)
+            peer: _path(service, peer, config, run, incarnation, ring)
+            for peer in topology.neighbours(service)
         }
         wake_path = run.wake_path if is_local else None
-        driver = _driver(device, paths, service, config, run, log, tun, wake_path)
+        guard = _guard(service, config, ring, log)
+        driver = _driver(device, paths, service, config, run, log, tun, wake_path, guard)
         about = {"service": service, "node": node, "pid": os.getpid(), "epoch": incarnation, "run_id": run_id}
         about |= {"fabric": config.bridge.fabric, "profile": config.bridge.profile}
         question_endpoint = f"ipc://{run.socket_path(f'ask.{service}')}"
@@ -199,9 +215,20 @@ def _attach(run: RunDir, config: Config, node: str) -> tuple[Dram, Window]:
     return dram, Window(dram.view, base, f"{node}-dram")
 
 
-def _path(service: str, peer: str, config: Config, run: RunDir, incarnation: int) -> MessagePath:
+def _path(
+    service: str, peer: str, config: Config, run: RunDir, incarnation: int, ring: KeyRing | None
+) -> MessagePath:
     initiator = topology.neighbours(service)[peer]
     counter = topology.session_counter(*((service, peer) if initiator else (peer, service)))
+    catchup, key = None, run.secret()
+    if ring is not None and topology.NODE_OF[peer] not in config.nodes:
+        key = ring.path_key
+        catchup = Catchup(
+            session_above=lambda number: run.raise_epoch(counter, number),
+            incarnation_above=lambda number: run.raise_epoch(service, number),
+            note_session=lambda number: run.note_epoch(counter, number),
+            seen_session=run.epoch(counter) or 0,
+        )
     return MessagePath(
         service,
         peer,
@@ -210,9 +237,16 @@ def _path(service: str, peer: str, config: Config, run: RunDir, incarnation: int
         allocate_session=lambda: run.raise_epoch(counter),
         heartbeat_ns=config.timing.heartbeat_ms * 1_000_000,
         liveness_ns=config.timing.liveness_ms * 1_000_000,
-        key=run.secret(),
+        key=key,
+        catchup=catchup,
         identity={"bridge": run.name, "schema": SCHEMA_VERSION, **shared_identity(config)},
     )
+
+
+def _guard(service: str, config: Config, ring: KeyRing | None, log: Logger) -> Guard | None:
+    """Keys for the service's sockets to the other machine; None when it has none."""
+    afar = [peer for peer in topology.neighbours(service) if topology.NODE_OF[peer] not in config.nodes]
+    return Guard(ring, afar, config.timing.liveness_ms, log) if ring is not None and afar else None
 
 
 def _driver(
@@ -224,21 +258,25 @@ def _driver(
     log: Logger,
     tun: Tun | None,
     wake_path: Callable[[str], Path] | None,
+    guard: Guard | None,
 ) -> Driver:
-    bridge = config.bridge
+    bridge, machine = config.bridge, config.machine
 
     def where(src: str, dst: str) -> str:
+        if guard is not None and guard.labels & {src, dst}:
+            address = machine.listen if dst == service else machine.peer
+            return topology.crossing_endpoint(src, dst, address, machine.base_port)
         return topology.endpoint(src, dst, bridge.transport, bridge.tcp_base_port, run.socket_path)
 
     neighbours = {peer: (where(peer, service), where(service, peer)) for peer in paths}
     try:
-        return Driver(device, paths, neighbours, log, tun, service=service, wake_path=wake_path)
+        return Driver(device, paths, neighbours, log, tun, service=service, wake_path=wake_path, guard=guard)
     except zmq.ZMQError as problem:
-        how = (
-            "another bridge uses them; change bridge.tcp_base_port"
-            if bridge.transport == "tcp"
-            else "see above"
-        )
+        how = "see above"
+        if bridge.transport == "tcp":
+            how = "another bridge uses them; change bridge.tcp_base_port"
+        elif guard is not None:
+            how = f"machine.listen = {machine.listen}, ports from machine.base_port = {machine.base_port} on"
         raise SetupError(f"cannot bind its sockets ({problem.strerror}): {how}") from None
 
 
