@@ -94,11 +94,10 @@ def startup(
 ) -> None:
     """Cold start to the first ping reply, imports, memory and idle cost; half a minute for each fabric."""
     from ntbnet.app import bench_basics, bench_report
-    from ntbnet.edge.startup import load_config
 
     _stop_on_sigterm()
     plan = bench_basics.QUICK if quick else bench_basics.FULL
-    result = bench_basics.startup(name, load_config(config, profile), plan, _say, fabric or ())
+    result = bench_basics.startup(name, load_whole_config(config, profile), plan, _say, fabric or ())
     if as_json:
         print(json.dumps(result, indent=2))
     else:
@@ -116,11 +115,10 @@ def recovery(
 ) -> None:
     """SIGKILL each service in turn until packets cross again; sixty kills, three minutes for each fabric."""
     from ntbnet.app import bench_basics, bench_report
-    from ntbnet.edge.startup import load_config
 
     _stop_on_sigterm()
     plan = bench_basics.QUICK if quick else bench_basics.RECOVERY
-    result = bench_basics.kills(name, load_config(config, profile), plan, _say, fabric or ())
+    result = bench_basics.kills(name, load_whole_config(config, profile), plan, _say, fabric or ())
     if as_json:
         print(json.dumps(result, indent=2))
     else:
@@ -146,13 +144,12 @@ def latency(
     measured; 1 when it could not be, or a backend's own counters contradict the messages that were sent.
     """
     from ntbnet.app import bench_latency, bench_latency_report, bench_plot
-    from ntbnet.edge.startup import load_config
 
     if plot is not None:
         bench_plot.require_matplotlib(plot)
     _stop_on_sigterm()
     plan = bench_latency.QUICK if quick else bench_latency.FULL
-    result, samples_us = bench_latency.run(name, load_config(config, profile), plan, _say, fabric or ())
+    result, samples_us = bench_latency.run(name, load_whole_config(config, profile), plan, _say, fabric or ())
     if as_json:
         print(json.dumps(result, indent=2))
     else:
@@ -200,7 +197,6 @@ def throughput(
     """
     from ntbnet.app import bench_plot, bench_throughput, bench_throughput_report
     from ntbnet.app.bench_backends import chosen
-    from ntbnet.edge.startup import load_config
 
     if plot is not None:
         bench_plot.require_matplotlib(plot)
@@ -218,7 +214,7 @@ def throughput(
         rounds=rounds or plan.rounds,
         seconds=seconds or plan.seconds,
     )
-    result = bench_throughput.run(name, load_config(config, profile), plan, _say)
+    result = bench_throughput.run(name, load_whole_config(config, profile), plan, _say)
     if as_json:
         print(json.dumps(result, indent=2))
     else:

@@ -21,7 +21,7 @@ from ntbnet.app import demo as demo_module
 from ntbnet.app import keys_cli, layout_cli, logs_cli
 from ntbnet.app.bench import bench_app
 from ntbnet.app.bridge import Bridge
-from ntbnet.app.bringup import running, unless_stopped
+from ntbnet.app.bringup import load_whole_config, running, unless_stopped
 from ntbnet.app.child import child_environment
 from ntbnet.app.interrupts import interrupt_lines
 from ntbnet.app.supervisor import Supervisor
@@ -165,7 +165,7 @@ async def _run_supervisor(bridge: Bridge, config: Config, config_path: str | Non
             wait = partial(bridge.wait_for_link, float("inf"), lambda: supervisor.is_stopping, pause_s=0.5)
         status = await unless_stopped(supervisor, loop.run_in_executor(None, wait))
         say(f"link is up, epoch {status['link']['epoch']}")
-        lines = interrupt_lines(status)
+        lines = [] if config.is_apart else interrupt_lines(status)
         for line in lines:
             say(line)
         say(f"try: ntbnet ping --name {name}    stop: Ctrl-C or ntbnet down --name {name}")
@@ -250,7 +250,8 @@ def _print_status(state: dict[str, Any]) -> None:
         )
     for reason in state["machine"]["refusals"]:
         out.print(f"refused: {reason}", markup=False, soft_wrap=True)
-    for line in interrupt_lines(state):
+    for line in interrupt_lines(state) if state["machine"]["peer"] is None else ():
+        # one of two machines cannot tell: only the side that is rung knows its backend
         out.print(line, markup=False, soft_wrap=True)
     table = Table("service", "node", "pid", "epoch", "restarts", "state", "up for", box=None)
     for service in state["services"]:
@@ -388,7 +389,7 @@ def demo(
     _require("ping", "iputils-ping")
 
     try:
-        result = asyncio.run(demo_module.run(load_config(config, profile), count, say))
+        result = asyncio.run(demo_module.run(load_whole_config(config, profile), count, say))
     except asyncio.CancelledError:  # SIGTERM; everything is removed by now
         raise typer.Exit(143) from None
     if as_json:

@@ -23,6 +23,7 @@ from ntbnet import topology
 from ntbnet.app.child import Child
 from ntbnet.app.leftovers import remove_leftovers
 from ntbnet.config import Config, to_toml
+from ntbnet.edge.privileges import account
 from ntbnet.edge.process import own_record, record_of
 from ntbnet.edge.run_record import RunRecord, new_run_id
 from ntbnet.edge.rundir import RunDir
@@ -72,15 +73,19 @@ class Supervisor:
             What was said.
 
         Raises:
+            ConfigError: services are to become a user that this machine does not have.
             SetupError: a permission, a device or space is missing, or a name is taken.
         """
         run, config = self._run, self._config
+        user = account(config.run.user)
         left = remove_leftovers(run, config, keep_folder=True)
         said = [f"removed what a killed run left: {', '.join(left)}"] if left else []
         for text in said:
             self._progress(text)
         run.create()
         try:
+            if user is not None:
+                run.share(user.uid, user.gid)
             run.write_run(self._record())
             run.write_config(to_toml(config))
             if self._log_folder is not None:

@@ -99,15 +99,18 @@ def make_pair(folder: Path) -> KeyPair:
         SetupError: it cannot be written, or the folder is open to others.
     """
     path = folder / OWN
-    public = secret = "-"
-    while public.startswith("-"):  # a command line would take it for an option
-        public, secret = (key.decode() for key in zmq.curve_keypair())
+    public, secret = zmq.curve_keypair()
+    while public.startswith(b"-"):  # a command line would take it for an option
+        public, secret = zmq.curve_keypair()
+    pair = KeyPair(public.decode(), secret.decode())
     _make_folder(folder)
     try:
-        _write_new(path, f'curve\n    public-key = "{public}"\n    secret-key = "{secret}"\n', 0o600)
+        _write_new(
+            path, f'curve\n    public-key = "{pair.public}"\n    secret-key = "{pair.secret}"\n', 0o600
+        )
     except FileExistsError:
         raise ConfigError(f"{path} exists; remove it first, if its key is to be replaced") from None
-    return KeyPair(public, secret)
+    return pair
 
 
 def own_pair(folder: Path) -> KeyPair:
@@ -149,7 +152,7 @@ def allow(folder: Path, name: str, public: str) -> bool:
     _make_folder(folder)
     _make_folder(folder / ALLOWED)
     try:
-        _write_new(folder / ALLOWED / f"{name}.pub", f'curve\n    public-key = "{public}"\n', 0o600)
+        _write_new(folder / ALLOWED / f"{name}.pub", f'curve\n    public-key = "{public}"\n')
     except FileExistsError:
         raise ConfigError(f"key name {name!r}: is taken") from None
     return True
@@ -246,11 +249,11 @@ def _make_folder(folder: Path) -> None:
         raise SetupError(f"{folder}: others may change it; chmod 700, and owned by this user")
 
 
-def _write_new(path: Path, content: str, mode: int) -> None:
-    """Write a file that does not exist yet, whole or not at all. FileExistsError when it does."""
+def _write_new(path: Path, content: str) -> None:
+    """Write a file, 0600, that does not exist yet, whole or not at all. FileExistsError when it does."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             os.write(fd, content.encode())
             os.fsync(fd)

@@ -38,6 +38,7 @@ from ntbnet.edge.clock import monotonic_ns
 from ntbnet.edge.curve import Guard
 from ntbnet.edge.driver import Device, Driver
 from ntbnet.edge.keys import KeyRing, load_ring
+from ntbnet.edge.privileges import account, become
 from ntbnet.edge.rundir import RunDir
 from ntbnet.edge.shm import Dram, open_lease
 from ntbnet.edge.stop_signals import StopSignals
@@ -192,6 +193,11 @@ def _run(
             for peer in topology.neighbours(service)
         }
         wake_path = run.wake_path if is_local else None
+        user = account(config.run.user)
+        if user is not None:
+            become(user)
+            run.check_shared()
+            log.emit("security.privileges_dropped", user=user.user)
         guard = _guard(service, config, ring, log)
         driver = _driver(device, paths, service, config, run, log, tun, wake_path, guard)
         about = {"service": service, "node": node, "pid": os.getpid(), "epoch": incarnation, "run_id": run_id}
