@@ -94,6 +94,7 @@ def startup(
 ) -> None:
     """Cold start to the first ping reply, imports, memory and idle cost; half a minute for each fabric."""
     from ntbnet.app import bench_basics, bench_report
+    from ntbnet.app.bringup import load_whole_config
 
     _stop_on_sigterm()
     plan = bench_basics.QUICK if quick else bench_basics.FULL
@@ -115,6 +116,7 @@ def recovery(
 ) -> None:
     """SIGKILL each service in turn until packets cross again; sixty kills, three minutes for each fabric."""
     from ntbnet.app import bench_basics, bench_report
+    from ntbnet.app.bringup import load_whole_config
 
     _stop_on_sigterm()
     plan = bench_basics.QUICK if quick else bench_basics.RECOVERY
@@ -144,6 +146,7 @@ def latency(
     measured; 1 when it could not be, or a backend's own counters contradict the messages that were sent.
     """
     from ntbnet.app import bench_latency, bench_latency_report, bench_plot
+    from ntbnet.app.bringup import load_whole_config
 
     if plot is not None:
         bench_plot.require_matplotlib(plot)
@@ -197,6 +200,7 @@ def throughput(
     """
     from ntbnet.app import bench_plot, bench_throughput, bench_throughput_report
     from ntbnet.app.bench_backends import chosen
+    from ntbnet.app.bringup import load_whole_config
 
     if plot is not None:
         bench_plot.require_matplotlib(plot)

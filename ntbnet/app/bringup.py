@@ -31,7 +31,7 @@ def load_whole_config(path: str | None, profile: str | None) -> Config:
     config = load_config(path, profile)
     if config.is_apart:
         raise ConfigError(
-            f'{path}: machine.node = "{config.machine.node}": must be "both" for a command that starts both nodes'
+            f'{path}: machine.node = "{config.machine.node}": must be "both": this command starts both nodes'
         )
     return config
 

@@ -62,12 +62,7 @@ def status_of(answers: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def interrupt_lines(status: dict[str, Any]) -> list[str]:
-    """The backends in words, a line each way; None stands for a silent peer.
-
-    Only the side that is rung knows its backend, so one machine of two cannot tell: [] there.
-    """
-    if len(status["machine"]["nodes"]) == 1:
-        return []
+    """The backends in words, a line each way; None stands for a silent peer."""
     return [
         f"interrupts RC->EP: {status['backend']} ({status['backend_reason']})",
         f"interrupts EP->RC: {status['backend_ep_to_rc']} ({status['backend_ep_to_rc_reason']})",

@@ -105,9 +105,7 @@ def make_pair(folder: Path) -> KeyPair:
     pair = KeyPair(public.decode(), secret.decode())
     _make_folder(folder)
     try:
-        _write_new(
-            path, f'curve\n    public-key = "{pair.public}"\n    secret-key = "{pair.secret}"\n', 0o600
-        )
+        _write_new(path, f'curve\n    public-key = "{pair.public}"\n    secret-key = "{pair.secret}"\n')
     except FileExistsError:
         raise ConfigError(f"{path} exists; remove it first, if its key is to be replaced") from None
     return pair
