@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: venv demo test test-message lint clean
+.PHONY: venv demo test test-message fuzz lint clean
 
 venv: $(STAMP)
 
@@ -25,6 +25,10 @@ test: $(STAMP)
 test-message: $(STAMP)
 	NTBNET_TEST_FABRIC=message $(BIN)/python -m pytest --numprocesses 2 tests/system tests/chaos \
 		--ignore-glob 'tests/system/test_bench*' --ignore tests/system/test_demo.py
+
+# A million inputs for everything that reads bytes from outside; FUZZ='--seed N --target "path"' repeats or narrows it.
+fuzz: $(STAMP)
+	$(BIN)/python -m tests.fuzz.campaign $(FUZZ)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

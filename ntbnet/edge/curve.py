@@ -26,6 +26,7 @@ from ntbnet.log import Logger
 
 ZAP_ENDPOINT = "inproc://zeromq.zap.01"
 ZAP_VERSION = b"1.0"
+KEY_BYTES = 32
 MAX_LOGGED = 64
 """Refusals that one process logs, each once; all are counted."""
 HANDSHAKE_MS = 3000
@@ -133,11 +134,14 @@ class Guard:
         number = request[1] if len(request) > 1 else b""
         if len(request) != 7 or request[0] != ZAP_VERSION or request[5] != b"CURVE":
             return [ZAP_VERSION, number, b"400", b"no CURVE key", b"", b""]
+        peer = request[2].decode(errors="replace")
+        if peer not in self.labels or len(request[6]) != KEY_BYTES:
+            return [ZAP_VERSION, number, b"400", b"no CURVE key", b"", b""]
         name = self._names.get(request[6])
         if name is not None:
             return [ZAP_VERSION, number, b"200", b"allowed", name.encode(), b""]
         self.counters["keys_refused"] += 1
-        key, peer = z85.encode(request[6]).decode(), request[2].decode(errors="replace")
+        key = z85.encode(request[6]).decode()
         if self._is_news("key", key):
             address = request[3].decode(errors="replace")
             self._log.emit(
