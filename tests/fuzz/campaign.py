@@ -17,7 +17,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from random import Random
 from types import FrameType
@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 from tests.fuzz import memories, messages
 from tests.fuzz.target import Target
 
-TARGETS: dict[str, Callable[[], Target]] = {
+TARGETS: dict[str, type[Target]] = {
     one.name: one
     for one in (
         messages.Wire,
@@ -156,6 +156,7 @@ def run(name: str, seed: int, inputs: int, seconds: float = math.inf) -> Result:
         signal.signal(signal.SIGALRM, old)
     result.seconds = time.monotonic() - started_s
     result.growth_mib = round(max(resident_mib() - (warm_mib or resident_mib()), 0.0), 1)
+    reading.target.close()
     return result
 
 
@@ -209,8 +210,8 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def share_of(name: str) -> int:
-    """Inputs of a thousand that a target gets."""
-    share: int = TARGETS[name].share  # type: ignore[attr-defined]  # every target is a class
+    """Inputs of a campaign that a target gets, in proportion to the others."""
+    share: int = TARGETS[name].share
     return share
 
 

@@ -15,6 +15,7 @@ from ntbnet.devices.rx_ring import RxRing, RxStop
 from ntbnet.errors import ConfigError, KernelError, PeerError
 from ntbnet.regs.ntb_ctrl import LAYOUTS, Command
 from tests.fuzz import mutate
+from tests.fuzz.target import Target
 from tests.unit.devices.test_ntb_epf import Board
 from tests.unit.devices.test_vntb import Function
 
@@ -29,7 +30,7 @@ class RingNtb:
         assert (widx, offset, len(data)) == (0, RING_BYTES - 4, 4)
 
 
-class RingFrames:
+class RingFrames(Target):
     """Frames in the receive ring, with their headers and the first bytes that say what they carry."""
 
     name, share = "transport frames", 200
@@ -88,7 +89,7 @@ class RingFrames:
             framing.refusal(bytes(frame[:14]), frame[14:])
 
 
-class HostCommands:
+class HostCommands(Target):
     """Control block and doorbells as the host writes them; the endpoint's command worker reads them."""
 
     name, share = "control block, endpoint", 100
@@ -122,7 +123,7 @@ class HostCommands:
         function.outbox.take()
 
 
-class FunctionsBlock:
+class FunctionsBlock(Target):
     """Control block as an endpoint shows it; the host's driver probes it and works with what it found."""
 
     name, share = "control block, host", 8
@@ -161,7 +162,7 @@ class FunctionsBlock:
         assert all(addr >= 0x3000_0000 and addr + len(raw) <= 0x3020_0100 for addr, raw in board.writes)
 
 
-class Configuration:
+class Configuration(Target):
     """Configurations and profiles: accepted, or refused in one line that names the file."""
 
     name, share = "configuration", 12

@@ -38,6 +38,7 @@ from ntbnet.wire import (
     unpack_body,
 )
 from tests.fuzz import mutate
+from tests.fuzz.target import Target
 from tests.unit.devices.cpu_bus import GRANTS, IDENT, Cpu
 from tests.unit.devices.kit import RC_DRAM, config, dram
 from tests.unit.test_wire import MESSAGES
@@ -57,7 +58,7 @@ def seal(fields: list[int], payload: bytes) -> bytes:
     return head + digest.to_bytes(8, "little") + payload
 
 
-class Frames:
+class Frames(Target):
     """Frames of the path rc-host to epc, in session 9 of incarnation 7, with fields and bodies changed."""
 
     BODIES: tuple[dict[str, Any], ...] = (
@@ -158,7 +159,7 @@ class Session(Frames):
         assert path.snapshot()["state"] == "down"
 
 
-class WakeRecords:
+class WakeRecords(Target):
     """The FIFO of a process: whole records and pieces, from whoever can write to it."""
 
     name, share = "wake records", 120
@@ -169,6 +170,11 @@ class WakeRecords:
         folder = FilePath(self._folder.name)
         self._wakes = wake.Wakes("epc", lambda name: folder / name, self._on_wake, lambda: None)
         self._fd = wake.open_fifo(folder / "epc")
+
+    def close(self) -> None:
+        self._wakes.close()
+        os.close(self._fd)
+        self._folder.cleanup()
 
     @staticmethod
     def _on_wake(src: str, message: Irq | MemWrite) -> None:
@@ -201,7 +207,7 @@ class WakeRecords:
 ARGS: dict[str, Any] = {"memory": IDENT, "ranges": GRANTS, "doorbells": [[0, 3], [1, 4]]}
 
 
-class Grants:
+class Grants(Target):
     """Grants of direct stores: whatever they say, no store leaves the far memory."""
 
     name, share = "grants body", 110
@@ -229,7 +235,7 @@ class Grants:
         cpu.enter(cpu.tasks.epoch % 1000 + 1)
 
 
-class Questions:
+class Questions(Target):
     """The socket that ``ntbnet status`` and others ask: an answer to whatever is asked."""
 
     name, share = "questions", 90
@@ -252,6 +258,10 @@ class Questions:
         device = RootComplex(config(), dram(RC_DRAM))
         self._driver = Driver(device, {"epc": path}, {"epc": where}, log)
 
+    def close(self) -> None:
+        self._driver.close()
+        self._folder.cleanup()
+
     def make(self, chance: Random) -> bytes:
         word = chance.choice(self.ASKED)
         if chance.random() < 0.5:
@@ -265,7 +275,7 @@ class Questions:
         assert isinstance(unpack_body(answer), dict)
 
 
-class Keys:
+class Keys(Target):
     """Requests whether a key may get in: the allowed one may, and nothing else."""
 
     name, share = "ZAP requests", 40
