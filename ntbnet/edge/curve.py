@@ -11,6 +11,7 @@ damaged greeting at the end that listens, a refusal at the end that connects.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import ipaddress
 from collections import Counter
@@ -35,6 +36,8 @@ CONNECT_MS = 1000
 """Time that one attempt to connect has: a cut cable answers nothing."""
 RECONNECT_MS = (50, 500)
 """Least and most time between two attempts."""
+REFUSED_RETRY_S = 1.0
+"""Time before whoever was refused tries again: libzmq itself gives up for good then."""
 _SILENCES = 2
 """A connection over which nothing comes for that many times the liveness is given up."""
 
@@ -70,6 +73,7 @@ class Guard:
         self._names = {z85.decode(key): name for name, key in ring.allowed.items()}
         self._zap: zmq.Socket[bytes] | None = None
         self._monitors: list[tuple[zmq.Socket[bytes], str, bool]] = []
+        self._calling: dict[str, tuple[zmq.Socket[bytes], str]] = {}
         self._watched: list[zmq.Socket[bytes]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._logged: set[tuple[str, ...]] = set()
@@ -96,6 +100,7 @@ class Guard:
         socket.setsockopt(zmq.CONNECT_TIMEOUT, CONNECT_MS)
         socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS[0])
         socket.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MS[1])
+        self._calling[label] = socket, endpoint
         socket.connect(endpoint)
 
     def _prepare(self, socket: zmq.Socket[bytes], label: str, endpoint: str, *, listens: bool) -> None:
@@ -165,9 +170,20 @@ class Guard:
                 continue
             self.counters["handshakes_failed"] += 1
             self._reasons[direction] = cause
+            if not listens and event["event"] != zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
+                assert self._loop is not None
+                self._loop.call_later(REFUSED_RETRY_S, self._call_again, label)
             if self._is_news("handshake", direction, cause):
                 address = event["endpoint"].decode(errors="replace")
                 self._log.emit("security.handshake_failed", direction=direction, address=address, cause=cause)
+
+    def _call_again(self, label: str) -> None:
+        socket, endpoint = self._calling[label]
+        if socket.closed:
+            return
+        with contextlib.suppress(zmq.ZMQError):  # nothing is left of the refused connection
+            socket.disconnect(endpoint)
+        socket.connect(endpoint)
 
     def _is_news(self, *what: str) -> bool:
         if what in self._logged or len(self._logged) >= MAX_LOGGED:
@@ -202,7 +218,9 @@ def _cause(event: int, value: int, *, listens: bool) -> str | None:
     if event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
         return _PROTOCOL_ERRORS.get(value, f"greeting against the protocol ({value:#x})")
     if listens:
-        return f"connection ended in the handshake ({errno.errorcode.get(value, value)})"
+        return (
+            f"ended in the handshake ({errno.errorcode.get(value, value)}): plaintext or a wrong key, perhaps"
+        )
     return "the other machine ended the handshake: it is not the one whose key is given, or speaks no CURVE"
 
 

@@ -43,7 +43,8 @@ TARGETS: dict[str, type[Target]] = {
         memories.Configuration,
     )
 }
-BATCH = 100
+BATCH = 500
+"""Inputs that one number makes: what Hypothesis keeps of each number is not the reader's memory."""
 SLOW_S = 0.1
 AGAIN = 3
 """How often a slow input is read again: a machine with others on it is slow now and then."""
@@ -87,7 +88,7 @@ class Reading:
         self.target = target
         self.result = Result(target.name)
 
-    def batch(self, number: int, size: int = BATCH) -> None:
+    def batch(self, number: int, size: int) -> None:
         """Make ``size`` inputs of ``number`` and read them."""
         chance = Random(number)
         for at in range(size):
@@ -126,14 +127,14 @@ def run(name: str, seed: int, inputs: int, seconds: float = math.inf) -> Result:
     """Fuzz one target until so many inputs were read, or the time is over."""
     reading = Reading(TARGETS[name]())
     result = reading.result
-    batches = max(inputs // BATCH, 2)
+    size = min(BATCH, max(inputs // 4, 1))
     started_s = time.monotonic()
     warm_mib = 0.0
     old = signal.signal(signal.SIGALRM, _on_alarm)
 
     @hypothesis.seed(seed)
     @hypothesis.settings(
-        max_examples=batches,
+        max_examples=math.ceil(inputs / size),
         deadline=None,
         database=None,
         phases=[hypothesis.Phase.generate],
@@ -145,7 +146,7 @@ def run(name: str, seed: int, inputs: int, seconds: float = math.inf) -> Result:
         if time.monotonic() - started_s > seconds or len(result.crashes) >= MOST_CRASHES:
             return
         signal.setitimer(signal.ITIMER_REAL, STUCK_S)
-        reading.batch(number)
+        reading.batch(number, size)
         if not warm_mib and (result.inputs >= WARM * inputs or time.monotonic() - started_s > WARM * seconds):
             warm_mib = resident_mib()
 
@@ -185,7 +186,7 @@ def main(words: Sequence[str] | None = None) -> int:
     names = options.target or list(TARGETS)
     whole = sum(share_of(name) for name in names)
     jobs = [
-        (name, seed, options.inputs * share_of(name) // whole + BATCH, options.seconds * options.workers / 4)
+        (name, seed, options.inputs * share_of(name) // whole + 1, options.seconds * options.workers / 4)
         for name in sorted(names, key=lambda name: -share_of(name))
     ]
     started_s = time.monotonic()

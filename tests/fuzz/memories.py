@@ -150,7 +150,7 @@ class FunctionsBlock(Target):
             board.do(ntb.probe())
             for widx in range(ntb.peer_mw_count()):
                 _, size = ntb.peer_mw_get_addr(widx)
-                ntb.peer_mw_write(widx, size - 4, bytes(4))
+                ntb.peer_mw_write(widx, max(size - 4, 0), bytes(min(size, 4)))
             ntb.peer_db_set(ntb.db_valid_mask())
             board.do(ntb.link_is_up())
             board.do(ntb.spad_read(ntb.spad_count() - 1))

@@ -232,6 +232,7 @@ class Grants(Target):
             cpu.bus.write(addr, b"data")
         cpu.bus.doorbell(3)
         cpu.effects()
+        cpu.sleep(10**9)  # nobody answers the read behind the grants
         cpu.enter(cpu.tasks.epoch % 1000 + 1)
 
 
