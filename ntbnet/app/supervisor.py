@@ -46,12 +46,16 @@ class Supervisor:
         config: checked configuration.
         run: its run folder, locked by the caller while starting.
         progress: told what happens, in words, while starting and stopping.
+
+    Raises:
+        ConfigError: services are to become a user that this machine does not have.
     """
 
     def __init__(self, config: Config, run: RunDir, config_path: str | None, progress: Progress) -> None:
         self._config = config
         self._run = run
         self._config_path = config_path
+        self._user = account(config.run.user)
         self._progress = progress
         self._run_id = new_run_id()
         services = topology.services_of(config.nodes)
@@ -73,19 +77,17 @@ class Supervisor:
             What was said.
 
         Raises:
-            ConfigError: services are to become a user that this machine does not have.
             SetupError: a permission, a device or space is missing, or a name is taken.
         """
         run, config = self._run, self._config
-        user = account(config.run.user)
         left = remove_leftovers(run, config, keep_folder=True)
         said = [f"removed what a killed run left: {', '.join(left)}"] if left else []
         for text in said:
             self._progress(text)
         run.create()
         try:
-            if user is not None:
-                run.share(user.uid, user.gid)
+            if self._user is not None:
+                run.share(self._user.uid, self._user.gid)
             run.write_run(self._record())
             run.write_config(to_toml(config))
             if self._log_folder is not None:

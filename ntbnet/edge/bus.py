@@ -19,11 +19,14 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING
 
 import zmq
 
-from ntbnet.edge.curve import Guard
 from ntbnet.wire import HEADER_BYTES, MAX_PAYLOAD_BYTES, split
+
+if TYPE_CHECKING:
+    from ntbnet.edge.curve import Guard
 
 HIGH_WATER_MARK = 4096
 MAX_FRAME_BYTES = HEADER_BYTES + MAX_PAYLOAD_BYTES

@@ -10,7 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path as FilePath
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import msgpack
 
@@ -18,13 +18,15 @@ from ntbnet.devices.effects import Deliver, Effect, Log, Restart, Send, SetCarri
 from ntbnet.devices.path import Path
 from ntbnet.edge.bus import ZmqBus
 from ntbnet.edge.clock import Timer, monotonic_ns
-from ntbnet.edge.curve import Guard
 from ntbnet.edge.stopwatch import Stopwatch
 from ntbnet.edge.tun import Tun
 from ntbnet.edge.wake import Wakes
 from ntbnet.errors import KernelError
 from ntbnet.log import Logger
 from ntbnet.wire import Irq, MemWrite, Message
+
+if TYPE_CHECKING:
+    from ntbnet.edge.curve import Guard
 
 TUN_BATCH = 64
 """Packets taken from the TUN before sockets get their turn."""

@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvloop
 import zmq
@@ -35,9 +35,7 @@ from ntbnet.devices.path import Catchup
 from ntbnet.devices.path import Path as MessagePath
 from ntbnet.edge import standalone
 from ntbnet.edge.clock import monotonic_ns
-from ntbnet.edge.curve import Guard
 from ntbnet.edge.driver import Device, Driver
-from ntbnet.edge.keys import KeyRing, load_ring
 from ntbnet.edge.privileges import account, become
 from ntbnet.edge.rundir import RunDir
 from ntbnet.edge.shm import Dram, open_lease
@@ -46,6 +44,10 @@ from ntbnet.edge.tun import Tun
 from ntbnet.errors import ConfigError, NtbnetError, SetupError
 from ntbnet.log import Logger
 from ntbnet.wire import SCHEMA_VERSION
+
+if TYPE_CHECKING:
+    from ntbnet.edge.curve import Guard
+    from ntbnet.edge.keys import KeyRing
 
 READY = b"READY\n"
 ALIVE = b"."
@@ -177,7 +179,7 @@ def _run(
         {"run_id": run_id, "node": node, "service": service, "epoch": incarnation},
     )
     is_local = config.bridge.fabric == "local"
-    ring = load_ring(config)
+    ring = _ring(config)
     dram = far_dram = tun = far = None
     try:
         dram, window = _attach(run, config, node)
@@ -249,10 +251,23 @@ def _path(
     )
 
 
+def _ring(config: Config) -> KeyRing | None:
+    """Keys of this machine and of the other one; None when both nodes run here."""
+    if not config.is_apart:
+        return None
+    from ntbnet.edge.keys import load_ring
+
+    return load_ring(config)
+
+
 def _guard(service: str, config: Config, ring: KeyRing | None, log: Logger) -> Guard | None:
-    """Keys for the service's sockets to the other machine; None when it has none."""
+    """Keys on the service's sockets to the other machine; None when it has none."""
     afar = [peer for peer in topology.neighbours(service) if topology.NODE_OF[peer] not in config.nodes]
-    return Guard(ring, afar, config.timing.liveness_ms, log) if ring is not None and afar else None
+    if ring is None or not afar:
+        return None
+    from ntbnet.edge.curve import Guard
+
+    return Guard(ring, afar, config.timing.liveness_ms, log)
 
 
 def _driver(

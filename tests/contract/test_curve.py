@@ -57,17 +57,18 @@ class Lab:
     """An epc that listens, and whoever connects to it."""
 
     def __init__(self, stack: ExitStack) -> None:
+        self.host = "127.0.0.1"
         self._stack = stack
         self.ours, self.theirs = pair(), pair()
         self.ports = free_port(), free_port()
 
     def listen(self, allowed: dict[str, str]) -> Process:
-        ends = tuple(f"tcp://127.0.0.1:{port}" for port in self.ports)
+        ends = tuple(f"tcp://{self.host}:{port}" for port in self.ports)
         ring = KeyRing(self.ours, allowed, self.theirs.public)
         return self._keep(Process({"rc-host": (ends[0], ends[1])}, ring, "rc-host"))
 
     def connect(self, own: KeyPair | None, server: str) -> Process:
-        ends = tuple(f"tcp://127.0.0.1:{port}" for port in self.ports)
+        ends = tuple(f"tcp://{self.host}:{port}" for port in self.ports)
         ring = None if own is None else KeyRing(own, {"epc": server}, server)
         return self._keep(Process({"epc": (ends[1], ends[0])}, ring, "epc"))
 
@@ -119,17 +120,19 @@ async def say(process: Process, frame: bytes) -> None:
 HELLO = bytes(64)
 
 
-async def test_allowed_key_gets_in_both_ways_and_nothing_is_logged(lab: Lab) -> None:
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]"])
+async def test_allowed_key_gets_in_both_ways_and_nothing_is_logged(lab: Lab, host: str) -> None:
+    lab.host = host
     epc = lab.listen({"lab": lab.theirs.public})
-    host = lab.connect(lab.theirs, lab.ours.public)
+    rc_host = lab.connect(lab.theirs, lab.ours.public)
 
-    await say(host, HELLO)
+    await say(rc_host, HELLO)
     await say(epc, HELLO)
 
     async with asyncio.timeout(PATIENCE_S):
         assert await epc.came.get() == HELLO
-        assert await host.came.get() == HELLO
-    assert epc.stream.getvalue() == host.stream.getvalue() == ""
+        assert await rc_host.came.get() == HELLO
+    assert epc.stream.getvalue() == rc_host.stream.getvalue() == ""
     assert epc.guard is not None
     assert epc.guard.snapshot() == {"keys_refused": 0, "handshakes_failed": 0, "reasons": {}}
 

@@ -78,10 +78,13 @@ def test_packets_cross_and_carrier_follows_the_link(live: LiveBridge) -> None:
 
 @pytest.mark.parametrize("service", topology.SERVICES)
 def test_killed_service_comes_back_as_the_user(live: LiveBridge, service: str) -> None:
-    before = live.wait_for_link()["link"]["epoch"]
+    live.wait_for_link()
+    before = live.service(service)["restarts"]
 
     live.kill(service)
-    until(lambda: live.status()["link"]["epoch"] > before and live.is_linked(), 15, "a new link epoch")
+    until(
+        lambda: live.service(service)["restarts"] > before and live.is_linked(), 15, "link with the new one"
+    )
 
     assert facts(live.pids()[service])["Uid"].split() == [str(pwd.getpwnam(USER).pw_uid)] * 4
     assert " 0% packet loss" in live.cli("ping", "-c", "3").stdout

@@ -11,7 +11,7 @@ import pytest
 
 from ntbnet import topology
 from ntbnet.edge import keys
-from tests.live.bridge import in_background, run_command, until
+from tests.live.bridge import CLI, ROOT, in_background, new_name, run_command, until
 from tests.live.machines import Machine, Pair, machines
 
 pytestmark = [
@@ -279,6 +279,57 @@ def test_machine_without_usable_keys_does_not_start(programs: None, damage: str,
         assert done.stderr.count("\n") == 1
         assert words in done.stderr
         assert not Path(pair.rc.config.run.dir).exists()
+
+
+def test_address_that_this_machine_does_not_have_is_refused(programs: None) -> None:
+    with machines() as pair:
+        text = pair.rc.config_path.read_text().replace('listen = "198.18.0.1"', 'listen = "203.0.113.7"')
+        pair.rc.config_path.write_text(text)
+
+        done = pair.rc.up()
+
+        assert done.returncode == 1
+        assert "cannot bind its sockets (Cannot assign requested address)" in done.stderr
+        assert "machine.listen = 203.0.113.7, ports from machine.base_port = 7500 on" in done.stderr
+        assert not Path(pair.rc.config.run.dir).exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("demo",), ("bench", "startup", "--quick"), ("bench", "latency", "--quick")],
+    ids=["demo", "bench startup", "bench latency"],
+)
+def test_command_for_both_nodes_refuses_a_configuration_of_one(
+    tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    text = (ROOT / "deploy" / "ntbnet-rc.toml").read_text(encoding="utf-8")
+    (tmp_path / "rc.toml").write_text(text, encoding="utf-8")
+
+    done = run_command(*CLI, *words, "-c", str(tmp_path / "rc.toml"))
+
+    assert done.returncode == 2
+    assert 'machine.node = "rc": must be "both": this command starts both nodes' in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("service", "said"),
+    [("epc", "epc belongs to node ep, which runs on the other machine"), ("rc-host", "plaintext is refused")],
+)
+def test_service_by_hand_refuses_the_other_node_and_plaintext(
+    tmp_path: Path, service: str, said: str
+) -> None:
+    text = (ROOT / "deploy" / "ntbnet-rc.toml").read_text(encoding="utf-8")
+    (tmp_path / "rc.toml").write_text(text.replace("/etc/ntbnet", str(tmp_path)), encoding="utf-8")
+    module, *arguments = topology.MODULES[service]
+
+    done = run_command(
+        *(sys.executable, "-m", module, *arguments),
+        *("--config", str(tmp_path / "rc.toml"), "--name", new_name()),
+        timeout_s=20,
+    )
+
+    assert done.returncode == 2
+    assert said in done.stderr
 
 
 def test_machines_of_different_bridges_say_so_and_stay_apart(programs: None) -> None:
