@@ -34,7 +34,7 @@ class Machine:
         node: rc or ep.
         name: of the bridge, the same on both machines.
         folder: where configuration, keys, logs and run folder are; a short path.
-        extra: further configuration (TOML).
+        extra: further configuration (TOML), in section [run] until it begins another one.
     """
 
     def __init__(self, node: str, name: str, folder: Path, extra: str = "") -> None:
@@ -197,6 +197,7 @@ def machines(extra: str = "", *, keys: bool = True) -> Iterator[Pair]:
     with tempfile.TemporaryDirectory(
         prefix="ntbnet-"
     ) as folder:  # pytest's own folders are too deep for sockets
+        Path(folder).chmod(0o711)  # services that became another user pass through it
         pair = Pair(Path(folder), extra)
         try:
             pair.join()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pwd
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -279,6 +280,26 @@ def test_machine_without_usable_keys_does_not_start(programs: None, damage: str,
         assert done.stderr.count("\n") == 1
         assert words in done.stderr
         assert not Path(pair.rc.config.run.dir).exists()
+
+
+def test_services_of_another_user_join_two_machines_and_survive_a_kill(programs: None) -> None:
+    with machines('user = "nobody"') as pair:
+        pair.start()
+        pair.wait_for_link()
+        before = epoch(pair.rc)
+
+        run_command("kill", "-9", str(pair.rc.run.processes()["rc-host"].pid))
+        until(lambda: pair.is_linked() and epoch(pair.rc) > before, 20, "link in a new epoch")
+
+        assert " 0% packet loss" in pair.rc.cli("ping", "--count", "3").stdout
+        for machine in pair.both:
+            for name in topology.services_of([machine.node]):
+                assert _uid(machine.run.processes()[name].pid) == pwd.getpwnam("nobody").pw_uid
+
+
+def _uid(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith("Uid:")))
 
 
 def test_address_that_this_machine_does_not_have_is_refused(programs: None) -> None:
