@@ -24,7 +24,8 @@ test: $(STAMP)
 # The bridges of the system and chaos tests once more, in the other fabric; what measures both does so already.
 test-message: $(STAMP)
 	NTBNET_TEST_FABRIC=message $(BIN)/python -m pytest --numprocesses 2 tests/system tests/chaos \
-		--ignore-glob 'tests/system/test_bench*' --ignore tests/system/test_demo.py
+		--ignore-glob 'tests/system/test_bench*' --ignore tests/system/test_demo.py \
+		--ignore tests/system/test_privileges.py --ignore tests/system/test_two_machines.py
 
 # A million inputs for everything that reads bytes from outside; FUZZ='--seed N --target "path"' repeats or narrows it.
 fuzz: $(STAMP)

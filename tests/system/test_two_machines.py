@@ -20,7 +20,6 @@ pytestmark = [
     pytest.mark.needs_tun,
     pytest.mark.slow,
     pytest.mark.timeout(180),
-    pytest.mark.fabric("message"),
 ]
 
 
