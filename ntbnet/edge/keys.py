@@ -99,6 +99,7 @@ def make_pair(folder: Path) -> KeyPair:
         ConfigError: there is one already.
         SetupError: it cannot be written, or the folder is open to others.
     """
+    _check_curve()
     path = folder / OWN
     public, secret = zmq.curve_keypair()
     while public.startswith(b"-"):  # a command line would take it for an option
@@ -202,9 +203,11 @@ def load_ring(config: Config) -> KeyRing | None:
 
     Raises:
         ConfigError: a key is missing or unusable. Plaintext is no way out.
+        SetupError: libzmq was built without CURVE.
     """
     if not config.is_apart:
         return None
+    _check_curve()
     folder = Path(config.machine.keys)
     own = own_pair(folder)
     allowed = allowed_keys(folder)
@@ -219,6 +222,13 @@ def load_ring(config: Config) -> KeyRing | None:
         names = ", ".join(allowed)
         raise ConfigError(f'machine.peer_key = "{chosen}": must be the name of an allowed key: {names}')
     return KeyRing(own, allowed, allowed[chosen] if chosen else next(iter(allowed.values())))
+
+
+def _check_curve() -> None:
+    if not zmq.has("curve"):
+        raise SetupError(
+            "this libzmq was built without CURVE; install pyzmq from its wheel: pip install pyzmq"
+        )
 
 
 def _read(path: Path, how: str, *, private: bool) -> dict[str, str]:

@@ -175,6 +175,14 @@ def test_node_alone_without_a_key_is_refused_plaintext(tmp_path: Path) -> None:
         ring_of(tmp_path / "none")
 
 
+def test_libzmq_without_curve_is_refused_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zmq, "has", lambda capability: capability != "curve")
+
+    for action in (lambda: keys.make_pair(tmp_path), lambda: ring_of(tmp_path)):
+        with pytest.raises(SetupError, match="without CURVE"):
+            action()
+
+
 def test_node_alone_that_allows_nobody_is_refused(tmp_path: Path) -> None:
     keys.make_pair(tmp_path)
 
