@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -33,6 +34,8 @@ from ntbnet.edge.startup import DEFAULT_NAME, load_config
 from ntbnet.errors import ConfigError, NtbnetError, SetupError
 
 LINK_TIMEOUT_S = 15.0
+REFUSALS_S = 2.0
+"""How often it is looked why the other machine does not join, seconds."""
 
 app = typer.Typer(
     name="ntbnet",
@@ -162,7 +165,7 @@ async def _run_supervisor(bridge: Bridge, config: Config, config_path: str | Non
             if ready_fd >= 0:  # nobody reads what is said from here on
                 await supervisor.wait_for_stop()
                 return
-            wait = partial(bridge.wait_for_link, float("inf"), lambda: supervisor.is_stopping, pause_s=0.5)
+            wait = partial(_wait_for_the_other, bridge, lambda: supervisor.is_stopping)
         status = await unless_stopped(supervisor, loop.run_in_executor(None, wait))
         say(f"link is up, epoch {status['link']['epoch']}")
         lines = [] if config.is_apart else interrupt_lines(status)
@@ -172,6 +175,20 @@ async def _run_supervisor(bridge: Bridge, config: Config, config_path: str | Non
         if not config.is_apart:
             _tell(ready_fd, {"ok": True, "said": removed, "interrupts": lines})
         await supervisor.wait_for_stop()
+
+
+def _wait_for_the_other(bridge: Bridge, given_up: Callable[[], bool]) -> dict[str, Any]:
+    """Status once the other machine has joined, however long that takes; says why it is refused."""
+    told: set[str] = set()
+    while True:
+        try:
+            return bridge.wait_for_link(REFUSALS_S, given_up, pause_s=0.5)
+        except SetupError:
+            refusals = bridge.status()["machine"]["refusals"]
+            for reason in refusals:
+                if reason not in told:
+                    say(f"refused: {reason}")
+            told.update(refusals)
 
 
 def _start_detached(config: str | None, profile: str | None, node: str | None, name: str) -> None:

@@ -211,6 +211,28 @@ def test_machine_with_a_wrong_key_is_refused_and_says_so_at_both_ends(programs: 
             assert not any(line["up"] for line in machine.events("link.changed"))
 
 
+def test_up_in_the_foreground_says_why_the_other_machine_does_not_join_until_it_does(programs: None) -> None:
+    with machines() as pair:
+        ours = keys.own_pair(pair.rc.keys).public
+        keys.forget(pair.ep.keys, "rc")
+        keys.allow(pair.ep.keys, "rc", keys.make_pair(pair.rc.folder / "third").public)
+        pair.ep.start()
+        rc = pair.rc
+        words = [*CLI, "up", "--node", "rc", "--name", rc.name, "--config", str(rc.config_path)]
+
+        with in_background(*rc.moved(words)) as process:
+            assert process.stderr is not None
+            lines = iter(process.stderr.readline, "")
+            assert any("the other machine does not allow this machine's key" in line for line in lines)
+            pair.ep.cli("down")
+            keys.forget(pair.ep.keys, "rc")
+            keys.allow(pair.ep.keys, "rc", ours)
+            pair.ep.start()
+            assert any(line.startswith("link is up, epoch ") for line in lines)
+            process.terminate()
+            assert process.wait(timeout=20) == 0
+
+
 def test_machine_that_expects_another_key_of_its_peer_is_not_connected(programs: None) -> None:
     """The other machine is not who it should be: nothing is told to it."""
     with machines() as pair:
