@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: venv demo test test-message chaos lint clean
+.PHONY: venv demo test test-message chaos fuzz lint clean
 
 venv: $(STAMP)
 
@@ -24,7 +24,12 @@ test: $(STAMP)
 # The bridges of the system and chaos tests once more, in the other fabric; what measures both does so already.
 test-message: $(STAMP)
 	NTBNET_TEST_FABRIC=message $(BIN)/python -m pytest --numprocesses 2 tests/system tests/chaos \
-		--ignore-glob 'tests/system/test_bench*' --ignore tests/system/test_demo.py
+		--ignore-glob 'tests/system/test_bench*' --ignore tests/system/test_demo.py \
+		--ignore tests/system/test_privileges.py --ignore tests/system/test_two_machines.py
+
+# A million inputs for everything that reads bytes from outside; FUZZ='--seed N --target "path"' repeats or narrows it.
+fuzz: $(STAMP)
+	$(BIN)/python -m tests.fuzz.campaign $(FUZZ)
 
 # Every scenario as long as it says, in each fabric that it has, and the sweep of crash points: an hour. All are
 # run, whatever one of them says. SEED=7 chooses other schedules, SCENARIOS="kill-each resets" other scenarios.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
@@ -26,6 +27,7 @@ from ntbnet.sections import (
     MAX_MWS,
     Bridge,
     Log,
+    Machine,
     Netdev,
     Node,
     Nodes,
@@ -42,6 +44,7 @@ class Sections:
     """Every section of a configuration file."""
 
     bridge: Bridge = Bridge()
+    machine: Machine = Machine()
     node: Nodes = Nodes()
     netdev: Netdev = Netdev()
     ntb: Ntb = Ntb()
@@ -61,6 +64,16 @@ class Config(Sections):
     windows: tuple[WindowPlan, ...] = dataclasses.field(kw_only=True)
     db_region: DoorbellRegion = dataclasses.field(kw_only=True)
     bar_sizes: Mapping[int, int] = dataclasses.field(kw_only=True)
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """The nodes that run on this machine."""
+        return ("rc", "ep") if self.machine.node == "both" else (self.machine.node,)
+
+    @property
+    def is_apart(self) -> bool:
+        """True when the other node is on another machine."""
+        return self.machine.node != "both"
 
     @property
     def data_windows(self) -> tuple[WindowPlan, ...]:
@@ -88,7 +101,11 @@ ReadProfile = Callable[[str], str]
 
 
 def load_text(
-    text: str, source: str, read_profile: ReadProfile | None = None, profile: str | None = None
+    text: str,
+    source: str,
+    read_profile: ReadProfile | None = None,
+    profile: str | None = None,
+    node: str | None = None,
 ) -> Config:
     """Make a configuration of TOML text; a key that is missing has its default.
 
@@ -97,18 +114,23 @@ def load_text(
         source: what the text is called in messages, such as its file name.
         read_profile: returns the text behind a path given as bridge.profile.
         profile: takes the place of bridge.profile.
+        node: takes the place of machine.node.
 
     Raises:
         ConfigError: one line, beginning with ``source``, naming key, value and allowed range.
     """
-    checked = check_text(text, source, read_profile, profile)
+    checked = check_text(text, source, read_profile, profile, node)
     if checked.config is None:
         raise ConfigError(f"{source}: {checked.violations[0]}")
     return checked.config
 
 
 def check_text(
-    text: str, source: str, read_profile: ReadProfile | None = None, profile: str | None = None
+    text: str,
+    source: str,
+    read_profile: ReadProfile | None = None,
+    profile: str | None = None,
+    node: str | None = None,
 ) -> Checked:
     """As load_text, but every unknown key and every broken rule of a value or of the layout is collected.
 
@@ -131,7 +153,10 @@ def check_text(
     defaults = Sections(ntb=_ntb_defaults(platform.ntb, given if isinstance(given, dict) else {}))
     sections = TableReader(source, Sections, refused).read(Sections, table, defaults)
     sections = dataclasses.replace(sections, bridge=bridge)
+    if node is not None:
+        sections = dataclasses.replace(sections, machine=dataclasses.replace(sections.machine, node=node))
     if not refused:
+        _check_machine(sections, source)
         _check_addresses(sections.node, source)
         _check_timing(sections, source)
         platform.check_regions(source, sections.node.rc.dram_bytes, sections.node.ep.dram_bytes)
@@ -310,6 +335,35 @@ def _interface(
     if ip == network.network_address or (version == 4 and ip == network.broadcast_address):
         raise ConfigError(f"{name}: must not be the first or the broadcast address of {network}")
     return interface
+
+
+def _check_machine(sections: Sections, source: str) -> None:
+    """What a node alone needs to reach the other one."""
+    machine = sections.machine
+    if machine.node == "both":
+        return
+    why = f'with machine.node = "{machine.node}"'
+    if sections.bridge.fabric != "message":
+        raise ConfigError(
+            f'{source}: bridge.fabric = "{sections.bridge.fabric}": must be "message" {why}: two machines '
+            f"share no memory"
+        )
+    listen = _ip(machine.listen)
+    if listen is None or listen.is_multicast:
+        allowed = "an IPv4 or IPv6 address of this machine (0.0.0.0 or :: is every one)"
+        raise ConfigError(f'{source}: machine.listen = "{machine.listen}": must be {allowed} {why}')
+    peer = _ip(machine.peer)
+    is_name = peer is None and machine.peer and not re.fullmatch(r"[0-9.]+|.*:.*", machine.peer)
+    if not is_name and (peer is None or peer.is_multicast or peer.is_unspecified):
+        allowed = "the address or host name of the other machine"
+        raise ConfigError(f'{source}: machine.peer = "{machine.peer}": must be {allowed} {why}')
+
+
+def _ip(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError:
+        return None
 
 
 def _check_timing(sections: Sections, source: str) -> None:

@@ -165,6 +165,17 @@ EVENTS: dict[str, Event] = {
         "info", ("queue",), "first frame that a queue received since its link came up"
     ),
     "netdev.carrier_changed": Event("info", ("up",), "carrier of the node's interface"),
+    "security.key_refused": Event(
+        "warning",
+        ("peer", "address", "key", "cause"),
+        "somebody connected with a key that is not allowed; logged once a key, for the first 64",
+    ),
+    "security.handshake_failed": Event(
+        "warning",
+        ("direction", "address", "cause"),
+        "a connection between the machines was not made; logged once a cause",
+    ),
+    "security.privileges_dropped": Event("info", ("user",), "service is no longer root"),
     "supervisor.started": Event("info", ("services",), "bridge is being started"),
     "supervisor.ready": Event("info", ("seconds",), "all services are up"),
     "supervisor.service_started": Event(

@@ -27,6 +27,7 @@ HEADERS_BYTES = FRAME_HEADER_BYTES + ETHERNET_HEADER_BYTES
 
 _LINE = r"[^\x00-\x1f\x7f]{1,255}"
 _ADDRESS = r"[0-9A-Fa-f:.]{2,39}/[0-9]{1,3}"
+_HOST = r"|[0-9A-Za-z](?:[0-9A-Za-z.:_-]{0,251}[0-9A-Za-z:.])?|::[0-9A-Fa-f:.]{0,37}"
 _PATH = r"/(?!(?:.*/)?\.\.(?:/|$))[A-Za-z0-9._/+-]{1,%d}"
 
 
@@ -46,6 +47,30 @@ class Bridge:
 
     tcp_base_port: Annotated[int, Integer(1024, 65000)] = 7400
     """First TCP port, 1024..65000; used with transport = tcp only."""
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Section [machine]: which nodes run on this machine, and where the other one is."""
+
+    node: Annotated[str, Choice(("both", "rc", "ep"))] = "both"
+    """Nodes that run here: both, or rc or ep alone; the other one is on another machine then (needs
+    fabric = message, listen, peer and keys). `ntbnet up --node` replaces it."""
+
+    listen: Annotated[str, Text(_HOST, "an IPv4 or IPv6 address of this machine, or empty")] = ""
+    """Address of this machine that the other one connects to, IPv4 or IPv6; 0.0.0.0 or :: is every one."""
+
+    peer: Annotated[str, Text(_HOST, "an IPv4 or IPv6 address, a host name, or empty")] = ""
+    """The other machine: its IPv4 or IPv6 address or its host name."""
+
+    base_port: Annotated[int, Integer(1024, 65000)] = 7500
+    """First of the four TCP ports between the machines, 1024..65000; the same on both."""
+
+    keys: Annotated[str, Text(_PATH % 200, 'an absolute path without ".."')] = "/etc/ntbnet/keys"
+    """Folder of this machine's key and of those it allows, an absolute path; see `ntbnet keys`."""
+
+    peer_key: Annotated[str, Text(r"|[a-z0-9][a-z0-9_-]{0,31}", "a name as given to ntbnet keys allow")] = ""
+    """Name under which the other machine's key is allowed; empty: the only one that is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,3 +321,9 @@ class Run:
         "/run/ntbnet"
     )
     """Folder of the run folders, an absolute path of at most 64 characters: a socket's has at most 107."""
+
+    user: Annotated[str, Text(r"|[a-z_][a-z0-9_-]{0,31}", "the name of a user of this machine, or empty")] = (
+        ""
+    )
+    """User that services become once their node and memory are open, when `ntbnet up` is run by root; empty:
+    they stay who they are."""

@@ -12,7 +12,7 @@ endpoint and the host's driver have a path of their own, which spares them a sto
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 SERVICES = ("rc-host", "epc", "edma", "peer-rc", "peer-ep")
@@ -51,6 +51,28 @@ WAKES = {
     ("peer-ep", "peer-rc"): {"msi_vector"},
 }
 """Fabric ``local``: (who wakes, who is woken) and what for: a store to registers, or interrupts by source."""
+
+
+CROSSINGS = tuple(pair for a, b in PATHS if NODE_OF[a] != NODE_OF[b] for pair in ((a, b), (b, a)))
+"""(sender, receiver) of each socket between the two nodes: what crosses between two machines."""
+
+
+def services_of(nodes: Collection[str]) -> tuple[str, ...]:
+    """The services of those nodes, in dependency order."""
+    return tuple(service for service in SERVICES if NODE_OF[service] in nodes)
+
+
+def crossing_endpoint(src: str, dst: str, address: str, base_port: int) -> str:
+    """ZeroMQ endpoint of what goes from ``src`` to ``dst`` on the other machine; bound by ``dst``.
+
+    Args:
+        src: service that sends.
+        dst: service of the other node, which receives.
+        address: of the machine of ``dst``: IPv4 or IPv6 address, or a host name.
+        base_port: first of four ports, as in ``CROSSINGS``.
+    """
+    host = f"[{address}]" if ":" in address else address
+    return f"tcp://{host}:{base_port + CROSSINGS.index((src, dst))}"
 
 
 def neighbours(service: str) -> dict[str, bool]:

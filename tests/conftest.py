@@ -22,6 +22,8 @@ PROGRAMS = {
     "iperf3": "iperf3",
     "sockperf": "sockperf",
     "unshare": "util-linux",
+    "nsenter": "util-linux",
+    "ss": "iproute2",
     "setpriv": "util-linux",
 }
 """Programs the system tests run, and the Debian packages they are in."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from ntbnet.config import Sections, load_text, to_dict
+from ntbnet.config import Sections, load_text, shared_identity, to_dict
 from ntbnet.profile import SHIPPED
 from ntbnet.schema import Integer, keys
 
@@ -93,6 +93,19 @@ def test_explanation_of_each_integer_names_its_range() -> None:
     ]
 
     assert silent == []
+
+
+@pytest.mark.parametrize("node", ["rc", "ep"])
+def test_sample_of_one_machine_runs_one_node_and_fits_the_other_ones(node: str) -> None:
+    mine, other = (
+        load_text((ROOT / "deploy" / f"ntbnet-{name}.toml").read_text(encoding="utf-8"), "sample")
+        for name in (node, {"rc": "ep", "ep": "rc"}[node])
+    )
+
+    assert mine.nodes == (node,)
+    assert mine.machine.peer == other.machine.listen
+    assert mine.machine.base_port == other.machine.base_port
+    assert shared_identity(mine) == shared_identity(other)
 
 
 def procfile() -> dict[str, str]:

@@ -58,9 +58,9 @@ class Options:
         Raises:
             ConfigError: it is wrong.
         """
-        from ntbnet.edge.startup import load_config
+        from ntbnet.app.bringup import load_whole_config
 
-        return load_config(self.config, self.profile)
+        return load_whole_config(self.config, self.profile)
 
     def print(self, result: Mapping[str, Any], show: Callable[[Any, Console], None]) -> None:
         """The result as JSON, or by ``show`` for people."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +69,8 @@ class Bridge:
         is_up = self.is_up()
         answers = self.answers() if is_up else {}
         config = self.config
-        services = self._services(answers)
-        link = link_state(answers) | {"wanted": self.link_wanted()}
+        services = self._services(answers, config)
+        link = link_state(answers, config.nodes) | {"wanted": self.link_wanted()}
         return {
             "name": self.run.name,
             "state": _overall(is_up, services, link),
@@ -80,6 +80,7 @@ class Bridge:
             "link": link,
             "profile": config.profile.name,
             "fabric": config.bridge.fabric,
+            "machine": _machine(config, services),
             **interrupts.status_of(answers),
             "windows": {
                 "planned": [window.as_json() for window in layout_of(config).windows],
@@ -89,17 +90,21 @@ class Bridge:
             "nodes": _nodes(config, self.run.name),
         }
 
+    def services(self) -> tuple[str, ...]:
+        """The services that run on this machine."""
+        return topology.services_of(self.config.nodes)
+
     def answers(self) -> dict[str, dict[str, Any]]:
         """What each service of a running bridge says about itself; silent ones are left out."""
-        sockets = {name: self.run.socket_path(f"ask.{name}") for name in topology.SERVICES}
+        sockets = {name: self.run.socket_path(f"ask.{name}") for name in self.services()}
         existing = {name: path for name, path in sockets.items() if Path(path).exists()}
         return ask(existing, ANSWER_TIMEOUT_S)
 
-    def _services(self, answers: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    def _services(self, answers: dict[str, dict[str, Any]], config: Config) -> list[dict[str, Any]]:
         children = self.children()
         processes = self.run.processes() if self.run.exists() else {}
         services = []
-        for name in topology.SERVICES:
+        for name in topology.services_of(config.nodes):
             answer, child, process = answers.get(name), children.get(name, {}), processes.get(name)
             is_alive = process is not None and alive(process)
             state = answer["state"] if answer else "silent" if is_alive else "down"
@@ -116,6 +121,7 @@ class Bridge:
                     "stores": answer.get("stores", {}) if answer else {},
                     "paths": answer["paths"] if answer else [],
                     "wakes": answer.get("wakes", {}) if answer else {},
+                    "security": answer.get("security", {}) if answer else {},
                 }
             )
         return services
@@ -131,8 +137,21 @@ class Bridge:
             return {}
         return children if isinstance(children, dict) else {}
 
-    def wait_for_link(self, timeout_s: float, given_up: Callable[[], bool] = lambda: False) -> dict[str, Any]:
+    def wait_for_link(
+        self,
+        timeout_s: float,
+        given_up: Callable[[], bool] = lambda: False,
+        *,
+        ours: bool = False,
+        pause_s: float = 0.02,
+    ) -> dict[str, Any]:
         """Status once the queue link is up, or once ``given_up`` says so.
+
+        Args:
+            timeout_s: how long to wait, seconds.
+            given_up: asked again and again.
+            ours: be content once every service of this machine answers.
+            pause_s: time between two looks, seconds.
 
         Raises:
             SetupError: it does not come up in time; says what the link waits for.
@@ -140,7 +159,7 @@ class Bridge:
         deadline = time.monotonic() + timeout_s
         while True:
             status = self.status()
-            if status["state"] == "up" or given_up():
+            if status["state"] in (("up", "starting") if ours else ("up",)) or given_up():
                 return status
             if time.monotonic() >= deadline:
                 silent = [service["name"] for service in status["services"] if service["state"] != "up"]
@@ -148,7 +167,7 @@ class Bridge:
                     f"no answer from {', '.join(silent)}" if silent else f"link is {status['link']['state']}"
                 )
                 raise SetupError(f"bridge {self.run.name} did not come up in {timeout_s:.0f} s: {reason}")
-            time.sleep(0.02)  # between questions to other processes; nothing to await here
+            time.sleep(pause_s)  # between questions to other processes; nothing to await here
 
     # commands
 
@@ -158,6 +177,8 @@ class Bridge:
         Raises:
             SetupError: it does not answer, or says why it cannot.
         """
+        if "rc" not in self.config.nodes:
+            raise SetupError(f"BAR{bar} was not moved: node rc runs on the other machine; ask there")
         refusal = self._command("rc-host", f"move_bar {bar}")
         if refusal is not None:
             raise SetupError(f"BAR{bar} was not moved: {refusal}")
@@ -230,17 +251,18 @@ class Bridge:
         return [process for process in targets if send_signal(process, signal.SIGTERM)]
 
 
-def link_state(answers: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Link and queues, both sides, from what the services answered."""
-    host = answers.get("rc-host", {}).get("link", {})
+def link_state(answers: dict[str, dict[str, Any]], nodes: Collection[str] = ("rc", "ep")) -> dict[str, Any]:
+    """Link and queues of those nodes, from what the services answered."""
+    host = answers.get("rc-host" if "rc" in nodes else "epc", {}).get("link", {})
     peers = {node: answers.get(f"peer-{node}", {}).get("link", {}) for node in ("rc", "ep")}
     sides = {node: dict(enumerate(link.get("queues", []))) for node, link in peers.items()}
     queues = []
     for number in sorted(set(sides["rc"]) | set(sides["ep"])):
         both = [sides[node].get(number, {}) for node in ("rc", "ep")]
-        is_up = all(queue.get("link") == "up" for queue in both)
+        here = [sides[node].get(number, {}) for node in nodes]
+        is_up = all(queue.get("link") == "up" for queue in here)
         # the network device takes one queue; the kernel leaves the others down, too
-        is_idle = all(queue.get("has_client") is False for queue in both)
+        is_idle = all(queue.get("has_client") is False for queue in here)
         state = "up" if is_up else "idle" if is_idle else "down"
         queues.append({"queue": number, "state": state, "rc": both[0], "ep": both[1]})
     used = [queue["state"] for queue in queues if queue["state"] != "idle"]
@@ -258,6 +280,17 @@ def _overall(is_up: bool, services: list[dict[str, Any]], link: dict[str, Any]) 
     return "degraded"
 
 
+def _machine(config: Config, services: list[dict[str, Any]]) -> dict[str, Any]:
+    """Which nodes run here, where the other one is, and why the two machines do not get together."""
+    refusals = [
+        f"{service['name']}, from {direction}: {reason}"
+        for service in services
+        for direction, reason in service["security"].get("reasons", {}).items()
+    ]
+    peer = config.machine.peer if config.is_apart else None
+    return {"nodes": list(config.nodes), "peer": peer, "refusals": refusals}
+
+
 def _nodes(config: Config, name: str) -> dict[str, dict[str, Any]]:
     sides = {"rc": config.node.rc, "ep": config.node.ep}
     return {
@@ -267,6 +300,7 @@ def _nodes(config: Config, name: str) -> dict[str, dict[str, Any]]:
             "ipv4": side.ipv4,
             "ipv6": side.ipv6,
             "mtu": config.netdev.mtu,
+            "here": node in config.nodes,
         }
         for node, side in sides.items()
     }

@@ -14,10 +14,26 @@ from typing import TypeVar
 
 from ntbnet.app.bridge import SUPERVISOR, Bridge
 from ntbnet.app.supervisor import Supervisor
-from ntbnet.errors import SetupError
+from ntbnet.config import Config
+from ntbnet.edge.startup import load_config
+from ntbnet.errors import ConfigError, SetupError
 
 T = TypeVar("T")
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+def load_whole_config(path: str | None, profile: str | None) -> Config:
+    """The configuration of a bridge whose two nodes run here: what measures and demonstrates needs both.
+
+    Raises:
+        ConfigError: as ``load_config``; or one of the nodes runs on another machine.
+    """
+    config = load_config(path, profile)
+    if config.is_apart:
+        raise ConfigError(
+            f'{path}: machine.node = "{config.machine.node}": must be "both": this command starts both nodes'
+        )
+    return config
 
 
 @asynccontextmanager

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,21 +19,24 @@ from rich.table import Table
 
 from ntbnet import __version__
 from ntbnet.app import demo as demo_module
-from ntbnet.app import layout_cli, link_cli, logs_cli
+from ntbnet.app import keys_cli, layout_cli, link_cli, logs_cli
 from ntbnet.app.bench import bench_app
 from ntbnet.app.bridge import Bridge
-from ntbnet.app.bringup import running, unless_stopped
+from ntbnet.app.bringup import load_whole_config, running, unless_stopped
 from ntbnet.app.chaos_cli import chaos_app
 from ntbnet.app.forks import child_environment
 from ntbnet.app.interrupts import interrupt_lines
 from ntbnet.app.supervisor import Supervisor
 from ntbnet.config import Config, to_toml, warnings
+from ntbnet.edge.keys import load_ring
 from ntbnet.edge.node import exec_in_node, spec_from
 from ntbnet.edge.rundir import RunDir
 from ntbnet.edge.startup import DEFAULT_NAME, load_config
 from ntbnet.errors import ConfigError, NtbnetError, SetupError
 
 LINK_TIMEOUT_S = 15.0
+REFUSALS_S = 2.0
+"""How often it is looked why the other machine does not join, seconds."""
 
 app = typer.Typer(
     name="ntbnet",
@@ -45,6 +49,7 @@ app = typer.Typer(
 )
 config_app = typer.Typer(help="Check and show configurations.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
+app.add_typer(keys_cli.app, name="keys")
 app.add_typer(logs_cli.app, name="logs")
 app.add_typer(bench_app, name="bench")
 app.add_typer(chaos_app, name="chaos")
@@ -63,6 +68,12 @@ LongConfigOption = Annotated[
 ]
 NameOption = Annotated[str, typer.Option("--name", "-n", help="Name of the bridge; several may run at once.")]
 ProfileOption = layout_cli.ProfileOption
+NodeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--node", metavar="rc|ep", help="Run this node only; the other one is on another machine ([machine])."
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 out = Console(highlight=False)
@@ -89,8 +100,10 @@ def say(text: str) -> None:
     err.print(text, markup=False, soft_wrap=True)
 
 
-def _bridge(name: str, config_path: str | None = None, profile: str | None = None) -> Bridge:
-    config = load_config(config_path, profile)
+def _bridge(
+    name: str, config_path: str | None = None, profile: str | None = None, node: str | None = None
+) -> Bridge:
+    config = load_config(config_path, profile, node)
     run = RunDir(config.run.dir, name)
     if run.exists() and not os.access(run.path, os.R_OK | os.W_OK | os.X_OK):
         raise SetupError(f"bridge {name} belongs to another user (run folder {run.path}); run as root")
@@ -101,17 +114,23 @@ def _print_json(value: dict[str, Any]) -> None:
     print(json.dumps(value, indent=2))
 
 
-@app.command(epilog="Example: ntbnet up -c deploy/ntbnet.toml --detach")
+@app.command(
+    epilog="Example: ntbnet up -c deploy/ntbnet.toml --detach; one node: up -c ntbnet-rc.toml --node rc"
+)
 def up(
     config: ConfigOption = None,
     profile: ProfileOption = None,
+    node: NodeOption = None,
     name: NameOption = DEFAULT_NAME,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Return once the link is up.")] = False,
     ready_fd: Annotated[int, typer.Option(hidden=True)] = -1,
 ) -> None:
-    """Start the two nodes and the five services; runs until Ctrl-C or `ntbnet down`."""
-    bridge = _bridge(name, config, profile)
-    for warning in warnings(bridge.config if bridge.is_up() else load_config(config, profile)):
+    """Start the two nodes and the five services, or one node; runs until Ctrl-C or `ntbnet down`."""
+    if node is not None:
+        _check_node("--node", node)
+    wanted = load_config(config, profile, node)
+    bridge = _bridge(name, config, profile, node)
+    for warning in warnings(bridge.config if bridge.is_up() else wanted):
         say(f"warning: {warning}")
     if bridge.is_up():
         record = bridge.run.read_run()
@@ -119,11 +138,12 @@ def up(
         say(f"bridge {name} is already up (process {pid}); its configuration stays as it is")
         _tell(ready_fd, {"ok": True})
         return
+    load_ring(wanted)
     if detach:
-        _start_detached(config, profile, name)
+        _start_detached(config, profile, node, name)
         return
     try:
-        asyncio.run(_run_supervisor(bridge, config, profile, ready_fd))
+        asyncio.run(_run_supervisor(bridge, wanted, config, ready_fd))
     except NtbnetError as problem:
         _tell(ready_fd, {"ok": False, "error": str(problem), "code": _code_of(problem)})
         raise
@@ -134,26 +154,48 @@ def _tell(ready_fd: int, body: dict[str, Any]) -> None:
         os.write(ready_fd, json.dumps(body).encode() + b"\n")
 
 
-async def _run_supervisor(
-    bridge: Bridge, config_path: str | None, profile: str | None, ready_fd: int
-) -> None:
-    name, config = bridge.run.name, load_config(config_path, profile)
+async def _run_supervisor(bridge: Bridge, config: Config, config_path: str | None, ready_fd: int) -> None:
+    name = bridge.run.name
     supervisor = Supervisor(config, bridge.run, config_path, say)
     say(f"starting bridge {name}: profile {config.profile.name}, fabric {config.bridge.fabric}")
     async with running(bridge, supervisor) as removed:
         loop = asyncio.get_running_loop()
         wait = partial(bridge.wait_for_link, LINK_TIMEOUT_S, lambda: supervisor.is_stopping)
+        if config.is_apart:
+            await unless_stopped(supervisor, loop.run_in_executor(None, partial(wait, ours=True)))
+            said = f"node {config.machine.node} runs here, the other one at {config.machine.peer}"
+            say(said)
+            _tell(ready_fd, {"ok": True, "said": [*removed, said]})
+            if ready_fd >= 0:  # nobody reads what is said from here on
+                await supervisor.wait_for_stop()
+                return
+            wait = partial(_wait_for_the_other, bridge, lambda: supervisor.is_stopping)
         status = await unless_stopped(supervisor, loop.run_in_executor(None, wait))
         say(f"link is up, epoch {status['link']['epoch']}")
-        lines = interrupt_lines(status)
+        lines = [] if config.is_apart else interrupt_lines(status)
         for line in lines:
             say(line)
         say(f"try: ntbnet ping --name {name}    stop: Ctrl-C or ntbnet down --name {name}")
-        _tell(ready_fd, {"ok": True, "said": removed, "interrupts": lines})
+        if not config.is_apart:
+            _tell(ready_fd, {"ok": True, "said": removed, "interrupts": lines})
         await supervisor.wait_for_stop()
 
 
-def _start_detached(config: str | None, profile: str | None, name: str) -> None:
+def _wait_for_the_other(bridge: Bridge, given_up: Callable[[], bool]) -> dict[str, Any]:
+    """Status once the other machine has joined, however long that takes; says why it is refused."""
+    told: set[str] = set()
+    while True:
+        try:
+            return bridge.wait_for_link(REFUSALS_S, given_up, pause_s=0.5)
+        except SetupError:
+            refusals = bridge.status()["machine"]["refusals"]
+            for reason in refusals:
+                if reason not in told:
+                    say(f"refused: {reason}")
+            told.update(refusals)
+
+
+def _start_detached(config: str | None, profile: str | None, node: str | None, name: str) -> None:
     """Run ``up`` in a session of its own, and wait until it says how it went."""
     read_fd, write_fd = os.pipe()
     command = [sys.executable, "-m", "ntbnet.app.entry", "up", "--name", name, "--ready-fd", str(write_fd)]
@@ -161,6 +203,8 @@ def _start_detached(config: str | None, profile: str | None, name: str) -> None:
         command += ["--config", config]
     if profile is not None:
         command += ["--profile", profile]
+    if node is not None:
+        command += ["--node", node]
     with err.status(f"starting bridge {name}"):
         child = subprocess.Popen(
             command,
@@ -221,7 +265,14 @@ def _print_status(state: dict[str, Any]) -> None:
     if state["state"] == "down":
         return
     out.print(f"profile: {state['profile']}   fabric: {state['fabric']}")
-    for line in interrupt_lines(state):
+    if state["machine"]["peer"]:
+        out.print(
+            f"node {state['machine']['nodes'][0]} runs here, the other one at {state['machine']['peer']}"
+        )
+    for reason in state["machine"]["refusals"]:
+        out.print(f"refused: {reason}", markup=False, soft_wrap=True)
+    for line in interrupt_lines(state) if state["machine"]["peer"] is None else ():
+        # one of two machines cannot tell: only the side that is rung knows its backend
         out.print(line, markup=False, soft_wrap=True)
     table = Table("service", "node", "pid", "epoch", "restarts", "state", "up for", box=None)
     for service in state["services"]:
@@ -280,14 +331,19 @@ def ping(
     count: Annotated[
         int, typer.Option("--count", "-c", min=1, max=1_000_000, help="Echo requests to send.")
     ] = 4,
-    source: Annotated[str, typer.Option("--from", metavar="rc|ep", help="Node that sends.")] = "rc",
+    source: Annotated[
+        str | None,
+        typer.Option("--from", metavar="rc|ep", help="Node that sends; rc, or the one that runs here."),
+    ] = None,
     ipv6: Annotated[bool, typer.Option("-6", help="IPv6 instead of IPv4.")] = False,
     config_path: LongConfigOption = None,
 ) -> None:
     """Ping from one node to the other, with the system's own ping. Exit code as ping's."""
     bridge = _bridge(name, config_path)
     config = _require_up(bridge)
+    source = source or config.nodes[0]
     _check_node("--from", source)
+    _check_here(config, source)
     _require("ping", "iputils-ping")
     peer = config.node.ep if source == "rc" else config.node.rc
     address = (peer.ipv6 if ipv6 else peer.ipv4).partition("/")[0]
@@ -297,6 +353,11 @@ def ping(
 def _check_node(what: str, node: str) -> None:
     if node not in ("rc", "ep"):
         raise ConfigError(f"{what} {node}: allowed are rc and ep")
+
+
+def _check_here(config: Config, node: str) -> None:
+    if node not in config.nodes:
+        raise SetupError(f"node {node} runs on the other machine, {config.machine.peer}; run this there")
 
 
 @app.command(
@@ -314,6 +375,7 @@ def exec_(
     bridge = _bridge(name, config_path)
     config = _require_up(bridge)
     _check_node("node", node)
+    _check_here(config, node)
     if not context.args:
         raise ConfigError("no program given; example: ntbnet exec rc -- ip addr")
     program = context.args[0]
@@ -348,7 +410,7 @@ def demo(
     _require("ping", "iputils-ping")
 
     try:
-        result = asyncio.run(demo_module.run(load_config(config, profile), count, say))
+        result = asyncio.run(demo_module.run(load_whole_config(config, profile), count, say))
     except asyncio.CancelledError:  # SIGTERM; everything is removed by now
         raise typer.Exit(143) from None
     if as_json:

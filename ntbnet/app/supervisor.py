@@ -1,4 +1,4 @@
-"""The supervisor inside ``ntbnet up``: nodes, DRAM, five processes, and what restarts them.
+"""The supervisor inside ``ntbnet up``: nodes, DRAM, service processes, and what restarts them.
 
 It starts services in dependency order and waits for each one's READY, never for time. They are forked
 by a process that has done their imports (``forks``). A service that dies is noticed through its
@@ -24,6 +24,7 @@ from ntbnet.app.child import Child
 from ntbnet.app.forks import ForkServer
 from ntbnet.app.leftovers import remove_leftovers
 from ntbnet.config import Config, to_toml
+from ntbnet.edge.privileges import account
 from ntbnet.edge.process import own_record, record_of
 from ntbnet.edge.run_record import RunRecord, new_run_id
 from ntbnet.edge.rundir import RunDir
@@ -48,15 +49,20 @@ class Supervisor:
         config: checked configuration.
         run: its run folder, locked by the caller while starting.
         progress: told what happens, in words, while starting and stopping.
+
+    Raises:
+        ConfigError: services are to become a user that this machine does not have.
     """
 
     def __init__(self, config: Config, run: RunDir, config_path: str | None, progress: Progress) -> None:
         self._config = config
         self._run = run
         self._config_path = config_path
+        self._user = account(config.run.user)
         self._progress = progress
         self._run_id = new_run_id()
-        self._children = {name: Child(name, self._write_children) for name in topology.SERVICES}
+        services = topology.services_of(config.nodes)
+        self._children = {name: Child(name, self._write_children) for name in services}
         self._forks = ForkServer(run.name, run.stderr_path("forkserver"))
         self._stopping = asyncio.Event()
         self._stop_reason = ""
@@ -84,12 +90,14 @@ class Supervisor:
             self._progress(text)
         run.create()
         try:
+            if self._user is not None:
+                run.share(self._user.uid, self._user.gid)
             self._forks.start()
             run.write_run(self._record())
             run.write_config(to_toml(config))
             if self._log_folder is not None:
                 self._make_log_folder(self._log_folder)
-            for node in ("rc", "ep"):
+            for node in config.nodes:
                 make_side(config, run, node)
             stream = self._log_path("supervisor").open("a", encoding="utf-8", buffering=1)
         except BaseException:
@@ -131,7 +139,7 @@ class Supervisor:
             SetupError: a service ended instead, or did not get ready in time.
         """
         started_s = time.monotonic()
-        self._emit("supervisor.started", services=list(topology.SERVICES))
+        self._emit("supervisor.started", services=list(self._children))
         for child in self._children.values():
             await self._spawn(child)
         for child in self._children.values():

@@ -9,18 +9,24 @@ arrived. A new session starts by itself.
 
 Set-up, initiator on the left (both ends say HELLO until the path is up)::
 
-    HELLO(incarnation)      <->   HELLO(incarnation)
+    HELLO(incarnation)      <->   HELLO(incarnation)  (each with what it knows of the other one)
     OPEN(session, for that incarnation) ->            (with the identity, as HELLO)
                             <-    ACCEPT(session), then device messages may follow
     CLOSE(session) either way ends it; BEAT keeps it alive and shows a lost last message.
 
 The session of the path between ``rc-host`` and ``epc`` is the **link epoch**.
+
+Between two machines the counters behind incarnations and sessions lie on two machines, and those of
+one may be lost (its run folder goes with ``down`` and with a reboot) while the other one lives on. So HELLO
+says which incarnation of the peer, and which session, this end has seen last; an end that learns of
+higher numbers than its own goes on above them: see ``Catchup``.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
@@ -49,6 +55,8 @@ It doubles up to the interval.
 OPEN_PATIENCE_NS = 4 * HELLO_INTERVAL_NS
 """How long the initiator repeats OPEN before it takes a new session: the old one may be spent at the peer."""
 
+MAX_TOLD = 0xFFFF_FFF0
+"""Highest incarnation or session that a HELLO may say it has seen: counters of 32 bits go on above it."""
 _FIRST_OF_DEVICES = int(Kind.MEM_WRITE)
 
 Frames = tuple[bytes, "bytes | memoryview"]
@@ -66,6 +74,20 @@ _UP = PathState.UP
 """Looked up once: in Python 3.11 an attribute of an enum class is found by Python code."""
 
 
+@dataclass(frozen=True, slots=True)
+class Catchup:
+    """The counters of an end whose peer is on another machine: they may have to leap, and to remember."""
+
+    session_above: Callable[[int], int]
+    """The next session number, above the given one and every earlier one."""
+    incarnation_above: Callable[[int], int]
+    """A new start number of this process, above the given one and every earlier one."""
+    note_session: Callable[[int], None]
+    """Keep the session that the other end opened, so that a restarted process knows it."""
+    seen_session: int = 0
+    """What was noted last."""
+
+
 class Path:
     """Sans-IO state of one end.
 
@@ -78,6 +100,7 @@ class Path:
         liveness_ns: silence that counts as Surprise Down.
         identity: sent in HELLO; an end whose peer's identity differs refuses the path.
         key: seeds every checksum (see ``wire.py``), 0..2^64-1; an end with another one is not heard.
+        catchup: for a peer on another machine; None when both ends share their counters.
 
     Incarnations and sessions are believed however high they are: only who has the key can name
     one, and he could as well raise the counters in the run folder.
@@ -99,6 +122,7 @@ class Path:
         liveness_ns: int,
         identity: dict[str, Any],
         key: int = 0,
+        catchup: Catchup | None = None,
     ) -> None:
         self.me = me
         self.peer = peer
@@ -111,9 +135,10 @@ class Path:
         self._liveness_ns = liveness_ns
         self._identity = identity
         self._key = key
+        self._catchup = catchup
         self.state = PathState.DOWN
         self.session = 0
-        self.last_session = 0
+        self.last_session = 0 if catchup is None else catchup.seen_session
         self.peer_incarnation = 0
         self.refused: Counter[str] = Counter()
         self.outgoing: list[Frames] = []
@@ -208,6 +233,11 @@ class Path:
     def _on_hello(self, header: Header, payload: bytes | memoryview, now_ns: int) -> None:
         if not self._same_identity(payload):
             return
+        if header.arg > MAX_TOLD or header.sequence > MAX_TOLD:
+            raise WireError(f"hello: has seen {header.arg:#x}/{header.sequence:#x}, allowed 0..{MAX_TOLD:#x}")
+        if self._catchup is not None and header.arg > self.incarnation:
+            # our counters were lost, the peer has not forgotten who we were
+            self.incarnation = self._catchup.incarnation_above(header.arg)
         if self.state is PathState.UP:
             reason = "peer restarted" if header.incarnation != self.peer_incarnation else "peer is down"
             self._down(reason, now_ns)
@@ -218,7 +248,10 @@ class Path:
         if self.state is PathState.OPENING and same_peer and now_ns - self._opened_ns < OPEN_PATIENCE_NS:
             return
         self.peer_incarnation = header.incarnation
-        self.session = self.last_session = self._allocate_session()
+        session = self._allocate_session()
+        if self._catchup is not None and session <= header.sequence:
+            session = self._catchup.session_above(header.sequence)
+        self.session = self.last_session = session
         self.state = PathState.OPENING
         self._opened_ns = now_ns
         self._greeting_ns = FIRST_HELLO_NS
@@ -257,6 +290,8 @@ class Path:
                 self._down("peer opened a new session", now_ns)
             self.peer_incarnation = header.incarnation
             self.session = self.last_session = header.session
+            if self._catchup is not None:
+                self._catchup.note_session(header.session)
             self._control(Kind.ACCEPT, now_ns, arg=self.peer_incarnation)
             self._up(now_ns)
         elif self.state is PathState.UP:
@@ -324,7 +359,13 @@ class Path:
         else:
             if self.state is PathState.OPENING:
                 self._down("no answer to OPEN", now_ns)
-            self._control(Kind.HELLO, now_ns, body=self._identity)
+            self._control(
+                Kind.HELLO,
+                now_ns,
+                arg=self.peer_incarnation,
+                sequence=self.last_session,
+                body=self._identity,
+            )
         self._next_beat_ns = self._greet_after(now_ns)
 
     def _control(

@@ -19,10 +19,14 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING
 
 import zmq
 
 from ntbnet.wire import HEADER_BYTES, MAX_PAYLOAD_BYTES, split
+
+if TYPE_CHECKING:
+    from ntbnet.edge.curve import Guard
 
 HIGH_WATER_MARK = 4096
 MAX_FRAME_BYTES = HEADER_BYTES + MAX_PAYLOAD_BYTES
@@ -50,6 +54,7 @@ class ZmqBus:
         neighbours: label -> (endpoint to bind for what comes from it, endpoint to connect to).
         on_message: called with (label, header, payload) for each message, in order.
         on_batch: called after each drain with the label.
+        guard: keys of the sockets to neighbours on another machine; without it none is there.
     """
 
     def __init__(
@@ -57,6 +62,7 @@ class ZmqBus:
         neighbours: dict[str, tuple[str, str]],
         on_message: Handler,
         on_batch: Callable[[str], None],
+        guard: Guard | None = None,
     ) -> None:
         self.on_message = on_message
         """May be replaced while it runs."""
@@ -69,12 +75,19 @@ class ZmqBus:
         self._backlog_bytes: dict[str, int] = {}
         self._sockets: list[zmq.Socket[bytes]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._guard = guard
         try:
+            if guard is not None:
+                guard.open(self._context)
             for label, (bind, connect) in neighbours.items():
                 self._in[label] = self._socket(zmq.PULL, MAX_FRAME_BYTES)
-                self._in[label].bind(bind)
                 self._out[label] = self._socket(zmq.PUSH, MAX_QUESTION_BYTES)
-                self._out[label].connect(connect)
+                if guard is not None and label in guard.labels:
+                    guard.listen(self._in[label], label, bind)
+                    guard.connect(self._out[label], label, connect)
+                else:
+                    self._in[label].bind(bind)
+                    self._out[label].connect(connect)
                 self._backlog[label] = deque()
                 self._backlog_bytes[label] = 0
         except zmq.ZMQError:
@@ -95,6 +108,8 @@ class ZmqBus:
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Watch the sockets from now on."""
         self._loop = loop
+        if self._guard is not None:
+            self._guard.start(loop)
         for label, socket in self._in.items():
             loop.add_reader(socket.fileno(), self._drain, label)
             loop.call_soon(self._drain, label)
@@ -201,6 +216,8 @@ class ZmqBus:
         """Close every socket; only what was sent to the labels in ``last_words`` may linger."""
         for label in last_words:
             self._out[label].setsockopt(zmq.LINGER, LINGER_MS)
+        if self._guard is not None:
+            self._guard.close()
         for socket in self._sockets:
             if self._loop is not None and not socket.closed:
                 self._loop.remove_reader(socket.fileno())

@@ -38,6 +38,7 @@ from ntbnet.log import Logger
 from ntbnet.wire import Irq, MemWrite, Message
 
 if TYPE_CHECKING:
+    from ntbnet.edge.curve import Guard
     from ntbnet.edge.fault_source import FaultSource
     from ntbnet.edge.faulty import FaultLayer
 
@@ -92,6 +93,7 @@ class Driver:
         service: label of the service; needed for wakes.
         wake_path: service label -> its FIFO, in fabric ``local``; without it nobody is woken.
         faults: says what to inject; None: never anything.
+        guard: keys of the sockets to neighbours on another machine.
     """
 
     def __init__(
@@ -106,6 +108,7 @@ class Driver:
         service: str = "",
         wake_path: Callable[[str], FilePath] | None = None,
         faults: FaultSource | None = None,
+        guard: Guard | None = None,
     ) -> None:
         self._fault_source = faults
         self._faults: FaultLayer | None = None
@@ -124,7 +127,8 @@ class Driver:
         self.tun_write_drops = 0
         self.failure: BaseException | None = None
         self._wakes = None if wake_path is None else Wakes(service, wake_path, self._on_wake, self._end_step)
-        self._bus = ZmqBus(neighbours, self._on_message, self._on_batch)
+        self._guard = guard
+        self._bus = ZmqBus(neighbours, self._on_message, self._on_batch, guard)
         self._stopwatch: Stopwatch | None = None
         self._packets: Packets | None = None
         if tun is not None:
@@ -431,4 +435,5 @@ class Driver:
             "paths": [path.snapshot() for path in self._paths.values()],
             "tun_write_drops": self.tun_write_drops,
             "wakes": {} if self._wakes is None else dict(self._wakes.counters),
+            "security": {} if self._guard is None else self._guard.snapshot(),
         }

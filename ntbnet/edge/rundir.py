@@ -1,8 +1,9 @@
 """The run folder of one bridge: sockets, logs, process records, and numbers that only go up.
 
-``<root>/<bridge>/`` is 0700 and owned by whoever runs the bridge.  Files are replaced whole
-(written aside, then renamed), so a killed writer leaves the old content.  What is read back is
-checked like anything else from outside: unusable content counts as absent.
+``<root>/<bridge>/`` is 0700 and owned by whoever runs the bridge.  When services become another user,
+that user may pass through it (0710) to the two folders that are its own: sockets and epochs.  Files
+are replaced whole (written aside, then renamed), so a killed writer leaves the old content.  What is
+read back is checked like anything else from outside: unusable content counts as absent.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ _ENTRY = re.compile(r"[a-z0-9][a-z0-9.-]{0,31}")
 _CREATE_TRIES = 100
 """A bridge being removed at the same moment takes folders away between our steps."""
 _FOLDERS = ("sockets", "logs", "epochs", "pids", "nodes")
+_USERS_FOLDERS = ("sockets", "epochs")
+"""What services that became another user write to."""
 _MADE = ".made-by-ntbnet"
 """In a root that we made and may remove. The default root needs no such note; no bridge has that name."""
 
@@ -76,6 +79,32 @@ class RunDir:
             SetupError: no permission, or something of another user's (or open to others) is in the way.
         """
         self._create_folders(_FOLDERS)
+
+    def share(self, uid: int, gid: int) -> None:
+        """Let services that became that user bind sockets and count epochs, and do nothing else here.
+
+        Raises:
+            SetupError: it may not be done.
+        """
+        try:
+            for name in _USERS_FOLDERS:
+                os.chown(self.path / name, uid, gid, follow_symlinks=False)
+            os.chown(self.path, -1, gid, follow_symlinks=False)
+            self.path.chmod(0o710)
+        except OSError as error:
+            raise SetupError(f"cannot share run folder {self.path}: {error.strerror}") from None
+
+    def check_shared(self) -> None:
+        """Find out whether this process, which became another user, can still work here.
+
+        Raises:
+            SetupError: a folder above lets others not pass.
+        """
+        if not all(os.access(self.path / name, os.R_OK | os.W_OK | os.X_OK) for name in _USERS_FOLDERS):
+            raise SetupError(
+                f"user {os.getuid()} cannot reach run folder {self.path}: let others pass through the "
+                f"folders above it (chmod o+x), or choose another run.dir"
+            )
 
     def exists(self) -> bool:
         """True when the folder is there."""
@@ -197,11 +226,11 @@ class RunDir:
         """Where it is noted that we made that node."""
         return self._entry("nodes", node)
 
-    def raise_epoch(self, counter: str) -> int:
-        """Raise a persisted counter by one and return it: 1..2^32-1, never the same twice.
+    def raise_epoch(self, counter: str, above: int = 0) -> int:
+        """Raise a persisted counter and return it: 1..2^32-1, never the same twice.
 
-        Atomic among processes.  Unusable content does not stop anybody: the counter goes on above
-        every number it can have had.
+        By one, or to one more than ``above``, whichever is higher. Atomic among processes. Unusable content
+        does not stop anybody: the counter goes on above every number it can have had.
 
         Raises:
             SetupError: the run folder is not there or cannot be written.
@@ -209,15 +238,28 @@ class RunDir:
         path = self._entry("epochs", counter)
         with self._locked("epochs"):
             epoch = self.epoch(counter)
+            if epoch is not None:
+                epoch = max(epoch, above)
             if epoch is None or epoch + 1 >= EPOCH_END:
                 epoch = min(max(RESTARTED_EPOCHS, int(time.time())), EPOCH_END - 2)
             _replace(path, b"%d\n" % (epoch + 1))
         return epoch + 1
 
+    def note_epoch(self, counter: str, number: int) -> None:
+        """Have the counter stand at ``number`` at least: another machine counts there.
+
+        Raises:
+            SetupError: the run folder is not there or cannot be written.
+        """
+        with self._locked("epochs"):
+            if (self.epoch(counter) or 0) < number:
+                _replace(self._entry("epochs", counter), b"%d\n" % number)
+
     def epoch(self, counter: str) -> int | None:
         """The counter as it is: 0 before the first raise, None when its content is unusable."""
         try:
-            with self._entry("epochs", counter).open("rb") as file:
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            with os.fdopen(os.open(self._entry("epochs", counter), flags), "rb") as file:
                 content = file.read(32)
         except FileNotFoundError:
             return 0
@@ -364,8 +406,9 @@ class RunDir:
             for _ in range(_CREATE_TRIES):
                 try:
                     self._make_root()
-                    for folder in (self.path, *(self.path / sub for sub in subfolders)):
-                        _make_own_folder(folder)
+                    _make_own_folder(self.path)
+                    for sub in subfolders:
+                        _make_own_folder(self.path / sub, inside_ours=True)
                 except FileNotFoundError:
                     continue
                 return
@@ -415,16 +458,23 @@ def _unlock(fd: int) -> None:
     os.close(fd)
 
 
-def _make_own_folder(folder: Path) -> None:
+def _make_own_folder(folder: Path, *, inside_ours: bool = False) -> None:
     try:
         folder.mkdir(0o700)
     except FileExistsError:
-        _check_own_folder(folder)
+        _check_own_folder(folder, inside_ours=inside_ours)
 
 
-def _check_own_folder(folder: Path) -> None:
+def _check_own_folder(folder: Path, *, inside_ours: bool) -> None:
+    """Refuse a folder that others may have made, or may look into.
+
+    Inside our run folder only we make folders: there the owner is whom root gave it to.
+    """
     found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+    is_ours = found.st_uid == os.geteuid() or (inside_ours and os.geteuid() == 0)
+    # 0710: another user's group may pass through, see RunDir.share
+    is_closed = found.st_mode & 0o077 in ((0,) if inside_ours else (0, 0o010))
+    if not stat.S_ISDIR(found.st_mode) or not is_ours or not is_closed:
         raise SetupError(f"{folder} is not a folder of this user's with mode 0700; remove it")
 
 
@@ -443,10 +493,15 @@ def _gone_ok(remove: Callable[..., None], name: str, folder: int) -> None:
 
 
 def _replace(path: Path, content: bytes) -> None:
+    """Write a file whole; in a folder that root gave away it is the folder's owner's."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        aside.unlink(missing_ok=True)
+        fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
+            folder = path.parent.stat()
+            if os.geteuid() == 0 and folder.st_uid != 0:
+                os.fchown(fd, folder.st_uid, folder.st_gid)
             os.write(fd, content)
         finally:
             os.close(fd)

@@ -14,10 +14,11 @@ from contextlib import contextmanager
 
 from ntbnet import topology
 from ntbnet.config import Config, to_toml
+from ntbnet.edge.privileges import account
 from ntbnet.edge.process import alive, die_with_parent, own_record
 from ntbnet.edge.run_record import RunRecord, new_run_id
 from ntbnet.edge.rundir import RunDir
-from ntbnet.errors import SetupError
+from ntbnet.errors import ConfigError, SetupError
 
 
 @contextmanager
@@ -27,6 +28,7 @@ def hold(run: RunDir, config: Config, service: str, *, supervised: bool) -> Iter
     A supervised service ends with its supervisor from here on, even while it is stopped.
 
     Raises:
+        ConfigError: services are to become another user, but nobody who stays root watches over them.
         SetupError: another supervisor or another process of that service runs, the bridge runs
             with another configuration, or something cannot be made.
     """
@@ -38,6 +40,11 @@ def hold(run: RunDir, config: Config, service: str, *, supervised: bool) -> Iter
         run.record_process(service)
         yield
         return
+    if account(config.run.user) is not None:
+        raise ConfigError(
+            f'run.user = "{config.run.user}": must be empty without a supervisor (ntbnet up has one): '
+            f"services on their own remove their node when they end, and stay root for it"
+        )
     with run.lock():
         _join(run, config, service)
     try:

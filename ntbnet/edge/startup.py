@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvloop
 import zmq
@@ -31,11 +31,13 @@ from ntbnet.config import Config, load_text, offload_bytes, shared_identity
 from ntbnet.devices.direct import Far
 from ntbnet.devices.lease import Lease
 from ntbnet.devices.memory import Window
+from ntbnet.devices.path import Catchup
 from ntbnet.devices.path import Path as MessagePath
 from ntbnet.edge import standalone
 from ntbnet.edge.clock import monotonic_ns
 from ntbnet.edge.driver import Device, Driver
 from ntbnet.edge.fault_source import FaultSource
+from ntbnet.edge.privileges import account, become
 from ntbnet.edge.rundir import RunDir
 from ntbnet.edge.shm import Dram, dram_path, fence, open_lease
 from ntbnet.edge.stop_signals import StopSignals
@@ -43,6 +45,10 @@ from ntbnet.edge.tun import Tun
 from ntbnet.errors import ConfigError, NtbnetError, SetupError
 from ntbnet.log import Logger
 from ntbnet.wire import SCHEMA_VERSION
+
+if TYPE_CHECKING:
+    from ntbnet.edge.curve import Guard
+    from ntbnet.edge.keys import KeyRing
 
 READY = b"READY\n"
 ALIVE = b"."
@@ -115,18 +121,19 @@ def read_config(path: str | None) -> tuple[str, str]:
         raise ConfigError(f"{path}: cannot be read: {problem}") from None
 
 
-def load_config(path: str | None, profile: str | None = None) -> Config:
+def load_config(path: str | None, profile: str | None = None, node: str | None = None) -> Config:
     """The configuration in ``path``, or the defaults.
 
     Args:
         path: see read_config.
         profile: takes the place of bridge.profile.
+        node: takes the place of machine.node.
 
     Raises:
         ConfigError: the file cannot be read, or is wrong.
     """
     text, source = read_config(path)
-    config = load_text(text, source, read_profile, profile)
+    config = load_text(text, source, read_profile, profile, node)
     machine = os.uname().machine
     if config.bridge.fabric == "local" and machine != STORE_ORDER:
         raise ConfigError(
@@ -141,6 +148,7 @@ def main(recipe: Recipe, arguments: argparse.Namespace) -> int:
     signals = StopSignals()
     try:
         config = load_config(arguments.config)
+        _check_belongs_here(recipe.service, config)
         run = RunDir(config.run.dir, arguments.name)
         with standalone.hold(run, config, recipe.service, supervised=arguments.notify_fd >= 0):
             return _run(recipe, config, run, arguments, signals)
@@ -151,6 +159,14 @@ def main(recipe: Recipe, arguments: argparse.Namespace) -> int:
         # the machine refuses: no descriptors, no memory, no space
         sys.stderr.write(f"{recipe.service}: {problem}\n")
         return 1
+
+
+def _check_belongs_here(service: str, config: Config) -> None:
+    if topology.NODE_OF[service] not in config.nodes:
+        raise ConfigError(
+            f'machine.node = "{config.machine.node}": {service} belongs to node '
+            f"{topology.NODE_OF[service]}, which runs on the other machine"
+        )
 
 
 def _run(
@@ -168,6 +184,7 @@ def _run(
     faults = FaultSource(run.faults_path, service, log, dram_path(run.name, node))
     faults.look_early()
     is_local = config.bridge.fabric == "local"
+    ring = _ring(config)
     dram = far_dram = tun = far = None
     try:
         dram, window = _attach(run, config, node)
@@ -180,10 +197,17 @@ def _run(
         wanted = run.link_is_wanted(node)
         device = recipe.build(Parts(config, window, incarnation, monotonic_ns(), dram.ident, far, wanted))
         paths = {
-            peer: _path(service, peer, config, run, incarnation) for peer in topology.neighbours(service)
+            peer: _path(service, peer, config, run, incarnation, ring)
+            for peer in topology.neighbours(service)
         }
         wake_path = run.wake_path if is_local else None
-        driver = _driver(device, paths, service, config, run, log, tun, wake_path, faults)
+        user = account(config.run.user)
+        if user is not None:
+            become(user)
+            run.check_shared()
+            log.emit("security.privileges_dropped", user=user.user)
+        guard = _guard(service, config, ring, log)
+        driver = _driver(device, paths, service, config, run, log, tun, wake_path, faults, guard)
         about = {"service": service, "node": node, "pid": os.getpid(), "epoch": incarnation, "run_id": run_id}
         about |= {"fabric": config.bridge.fabric, "profile": config.bridge.profile}
         question_endpoint = f"ipc://{run.socket_path(f'ask.{service}')}"
@@ -205,9 +229,20 @@ def _attach(run: RunDir, config: Config, node: str) -> tuple[Dram, Window]:
     return dram, Window(dram.view, base, f"{node}-dram")
 
 
-def _path(service: str, peer: str, config: Config, run: RunDir, incarnation: int) -> MessagePath:
+def _path(
+    service: str, peer: str, config: Config, run: RunDir, incarnation: int, ring: KeyRing | None
+) -> MessagePath:
     initiator = topology.neighbours(service)[peer]
     counter = topology.session_counter(*((service, peer) if initiator else (peer, service)))
+    catchup, key = None, run.secret()
+    if ring is not None and topology.NODE_OF[peer] not in config.nodes:
+        key = ring.path_key
+        catchup = Catchup(
+            session_above=lambda number: run.raise_epoch(counter, number),
+            incarnation_above=lambda number: run.raise_epoch(service, number),
+            note_session=lambda number: run.note_epoch(counter, number),
+            seen_session=run.epoch(counter) or 0,
+        )
     return MessagePath(
         service,
         peer,
@@ -216,9 +251,29 @@ def _path(service: str, peer: str, config: Config, run: RunDir, incarnation: int
         allocate_session=lambda: run.raise_epoch(counter),
         heartbeat_ns=config.timing.heartbeat_ms * 1_000_000,
         liveness_ns=config.timing.liveness_ms * 1_000_000,
-        key=run.secret(),
+        key=key,
+        catchup=catchup,
         identity={"bridge": run.name, "schema": SCHEMA_VERSION, **shared_identity(config)},
     )
+
+
+def _ring(config: Config) -> KeyRing | None:
+    """Keys of this machine and of the other one; None when both nodes run here."""
+    if not config.is_apart:
+        return None
+    from ntbnet.edge.keys import load_ring
+
+    return load_ring(config)
+
+
+def _guard(service: str, config: Config, ring: KeyRing | None, log: Logger) -> Guard | None:
+    """Keys on the service's sockets to the other machine; None when it has none."""
+    afar = [peer for peer in topology.neighbours(service) if topology.NODE_OF[peer] not in config.nodes]
+    if ring is None or not afar:
+        return None
+    from ntbnet.edge.curve import Guard
+
+    return Guard(ring, afar, config.timing.liveness_ms, log)
 
 
 def _driver(
@@ -231,10 +286,14 @@ def _driver(
     tun: Tun | None,
     wake_path: Callable[[str], Path] | None,
     faults: FaultSource,
+    guard: Guard | None,
 ) -> Driver:
-    bridge = config.bridge
+    bridge, machine = config.bridge, config.machine
 
     def where(src: str, dst: str) -> str:
+        if guard is not None and guard.labels & {src, dst}:
+            address = machine.listen if dst == service else machine.peer
+            return topology.crossing_endpoint(src, dst, address, machine.base_port)
         return topology.endpoint(src, dst, bridge.transport, bridge.tcp_base_port, run.socket_path)
 
     neighbours = {peer: (where(peer, service), where(service, peer)) for peer in paths}
@@ -248,13 +307,14 @@ def _driver(
             service=service,
             wake_path=wake_path,
             faults=faults,
+            guard=guard,
         )
     except zmq.ZMQError as problem:
-        how = (
-            "another bridge uses them; change bridge.tcp_base_port"
-            if bridge.transport == "tcp"
-            else "see above"
-        )
+        how = "see above"
+        if bridge.transport == "tcp":
+            how = "another bridge uses them; change bridge.tcp_base_port"
+        elif guard is not None:
+            how = f"machine.listen = {machine.listen}, ports from machine.base_port = {machine.base_port} on"
         raise SetupError(f"cannot bind its sockets ({problem.strerror}): {how}") from None
 
 

@@ -1,0 +1,229 @@
+"""Fuzzing: ``make fuzz``, or ``python -m tests.fuzz.campaign --help``.
+
+Hypothesis draws numbers; each number makes a batch of inputs, every one of them a real message (block,
+frame, file) with something changed. A crash is an exception that the reader does not promise, a hang an
+input that takes longer than 100 ms again and again; memory is measured once a reader is warm and at the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import math
+import multiprocessing
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from random import Random
+from types import FrameType
+
+import hypothesis
+from hypothesis import strategies as st
+
+from tests.fuzz import memories, messages
+from tests.fuzz.target import Target
+
+TARGETS: dict[str, type[Target]] = {
+    one.name: one
+    for one in (
+        messages.Wire,
+        messages.Session,
+        messages.WakeRecords,
+        messages.Grants,
+        messages.Questions,
+        messages.Keys,
+        memories.RingFrames,
+        memories.HostCommands,
+        memories.FunctionsBlock,
+        memories.Configuration,
+    )
+}
+BATCH = 500
+"""Inputs that one number makes: what Hypothesis keeps of each number is not the reader's memory."""
+SLOW_S = 0.1
+AGAIN = 3
+"""How often a slow input is read again: a machine with others on it is slow now and then."""
+STUCK_S = 20
+"""An input that takes that long is never finished."""
+GROWTH_MIB = 16
+"""More than that, once warm, is a leak."""
+MOST_CRASHES = 5
+WARM = 0.3
+
+
+@dataclass
+class Result:
+    """What a campaign saw of one target."""
+
+    target: str
+    inputs: int = 0
+    seconds: float = 0.0
+    slowest_ms: float = 0.0
+    growth_mib: float = 0.0
+    crashes: list[str] = field(default_factory=list)
+    hangs: list[str] = field(default_factory=list)
+
+    @property
+    def is_good(self) -> bool:
+        return not self.crashes and not self.hangs and self.growth_mib <= GROWTH_MIB
+
+    @property
+    def per_second(self) -> float:
+        return self.inputs / self.seconds if self.seconds else 0.0
+
+
+class Stuck(BaseException):
+    """An input is read for too long; no reader catches this."""
+
+
+class Reading:
+    """One target under test: makes inputs, reads them, keeps what was seen."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.result = Result(target.name)
+
+    def batch(self, number: int, size: int) -> None:
+        """Make ``size`` inputs of ``number`` and read them."""
+        chance = Random(number)
+        for at in range(size):
+            data = self.target.make(chance)
+            self.read(data, f"batch {number:#x}, input {at}")
+
+    def read(self, data: bytes, where: str) -> None:
+        """Read one input; notes a crash or a hang, and goes on."""
+        result = self.result
+        took_s = self._timed(data, where)
+        if took_s > SLOW_S:
+            took_s = min(took_s, *(self._timed(data, where) for _ in range(AGAIN)))
+            if took_s > SLOW_S:
+                result.hangs.append(f"{where}: {took_s * 1000:.0f} ms: {data[:64].hex()}")
+        result.inputs += 1
+        result.slowest_ms = max(result.slowest_ms, took_s * 1000)
+
+    def _timed(self, data: bytes, where: str) -> float:
+        started_s = time.perf_counter()
+        try:
+            self.target.read(data)
+        except Stuck:
+            self.result.hangs.append(f"{where}: never finished: {data[:64].hex()}")
+        except Exception:  # noqa: BLE001 - whatever a reader lets through is what is looked for
+            if len(self.result.crashes) < MOST_CRASHES:
+                last = "".join(traceback.format_exc(limit=-3))
+                self.result.crashes.append(f"{where}: {data[:2000].hex()}\n{last}")
+        return time.perf_counter() - started_s
+
+
+def _on_alarm(_number: int, _frame: FrameType | None) -> None:
+    raise Stuck
+
+
+def run(name: str, seed: int, inputs: int, seconds: float = math.inf) -> Result:
+    """Fuzz one target until so many inputs were read, or the time is over."""
+    reading = Reading(TARGETS[name]())
+    result = reading.result
+    size = min(BATCH, max(inputs // 4, 1))
+    started_s = time.monotonic()
+    warm_mib = 0.0
+    old = signal.signal(signal.SIGALRM, _on_alarm)
+
+    @hypothesis.seed(seed)
+    @hypothesis.settings(
+        max_examples=math.ceil(inputs / size),
+        deadline=None,
+        database=None,
+        phases=[hypothesis.Phase.generate],
+        suppress_health_check=list(hypothesis.HealthCheck),
+    )
+    @hypothesis.given(st.integers(0, (1 << 64) - 1))
+    def campaign(number: int) -> None:
+        nonlocal warm_mib
+        if time.monotonic() - started_s > seconds or len(result.crashes) >= MOST_CRASHES:
+            return
+        signal.setitimer(signal.ITIMER_REAL, STUCK_S)
+        reading.batch(number, size)
+        if not warm_mib and (result.inputs >= WARM * inputs or time.monotonic() - started_s > WARM * seconds):
+            warm_mib = resident_mib()
+
+    try:
+        campaign()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, old)
+    result.seconds = time.monotonic() - started_s
+    result.growth_mib = round(max(resident_mib() - (warm_mib or resident_mib()), 0.0), 1)
+    reading.target.close()
+    return result
+
+
+def resident_mib() -> float:
+    """Memory of this process, MiB."""
+    gc.collect()
+    with open("/proc/self/statm", encoding="ascii") as statm:  # noqa: PTH123 - proc has no length
+        return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / (1 << 20)
+
+
+def _work(job: tuple[str, int, int, float]) -> Result:
+    return run(*job)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run a campaign over every target. Exit 0 when nothing was found, 1 otherwise."""
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz.campaign", description=__doc__)
+    parser.add_argument("--inputs", type=int, default=1_000_000, help="of all targets together (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=240, help="time, for all together (%(default)s)")
+    parser.add_argument("--seed", type=int, default=None, help="repeats a campaign; random without it")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (%(default)s)")
+    parser.add_argument("--target", action="append", choices=list(TARGETS), help="only this one; repeatable")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    options = parser.parse_args(words)
+    seed = options.seed if options.seed is not None else int.from_bytes(os.urandom(4), "little")
+    names = options.target or list(TARGETS)
+    whole = sum(share_of(name) for name in names)
+    jobs = [
+        (name, seed, options.inputs * share_of(name) // whole + 1, options.seconds * options.workers / 4)
+        for name in sorted(names, key=lambda name: -share_of(name))
+    ]
+    started_s = time.monotonic()
+    results: list[Result] = []
+    # a process for each target: memory is measured
+    with multiprocessing.get_context("spawn").Pool(options.workers, maxtasksperchild=1) as pool:
+        for result in pool.imap_unordered(_work, jobs, chunksize=1):
+            results.append(result)
+            sys.stderr.write(line_of(result))
+            for problem in (*result.crashes, *result.hangs):
+                sys.stderr.write(f"  {problem}\n")
+    took_s = time.monotonic() - started_s
+    good = all(result.is_good for result in results)
+    total = sum(result.inputs for result in results)
+    if options.json:
+        body = {"seed": seed, "inputs": total, "seconds": round(took_s, 1), "ok": good}
+        print(json.dumps({**body, "targets": [asdict(result) for result in results]}, indent=2))
+    else:
+        print(f"{total} inputs in {took_s:.0f} s, {total / took_s:.0f} a second; seed {seed}")
+        print("nothing found" if good else f"FOUND SOMETHING; again: make fuzz FUZZ='--seed {seed}'")
+    return 0 if good else 1
+
+
+def share_of(name: str) -> int:
+    """Inputs of a campaign that a target gets, in proportion to the others."""
+    share: int = TARGETS[name].share
+    return share
+
+
+def line_of(result: Result) -> str:
+    """One target on one line."""
+    found = f"{len(result.crashes)} crashes, {len(result.hangs)} hangs"
+    return (
+        f"{result.target:<24}{result.inputs:>9} inputs {result.per_second:>8.0f}/s  "
+        f"slowest {result.slowest_ms:>6.1f} ms  memory +{result.growth_mib:.1f} MiB  {found}\n"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,114 @@
+"""The short run of ``make fuzz``, and that it finds what it looks for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.fuzz import campaign
+from tests.fuzz.campaign import TARGETS, Reading, Result
+from tests.fuzz.target import Target
+
+SMALL = {"control block, host": 50, "configuration": 100}
+"""Inputs of the slow ones; 1000 of the others."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(TARGETS))
+def test_reader_survives_a_short_campaign(name: str) -> None:
+    result = campaign.run(name, seed=1, inputs=SMALL.get(name, 1000))
+
+    assert result.is_good, result
+    assert result.inputs >= SMALL.get(name, 1000)
+
+
+@given(st.sampled_from(sorted(TARGETS)), st.integers(0, (1 << 64) - 1))
+@settings(max_examples=60)
+def test_reader_survives_any_input(targets: dict[str, Target], name: str, number: int) -> None:
+    reading = Reading(targets[name])
+
+    reading.batch(number, size=5)
+
+    assert reading.result.is_good, reading.result
+
+
+@pytest.fixture(scope="module")
+def targets() -> Iterator[dict[str, Target]]:
+    made = {name: make() for name, make in TARGETS.items()}
+    yield made
+    for target in made.values():
+        target.close()
+
+
+def test_same_number_makes_the_same_inputs(targets: dict[str, Target]) -> None:
+    for name, target in targets.items():
+        first, second = ([target.make(chance) for _ in range(5)] for chance in (Random(7), Random(7)))
+
+        assert first == second, name
+
+
+class Faulty(Target):
+    """A reader that crashes on one byte, is slow on another, and keeps everything on a third."""
+
+    name, share = "faulty", 1
+
+    def __init__(self) -> None:
+        self.kept: list[bytearray] = []
+
+    def make(self, chance: Random) -> bytes:
+        return chance.choice((b"good", b"crash", b"slow", b"keep"))
+
+    def read(self, data: bytes) -> None:
+        if data == b"crash":
+            raise KeyError("no such field")
+        if data == b"slow":
+            until_s = time.perf_counter() + 1.5 * campaign.SLOW_S
+            while time.perf_counter() < until_s:
+                continue
+        if data == b"keep":
+            self.kept.append(bytearray(b"x" * (1 << 20)))
+
+
+def test_crash_is_found_with_the_input_that_repeats_it() -> None:
+    reading = Reading(Faulty())
+
+    reading.read(b"crash", "here")
+    reading.read(b"good", "here")
+
+    (crash,) = reading.result.crashes
+    assert b"crash".hex() in crash
+    assert "KeyError" in crash
+    assert reading.result.inputs == 2
+    assert not reading.result.is_good
+
+
+def test_slow_input_is_found() -> None:
+    reading = Reading(Faulty())
+
+    reading.read(b"slow", "here")
+
+    assert len(reading.result.hangs) == 1
+    assert reading.result.slowest_ms > 100
+    assert not reading.result.is_good
+
+
+def test_growing_memory_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Growing(Faulty):
+        def make(self, chance: Random) -> bytes:
+            return chance.choice((b"good", b"keep"))
+
+    monkeypatch.setitem(TARGETS, "growing", Growing)
+
+    assert campaign.run("growing", seed=1, inputs=300).growth_mib > campaign.GROWTH_MIB
+
+
+def test_what_is_found_makes_the_result_bad() -> None:
+    assert Result("x").is_good
+    assert not Result("x", crashes=["a"]).is_good
+    assert not Result("x", hangs=["a"]).is_good
+    assert not Result("x", growth_mib=campaign.GROWTH_MIB + 1).is_good
