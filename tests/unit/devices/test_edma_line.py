@@ -17,7 +17,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from ntbnet.devices.edma_line import REPEAT_NS, InterruptLines, channel_line, first_line
+from ntbnet.devices.edma_line import REPEAT_NS, UNHEARD_NS, InterruptLines, channel_line, first_line
 from ntbnet.devices.effects import Outbox
 from ntbnet.regs.edma import Direction, edma_block
 from ntbnet.regs.file import RegisterFile
@@ -242,6 +242,22 @@ def test_unserviced_line_is_told_again_later_and_not_at_once() -> None:
     assert lines.counters["irqs_repeated"] == 1
     lines.clear(RD, 2, now_ns=7)
     assert lines.lines.next_deadline() is None
+
+
+@pytest.mark.parametrize("again", ["ring", "completion"])
+def test_line_that_nobody_acknowledged_is_told_again_by_what_collapses_into_it(again: str) -> None:
+    """The message that told it may be lost."""
+    lines = Lines(1, "first")
+    lines.lines.ring(RD)
+    assert lines.told() == [1]
+
+    for now_ns, expected in ((UNHEARD_NS - 1, []), (UNHEARD_NS, [1]), (UNHEARD_NS + 1, [])):
+        lines.lines.now_ns = now_ns
+        if again == "ring":
+            lines.lines.ring(RD)
+        else:
+            lines.set_bit(RD, 1)
+        assert lines.told() == expected
 
 
 def test_cpu_that_comes_is_rung_on_every_line() -> None:
