@@ -202,6 +202,8 @@ class _Stream:
             self._break(problem)
 
     def receive(self) -> None:
+        if self.ended:
+            return
         try:
             block = self.receiver.recv(TCP_BLOCK_BYTES)
         except BlockingIOError:

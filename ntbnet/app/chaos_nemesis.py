@@ -301,8 +301,9 @@ class Nemesis:
         is_bring_up = CRASH_POINTS[step.point].is_bring_up
         # a start may come to a store once only: further ones are for who knows the point
         nth = 1 if is_bring_up and not step.fault.point else step.fault.nth
-        chaos_faults.arm_crash(self._run, service, step.point, nth, before=step.before)
+        # a service that dies at once does not answer, which is waited for: the time is taken before
         began_ns = time.monotonic_ns()
+        chaos_faults.arm_crash(self._run, service, step.point, nth, before=step.before)
         if is_bring_up:
             # what is stored while a link comes up is reached by a replacement, or beside one
             restarted = CRASH_POINTS[step.point].after or service

@@ -76,7 +76,7 @@ def draw(done: Done, path: Path) -> None:
         below.plot([at_s], [took_ms], marker="o", markersize=4, color=colour, linestyle="none")
     limit_ms = done.wanted.scenario.bounds.recovery_max_ms
     slowest_ms = max((one.took_ns or 0 for one in done.judgement.recoveries), default=0) / 1e6
-    if slowest_ms > limit_ms / 3:
+    if slowest_ms * 1.15 > limit_ms:
         below.axhline(limit_ms, color="#b2182b", linestyle=":", linewidth=1)
         below.annotate(
             "bound", (0.001, limit_ms), xycoords=("axes fraction", "data"), fontsize=8, va="bottom"

@@ -17,7 +17,7 @@ SETTINGS: dict[str, dict[str, object]] = {
     POLLED: {"transport.use_intr": False},
     DMA: {"transport.use_dma": True},
     BRING_UP: {},
-    CLASSIC: {"ntb.ctrl_layout": "classic"},
+    CLASSIC: {"ntb.ctrl_layout": "classic", "ntb.num_mws": 1},
     MSIX: {"bridge.profile": "rk3588"},
 }
 """Set-up -> configuration keys (dotted) it needs. The first three are reached by packets both ways, the

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ from ntbnet.app import chaos_sweep
 from ntbnet.app.chaos_history import FaultRecord, History, Observed
 from ntbnet.app.chaos_judgement import Judgement, Recovery
 from ntbnet.app.chaos_run import Done, Wanted
-from ntbnet.app.chaos_scenario import Fault
+from ntbnet.app.chaos_scenario import Fault, configuration, parse
+from ntbnet.config import load_text
 from ntbnet.devices.crash_points import CRASH_POINTS
 from ntbnet.errors import ConfigError
 
@@ -84,6 +86,15 @@ def test_harm_that_does_not_show_again_is_not_forgotten(tmp_path: Path) -> None:
 
     assert (result["failed"], result["verdict"]) == (0, "failed")
     assert result["problems"]
+
+
+@pytest.mark.parametrize("fabric", FABRICS)
+def test_each_setting_that_a_point_needs_is_a_configuration(fabric: str) -> None:
+    plain = parse('description = "x"\n[phases]\nseconds = 1\n', "x")
+
+    for config, _ in chaos_sweep.crashes(fabric, (), 1):
+        text = configuration(replace(plain, config=config), {}, fabric, Path("/logs"))
+        assert load_text(text, "x").bridge.fabric == fabric
 
 
 def test_the_seed_chooses_at_which_store_of_the_traffic_a_process_dies(tmp_path: Path) -> None:
