@@ -14,7 +14,7 @@ from ntbnet.topology import SERVICES
 
 ROOT = Path(__file__).resolve().parent.parent
 CHOKE_POINT = "ntbnet/devices/memory.py"
-STORES = {"store": 3, "store_u16": 3, "store_u32": 3, "zero": 1}
+STORES = {"store": 3, "store_u16": 3, "store_u32": 3, "zero": 1, "room": 3}
 """Window's methods whose first argument is the name -> least number of arguments (DmaFilter.store has 2)."""
 WAYS = {"peer_mw_write": 3, "write": 2, "Store": 3}
 """What leads to a store -> which argument is the name, from 0. ``write`` is a CPU's."""

@@ -142,7 +142,7 @@ class Window:
         return self._u8[at : at + length]
 
 
-_STORES = {name: Window.__dict__[name] for name in ("store", "store_u16", "store_u32", "zero")}
+_STORES = {name: Window.__dict__[name] for name in ("store", "store_u16", "store_u32", "zero", "room")}
 
 
 def watch_stores(before: Callable[[str], None], after: Callable[[str], None]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import os
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path as FilePath
 from typing import Any
@@ -12,18 +13,19 @@ from typing import Any
 import pytest
 
 from ntbnet.app.ask import ask
-from ntbnet.devices.effects import Send, Wake
+from ntbnet.devices.effects import Send
 from ntbnet.edge.driver import Driver
 from ntbnet.edge.fault_files import Crash, FaultFolder
 from ntbnet.edge.fault_source import FaultSource
+from ntbnet.edge.wake import encode
 from ntbnet.faults import plan_from
 from ntbnet.log import Logger
-from ntbnet.wire import Irq, IrqSource, MemWrite
+from ntbnet.wire import MemWrite, Service
 from tests.contract.test_driver import PACKET, Story, StoryTun, driver_of
 
 Ask = Callable[[bytes], Awaitable[dict[str, Any]]]
 WRITE = Send("rc-host", MemWrite(0, b"data"))
-INTERRUPT = Irq(IrqSource.EDMA_LINE, 1)
+RING = MemWrite(0, bytes(4))
 
 
 class Rig:
@@ -82,9 +84,13 @@ async def asked(rig: Rig, tmp_path: FilePath) -> Ask:
 def callables(driver: Driver) -> dict[str, Any]:
     """Everything that passes through the driver, and where it goes."""
     own: Any = driver
-    names = ("_handle", "_send", "_send_now", "_forget", "_flush", "_read_tun", "_write_tun", "_wake")
+    names = ("_handle", "_send", "_send_now", "_forget", "_flush", "_write_tun", "_wake")
     found = {name: getattr(own, name) for name in names}
-    return found | {"on_message": own._bus.on_message, "on_wake": own._wakes.on_wake}
+    return found | {
+        "read": own._packets.read,
+        "on_message": own._bus.on_message,
+        "on_wake": own._wakes.on_wake,
+    }
 
 
 def bare(rig: Rig) -> dict[str, Any]:
@@ -95,7 +101,7 @@ def bare(rig: Rig) -> dict[str, Any]:
         "_send_now": own._bus.send_now,
         "_forget": own._bus.forget,
         "_flush": own._flush_all,
-        "_read_tun": rig.tun.readinto,
+        "read": rig.tun.readinto,
         "_write_tun": rig.tun.write,
         "_wake": own._wakes.send,
         "on_message": own._on_message,
@@ -160,7 +166,7 @@ async def test_frames_are_lost_both_ways(rig: Rig, asked: Ask, monkeypatch: pyte
     rig.driver.perform([PACKET] * 3)
     own: Any = rig.driver
 
-    assert [own._read_tun(memoryview(bytearray(100))) for _ in range(3)] == [60, 80, 0]
+    assert [own._packets.read(memoryview(bytearray(100))) for _ in range(3)] == [60, 80, 0]
     assert rig.story.lines == ["packet"] * 2
     assert rig.count() == 2
 
@@ -169,7 +175,8 @@ async def test_name_of_the_memory_goes(rig: Rig, asked: Ask) -> None:
     rig.memory.write_bytes(b"memory")
     rig.install({"kind": "unlink-memory", "at": [0]})
     await asked(b"faults look")
-    rig.driver.perform([Wake("epc", INTERRUPT)])
+    own: Any = rig.driver
+    os.write(own._wakes._fd, encode(Service.PEER_RC, RING))
     async with asyncio.timeout(5):
         await rig.story.heard.wait()
 

@@ -26,7 +26,7 @@ RING_BYTES, FRAME_BYTES = 4096, 512
 class RingNtb:
     """The other host's window, of which only rx_info is written."""
 
-    def peer_mw_write(self, widx: int, offset: int, data: Any) -> None:
+    def peer_mw_write(self, widx: int, offset: int, data: Any, what: str) -> None:
         assert (widx, offset, len(data)) == (0, RING_BYTES - 4, 4)
 
 
