@@ -170,12 +170,17 @@ class Process:
             if self.polls != number or self.world.processes.get(self.name) is not self:
                 return
             if not self.is_paused:
-                self.perform(device.poll(self.world.now_ns))
-                self.arm()
+                self.poll()
             if self.polls == number:
                 self.world.at(self.world.now_ns + period_ns, look)
 
         self.world.at(self.world.now_ns + period_ns, look)
+
+    def poll(self) -> None:
+        """What the model does when it is to look by itself."""
+        assert isinstance(self.device, Peer)
+        self.perform(self.device.poll(self.world.now_ns))
+        self.arm()
 
     def on_timer(self) -> None:
         now = self.world.now_ns

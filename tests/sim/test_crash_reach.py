@@ -64,7 +64,7 @@ def reached(monkeypatch: pytest.MonkeyPatch) -> Iterator[Reached]:
 
         return act
 
-    for method in ("receive", "receive_wake", "on_timer", "settle", "perform", "pump"):
+    for method in ("receive", "receive_wake", "on_timer", "settle", "perform", "pump", "poll"):
         bare = getattr(Process, method)
         monkeypatch.setattr(Process, method, attributed(bare, lambda process, *_: process.name))
     monkeypatch.setattr(World, "_make", attributed(World._make, lambda _, name: name))

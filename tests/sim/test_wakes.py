@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from ntbnet.devices.slow_look import CONFIRM_NS
 from tests.sim.process import MS, SECOND
 from tests.sim.world import POLLED, SMALL, WakeFault, World, packet_of
 
@@ -58,18 +59,28 @@ def test_traffic_goes_on_when_wakes_are_lost_doubled_or_late(
 
 
 def test_a_packet_whose_interrupt_is_lost_comes_with_the_next_one() -> None:
-    """As with an MSI that a platform loses: nobody looks into the ring meanwhile."""
+    """As with an MSI that a platform loses: nobody looks into the ring before the slow look does."""
     world = World(seed=5).bring_up()
     world.exchange(1)
     world.wake_faults["peer-ep", "peer-rc"] = every(1, ())
     world.send("ep", packet_of(world.random, 2, 64))
-    world.run_for(SECOND)
+    world.run_for(CONFIRM_NS)
     assert len(world.delivered["rc"]) == 1
 
     world.wake_faults.clear()
     world.send("ep", packet_of(world.random, 3, 64))
     world.run_for(10 * MS)
     assert len(world.delivered["rc"]) == 3
+
+
+def test_a_packet_whose_interrupt_is_lost_is_found_by_the_slow_look() -> None:
+    world = World(seed=5).bring_up()
+    world.exchange(1)
+    world.wake_faults["peer-ep", "peer-rc"] = every(1, ())
+    world.send("ep", packet_of(world.random, 2, 64))
+    world.run_for(world.config.timing.heartbeat_ms * MS + CONFIRM_NS + MS)
+
+    assert len(world.delivered["rc"]) == 2
 
 
 def test_a_lost_wake_of_an_engines_line_is_made_good_by_its_next_process() -> None:
