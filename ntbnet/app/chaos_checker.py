@@ -128,12 +128,13 @@ class _Judge:
             for way in (0, 1)
         }
         faults = sorted(self._history.faults, key=lambda fault: fault.at_ns)
+        outage_ns = self._bounds.outage_ms * 1_000_000
         acts = [fault for fault in faults if fault.kind != RULES]
         for number, fault in enumerate(acts):
             next_ns = acts[number + 1].at_ns if number + 1 < len(acts) else None
             since_ns = fault.until_ns if fault.kind == "flap" else fault.at_ns
             life = fault.life + 1 if fault.ends_life else fault.life
-            ends = [back_ns(arrivals.get((life, way), []), since_ns, next_ns) for way in (0, 1)]
+            ends = [back_ns(arrivals.get((life, way), []), since_ns, next_ns, outage_ns) for way in (0, 1)]
             if None in ends:
                 self._problem("recovery", f"no packet crossed after {_told(fault)}")
                 took_ns = None

@@ -8,8 +8,6 @@ from itertools import pairwise
 
 from ntbnet.app.chaos_history import Kind, Record
 
-OUTAGE_NS = 60_000_000
-"""No packet one way for that long is an outage: five polls of a doorbell."""
 LATE_OUTAGE_NS = 1_500_000_000
 """An outage that begins later than that after a fault is not the fault's."""
 
@@ -53,13 +51,16 @@ class Flow:
         return count > 0 and self._highest[count - 1] > sequence
 
 
-def back_ns(arrivals: Sequence[tuple[int, int]], since_ns: int, next_ns: int | None) -> int | None:
+def back_ns(
+    arrivals: Sequence[tuple[int, int]], since_ns: int, next_ns: int | None, outage_ns: int
+) -> int | None:
     """When packets crossed again: the end of the last outage, else the first crossing.
 
     Args:
         arrivals: (time of coming, time of sending), by time of coming.
         since_ns: the fault; only what was sent after it counts.
         next_ns: the next fault, whose outage is not ours; None when there is none.
+        outage_ns: no packet for longer than that is an outage.
     """
     first = bisect_right(arrivals, (since_ns, 1 << 63))
     crossings = [came_ns for came_ns, sent_ns in arrivals[first:] if sent_ns > since_ns]
@@ -69,9 +70,9 @@ def back_ns(arrivals: Sequence[tuple[int, int]], since_ns: int, next_ns: int | N
     for before_ns, came_ns in pairwise(_chain(since_ns, crossings)):
         begins_late = before_ns - since_ns > LATE_OUTAGE_NS
         # what was no outage yet when the next fault came is the next fault's
-        if begins_late or (next_ns is not None and before_ns >= next_ns - OUTAGE_NS):
+        if begins_late or (next_ns is not None and before_ns >= next_ns - outage_ns):
             break
-        if came_ns - before_ns > OUTAGE_NS:
+        if came_ns - before_ns > outage_ns:
             crossed_ns = came_ns
     return crossed_ns
 

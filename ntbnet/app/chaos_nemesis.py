@@ -158,7 +158,7 @@ class Nemesis:
         note: takes what was done.
         rebirth: starts the bridge and its traffic anew after the supervisor was killed.
         patience_ms: how long a recovery is waited for.
-        late_ms: how long what was delivered may lie unread.
+        late_ms: how much later than usual a delivery is read without being an outage.
         idle: called every few milliseconds while nothing is to be done.
     """
 
@@ -175,7 +175,7 @@ class Nemesis:
         self._bridge, self._run = bridge, bridge.run
         self._traffic, self._note, self._rebirth, self._idle = traffic, note, rebirth, idle
         self._patience_s = patience_ms / 1000
-        self._outage_ns = OUTAGE_NS + 2 * late_ms * 1_000_000
+        self._outage_ns = OUTAGE_NS + late_ms * 1_000_000
         self.done = 0
         self._life = 0
 

@@ -22,7 +22,7 @@ from ntbnet.app.chaos_judgement import RULES, Judgement, Recovery
 from ntbnet.app.chaos_load import PATIENCE_NS, LoadSpec
 from ntbnet.app.chaos_nemesis import Nemesis, schedule
 from ntbnet.app.chaos_recorder import Recorder
-from ntbnet.app.chaos_scenario import NODES, Scenario
+from ntbnet.app.chaos_scenario import NODES, OUTAGE_MS, Scenario
 from ntbnet.app.forks import child_environment
 from ntbnet.edge.clock import monotonic_ns
 from ntbnet.edge.node import spec_from
@@ -247,7 +247,7 @@ class _Run:
             self._faults.add,
             self._rebirth,
             patience_ms,
-            self._scenario.workload.reader_pause_ms,
+            2 * self._scenario.workload.reader_pause_ms + self._scenario.bounds.outage_ms - OUTAGE_MS,
             recorder.sample,
         )
 

@@ -35,6 +35,8 @@ HITS: dict[str, tuple[str, ...]] = {
 """Kind of fault -> the services it can hit."""
 PATTERNS = ("each", "random", "pairs", "together")
 NODES = ("rc", "ep")
+OUTAGE_MS = 60
+"""Five polls of a doorbell."""
 SUFFIX = ".toml"
 
 _LINE = r"[^\x00-\x1f\x7f]"
@@ -132,6 +134,9 @@ class Bounds:
 
     recovery_max_ms: Annotated[int, Integer(1, 600_000, "ms")] = 2000
     """Longest recovery, 1..600000 ms."""
+
+    outage_ms: Annotated[int, Integer(OUTAGE_MS, 10_000, "ms")] = OUTAGE_MS
+    """No packet one way for that long is an outage, 60..10000 ms; more where rules delay packets."""
 
     loss: Annotated[str, Choice(("none", "injected", "windows"))] = "windows"
     """What may be lost; none: nothing; injected: as many datagrams as faults were injected, each of

@@ -14,7 +14,7 @@ from tests.fabric import FABRIC
 pytestmark = [pytest.mark.chaos, pytest.mark.system, pytest.mark.needs_tun]
 
 SECONDS = {
-    "kill-each": 3,
+    "kill-each": 2,
     "kill-all": 1,
     "crash-points": 2,
     "memory-unlinked": 1,
