@@ -142,6 +142,8 @@ class Netdev:
         self.queues = tuple(subqueue.queue for subqueue in taken)
         self.queue = self.queues[0]
         self._up: tuple[Queue, ...] = ()
+        self._spread: tuple[Queue, ...] = ()
+        """Queues that flows are spread over: those that are up, once what flows left behind elsewhere arrived."""
         self._tx_stop = tx_stop
         self._poll = poll
         self._poll_ns = POLL_NS
@@ -314,17 +316,18 @@ class Netdev:
 
     def end_burst(self) -> None:
         """No packet follows at once: tell the peer of those that were sent, and look what it has sent."""
+        self._room_of, self._given = None, self.tx_room  # a ring's memory is not kept beyond a step
         for queue in self.queues:
             queue.tx.ring()
         if self.rx_poll.is_on:
             self.rx_poll.look()
 
     def _queue_for(self, given: memoryview, length: int) -> Queue:
-        """The queue of the packet's flow, among those that are up."""
-        up = self._up
-        if len(up) < 2:
-            return up[0] if up else self.queue
-        return up[flow_hash(given[self._packet_at : max(length, self._packet_at)]) % len(up)]
+        """The queue of the packet's flow, among those that are in use."""
+        spread = self._spread
+        if len(spread) < 2:
+            return spread[0] if spread else self.queue
+        return spread[flow_hash(given[self._packet_at : max(length, self._packet_at)]) % len(spread)]
 
     def _no_room(self, queue: Queue) -> bool:
         if queue.tx.has_room(self._tx_stop):
@@ -345,7 +348,7 @@ class Netdev:
 
     def _on_timer(self) -> Task[None]:
         room = [queue.tx_free_entry() for queue in self._up]
-        if any(free < self._tx_stop for free in room):
+        if any(free < self._tx_stop for free in room) or not self._flows_moved():
             if self._poll == "adaptive":
                 progressed, self._room = sum(room) != self._room, sum(room)
                 self._poll_ns = POLL_NS if progressed else 2 * self._poll_ns
@@ -364,8 +367,17 @@ class Netdev:
         else:
             self.tx_errors += 1
             self.tx_aborted_errors += 1
-        if self.stopped and all(queue.tx_free_entry() >= TX_START for queue in self._up):
+        if self.stopped and all(queue.tx_free_entry() >= TX_START for queue in self._up) and self._flows_moved():
             self._stop(False)
+
+    def _flows_moved(self) -> bool:
+        """Spread flows over all queues that are up; False while frames are on their way in a queue they leave."""
+        if self._spread is self._up:
+            return True
+        if any(queue.link_is_up and not queue.tx.is_empty() for queue in self._spread):
+            return False
+        self._spread = self._up
+        return True
 
     def queue_changed(self) -> None:
         """The carrier follows the queues' links; queues that are down block nobody."""
@@ -376,8 +388,13 @@ class Netdev:
                 queue.rx.batch = max(1, queue.rx.geometry.max_entry // BATCH_SHARE)
         self._next_queue = self._up[0] if self._up else self.queue
         if not self._up:
+            self._spread = ()
             self._timer.cancel()
             self._stop(False)
+        elif not self._flows_moved():
+            self._spread = tuple(queue for queue in self._spread if queue.link_is_up)
+            self._stop(True)
+            self._arm_timer()
         self._set_carrier(bool(self._up) and self.is_open)
 
     def _set_carrier(self, up: bool) -> None:

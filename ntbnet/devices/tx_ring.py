@@ -179,6 +179,10 @@ class TxRing:
         self._free = tail - index if tail >= index else self.geometry.max_entry + tail - index
         return self._free
 
+    def is_empty(self) -> bool:
+        """True when the peer has taken every frame out."""
+        return not self._in_flight and self.free_entries() == self.geometry.max_entry - 1
+
     def has_room(self, frames: int) -> bool:
         """True when so many can be sent; ``rx_info`` is read when what it last said is not enough."""
         return self._free >= frames or self.free_entries() >= frames

@@ -428,6 +428,34 @@ class TestSeveralQueues:
         assert sorted(queue.rx.rx_pkts for queue in ep.queues) == [0, 0, 10]
         assert [len(packet) for packet in pair.ep.delivered] == list(range(100, 110))
 
+    def test_a_flow_changes_its_queue_behind_what_it_sent_through_the_other_one(self) -> None:
+        pair, rc, ep = self.start(2)
+        first, second = rc.queues
+        number = next(n for n in range(99) if rc._queue_for(memoryview(flow(n)), 100) is second)
+        second.link_is_up = False
+        rc.queue_changed()
+        pair.advance(20 * MS)
+        for queue in ep.queues:
+            queue.active = False  # a peer that is late
+        assert rc.xmit(flow(number, 100))
+        pair.perform(pair.rc)
+
+        second.link_is_up = True
+        rc.queue_changed()
+        pair.perform(pair.rc)
+        assert pair.rc.stops()[-1]
+        assert not rc.xmit(flow(number, 101))
+
+        for queue in ep.queues:
+            queue.active = True
+            queue.run_rx()
+        pair.advance(20 * MS)
+        assert not pair.rc.stops()[-1]
+        assert rc.xmit(flow(number, 102))
+        pair.flush()
+        assert [len(packet) for packet in pair.ep.delivered] == [100, 102]
+        assert [queue.rx.rx_pkts for queue in ep.queues] == [1, 1]
+
     def test_carrier_is_up_while_any_queue_is(self) -> None:
         pair, rc, ep = self.start()
         pair.ep.transport.link_down(ep.queues[0])
