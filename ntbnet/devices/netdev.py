@@ -367,7 +367,11 @@ class Netdev:
         else:
             self.tx_errors += 1
             self.tx_aborted_errors += 1
-        if self.stopped and all(queue.tx_free_entry() >= TX_START for queue in self._up) and self._flows_moved():
+        if (
+            self.stopped
+            and all(queue.tx_free_entry() >= TX_START for queue in self._up)
+            and self._flows_moved()
+        ):
             self._stop(False)
 
     def _flows_moved(self) -> bool:

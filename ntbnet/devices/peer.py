@@ -304,6 +304,7 @@ class Peer:
             interrupts=interrupts,
             dma=self._dma,
             look_ns=config.timing.heartbeat_ms * 1_000_000,
+            poll_ns=self._tick.expiry(0, config.profile.kernel.poll_ms * 1_000_000),
             link_wanted=self._link_wanted,
         )
         self._transport = transport

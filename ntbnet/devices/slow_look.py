@@ -12,7 +12,7 @@ from collections.abc import Callable
 from ntbnet.devices.task import Sleep, Task, Tasks
 
 CONFIRM_NS = 50_000_000
-"""How long an interrupt may take; the slowest doorbell poll of a kernel (HZ=100) takes 30 ms."""
+"""How long an interrupt may take at least to be told."""
 
 
 class SlowLook:
@@ -22,16 +22,24 @@ class SlowLook:
         tasks: runs it.
         period_ns: above 0.
         look: True when something waits; must not block, nor act on it.
-        act: called CONFIRM_NS later; does what is still to be done.
+        act: called later; does what is still to be done.
+        poll_ns: how long a doorbell poll takes to find what was rung; ``act`` waits for two of them, and for
+            CONFIRM_NS.
     """
 
     def __init__(
-        self, tasks: Tasks, period_ns: int, look: Callable[[], bool], act: Callable[[], None]
+        self,
+        tasks: Tasks,
+        period_ns: int,
+        look: Callable[[], bool],
+        act: Callable[[], None],
+        poll_ns: int = 0,
     ) -> None:
         self._tasks = tasks
         self._period_ns = period_ns
         self._look = look
         self._act = act
+        self._confirm_ns = max(CONFIRM_NS, 2 * poll_ns)
         self._stopped = False
 
     def start(self) -> None:
@@ -46,7 +54,7 @@ class SlowLook:
         while True:
             yield Sleep(self._period_ns - self._tasks.now_ns % self._period_ns)
             if not self._stopped and self._look():
-                yield Sleep(CONFIRM_NS)
+                yield Sleep(self._confirm_ns)
                 if not self._stopped:
                     self._act()
             if self._stopped:

@@ -85,6 +85,7 @@ class Transport:
         interrupts: what this side interrupts with; None: doorbells, as before the series.
         dma: this side's DMA engine; None: the CPU copies.
         look_ns: how often to look for what a lost interrupt did not tell; 0: never, as the kernel.
+        poll_ns: how long a doorbell poll takes to find what was rung.
         link_wanted: False: probe leaves the link down, until ``set_link_wanted``.
 
     Attributes:
@@ -107,6 +108,7 @@ class Transport:
         interrupts: Choice | None = None,
         dma: TxDmaEngine | None = None,
         look_ns: int = 0,
+        poll_ns: int = 0,
         link_wanted: bool = True,
     ) -> None:
         if transport_mtu <= HEADER_BYTES:
@@ -133,7 +135,7 @@ class Transport:
         self._removed = False
         self._complaints = Complaints(outbox, on_stuck)
         self._interrupts = QueueInterrupts(ntb, tasks, outbox, self._complaints, interrupts)
-        self._slow_look = SlowLook(tasks, look_ns, self._look, self._act) if look_ns else None
+        self._slow_look = SlowLook(tasks, look_ns, self._look, self._act, poll_ns) if look_ns else None
 
     # probe and removal
 

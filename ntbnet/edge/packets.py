@@ -42,7 +42,7 @@ class Packets:
         tun: where they come from; it stays its owner's.
         clock: monotonic ns.
         perform: performs effects, at once.
-        end_step: called behind the last effects of a burst or look; not when there were none.
+        end_step: called behind each burst, and behind a look that had effects.
 
     Attributes:
         read: reads a packet into a buffer; its length, 0 for none. May be replaced while it runs.
@@ -104,7 +104,7 @@ class Packets:
     def _on_tun(self) -> None:
         device, read, now_ns = self._device, self.read, self._clock()
         is_single = self._singles >= SINGLES and self._singles % LOOK_AGAIN
-        packets, acted = 0, False
+        packets = 0
         for _ in range(1 if is_single else TUN_BATCH):
             if self._is_stopped:
                 break
@@ -114,15 +114,12 @@ class Packets:
             packets += 1
             effects = device.transmit(length, now_ns)
             if effects:
-                acted = True
                 self._perform(effects, now_ns)
         self._singles = self._singles + 1 if packets == 1 else 0
         effects = device.end_burst(now_ns)
         if effects:
-            acted = True
             self._perform(effects, now_ns)
-        if acted:
-            self._end_step()
+        self._end_step()
 
     def _on_tick(self) -> None:
         if self._ticker is not None and self._ticker.expired():

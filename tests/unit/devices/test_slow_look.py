@@ -14,13 +14,15 @@ PERIOD_NS = 300_000_000
 class Watched:
     """What is looked at, and when it was looked at and acted on."""
 
-    def __init__(self, now_ns: int) -> None:
+    def __init__(self, now_ns: int, poll_ns: int = 0) -> None:
         self.tasks = Tasks(Outbox(), "peer", 1)
         self.tasks.now_ns = now_ns
         self.waits = False
         self.looks: list[int] = []
         self.acts: list[int] = []
-        self.slow = SlowLook(self.tasks, PERIOD_NS, self._look, lambda: self.acts.append(self.tasks.now_ns))
+        self.slow = SlowLook(
+            self.tasks, PERIOD_NS, self._look, lambda: self.acts.append(self.tasks.now_ns), poll_ns
+        )
         self.slow.start()
 
     def _look(self) -> bool:
@@ -51,6 +53,14 @@ def test_what_waits_is_acted_on_a_moment_later(watched: Watched) -> None:
 
     assert watched.acts == [PERIOD_NS + CONFIRM_NS, 2 * PERIOD_NS + CONFIRM_NS]
     assert watched.looks == [PERIOD_NS, 2 * PERIOD_NS]
+
+
+def test_a_slow_doorbell_poll_is_waited_for() -> None:
+    watched = Watched(7, poll_ns=100_000_000)
+    watched.waits = True
+    watched.advance(2 * PERIOD_NS)
+
+    assert watched.acts == [PERIOD_NS + 200_000_000]
 
 
 @pytest.mark.parametrize("at_ns", [1000, PERIOD_NS + 1])
