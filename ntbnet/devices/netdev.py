@@ -143,7 +143,7 @@ class Netdev:
         self.queue = self.queues[0]
         self._up: tuple[Queue, ...] = ()
         self._spread: tuple[Queue, ...] = ()
-        """Queues that flows are spread over: those that are up, once what flows left behind elsewhere arrived."""
+        """Queues that flows are spread over: those that are up, once what was sent elsewhere has arrived."""
         self._tx_stop = tx_stop
         self._poll = poll
         self._poll_ns = POLL_NS
@@ -375,7 +375,7 @@ class Netdev:
             self._stop(False)
 
     def _flows_moved(self) -> bool:
-        """Spread flows over all queues that are up; False while frames are on their way in a queue they leave."""
+        """Spread flows over all queues that are up; False while frames are on their way in one they leave."""
         if self._spread is self._up:
             return True
         if any(queue.link_is_up and not queue.tx.is_empty() for queue in self._spread):

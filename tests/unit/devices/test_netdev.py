@@ -430,7 +430,7 @@ class TestSeveralQueues:
 
     def test_a_flow_changes_its_queue_behind_what_it_sent_through_the_other_one(self) -> None:
         pair, rc, ep = self.start(2)
-        first, second = rc.queues
+        _, second = rc.queues
         number = next(n for n in range(99) if rc._queue_for(memoryview(flow(n)), 100) is second)
         second.link_is_up = False
         rc.queue_changed()
