@@ -15,10 +15,11 @@ from rich.console import Console
 from ntbnet.app import bench_budgets, bench_head, bench_micro_report, bench_report, ring_rate
 from ntbnet.app.bench_parts import Stores, p50s, ring_complaint
 from ntbnet.app.bench_samples import Samples
-from ntbnet.app.interrupt_pingpong import Pinger, Trips
+from ntbnet.app.interrupt_pingpong import ACKNOWLEDGE, INTERRUPT, LABELS, Pinger, Trips
 from ntbnet.app.pump import BATCH, MEMORY_BYTES, SLOTS, SharedRing
 from ntbnet.devices.effects import Send, Wake
 from ntbnet.devices.memory import Window
+from ntbnet.edge.wake import is_allowed
 from ntbnet.wire import Irq, IrqSource
 
 Pair = tuple[socket.socket, socket.socket]
@@ -123,6 +124,11 @@ def test_ring_run_counts_only_when_everything_arrived() -> None:
     assert "11 frames to send" in (ring_complaint(whole, 11) or "")
     assert "9 received" in (ring_complaint({**whole, "received": 9}, 10) or "")
     assert "639 received" in (ring_complaint({**whole, "bytes_received": 639}, 10) or "")
+
+
+def test_the_ends_are_services_that_may_wake_each_other() -> None:
+    assert is_allowed(LABELS["ask"], LABELS["answer"], INTERRUPT)
+    assert is_allowed(LABELS["answer"], LABELS["ask"], ACKNOWLEDGE)
 
 
 @pytest.mark.parametrize("ring", [Send, Wake])
