@@ -22,6 +22,7 @@ from ntbnet.app.bench_backends import (
     chosen,
     difference,
     fabrics,
+    found_complaints,
     with_fabric,
     write_config,
 )
@@ -192,6 +193,8 @@ class Bench:
 def trigger_complaints(backend: str, counts: Mapping[str, int]) -> list[str]:
     """Why counters do not bear out that ``backend`` rang RC->EP, it alone, and MSIs EP->RC; [] when they do.
 
+    A frame that a slow look had to find is not one of these either.
+
     Whatever the direction, frames cross both ways: data, or what acknowledges it. One ring may stand for
     several.
 
@@ -202,7 +205,8 @@ def trigger_complaints(backend: str, counts: Mapping[str, int]) -> list[str]:
     used = TRIGGERS[backend]
     found = [f"nothing was rung ({name})" for name in (used, TO_RC) if not counts[name]]
     others = {name: counts[name] for name in TRIGGERS.values() if name != used and counts[name]}
-    return found + [f"another trigger was used: {name} {count}" for name, count in others.items()]
+    found += [f"another trigger was used: {name} {count}" for name, count in others.items()]
+    return found + found_complaints(counts)
 
 
 def run(name: str, config: Config, plan: Plan, say: Say) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from ntbnet.app import bench_budgets, bench_plot, bench_throughput_report
-from ntbnet.app.bench_backends import TO_RC, TRIGGERS, chosen, fabrics, with_fabric, write_config
+from ntbnet.app.bench_backends import FOUND, TO_RC, TRIGGERS, chosen, fabrics, with_fabric, write_config
 from ntbnet.app.bench_samples import ratios
 from ntbnet.app.bench_throughput import Cell, Plan, settings, trigger_complaints
 from ntbnet.config import load_text
@@ -87,7 +87,7 @@ def test_cell_gives_medians_and_the_spread_of_its_ratios() -> None:
 
 @pytest.mark.parametrize("backend", TRIGGERS)
 def test_the_backend_rang_and_no_other(backend: str) -> None:
-    nothing = dict.fromkeys((*TRIGGERS.values(), TO_RC), 0)
+    nothing = dict.fromkeys((*TRIGGERS.values(), TO_RC, FOUND), 0)
     other = next(name for name in TRIGGERS.values() if name != TRIGGERS[backend])
 
     assert trigger_complaints(backend, {**nothing, TRIGGERS[backend]: 1, TO_RC: 1}) == []
@@ -97,6 +97,9 @@ def test_the_backend_rang_and_no_other(backend: str) -> None:
     ]
     assert trigger_complaints(backend, {**nothing, TRIGGERS[backend]: 5, TO_RC: 1, other: 2}) == [
         f"another trigger was used: {other} 2"
+    ]
+    assert trigger_complaints(backend, {**nothing, TRIGGERS[backend]: 5, TO_RC: 1, FOUND: 3}) == [
+        "3 frames were delivered by the slow look (found_by_slow_look)"
     ]
 
 
