@@ -32,7 +32,7 @@ MOST_SECONDS = 60
 HEARTBEAT_NS = 300_000_000
 LIVENESS_NS = 5_000_000_000
 LABELS = {"ask": "edma", "answer": "peer-ep"}
-"""The services that the ends stand for: ``topology.WAKES`` lets one interrupt the other, which stores to it."""
+"""The services that the ends stand for; by ``topology.WAKES`` each may wake the other as these do."""
 
 
 class Trips:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from ntbnet.app import bench_cost, bench_lab
-from ntbnet.app.bench_budgets import Row
+from ntbnet.app.bench_budgets import Row, recovery_rows, startup_rows
 from ntbnet.app.bench_lab import Direction
 from ntbnet.app.bench_recovery import recovery_ns
 from ntbnet.app.bench_samples import Samples
@@ -203,6 +203,24 @@ def test_rows_judge_by_their_kind_of_budget() -> None:
         True,
         True,
         False,
+    ]
+
+
+def test_start_and_recovery_have_a_budget_and_a_wish_each() -> None:
+    started = startup_rows(
+        {
+            "imports_ms": {"x": {"median": 100.0}},
+            "private_bytes": {"epc": 1 << 20},
+            "idle_percent": {"total": {"median": 1.0}},
+            "startup_s": {"median": 1.1},
+        }
+    )
+    recovered = recovery_rows({"all_ms": {"median": 51.0, "max": 200.0}})
+
+    judged = [(row.budget, row.is_wish, row.within) for row in (*started[:2], *recovered[:2])]
+    assert judged == [
+        *(("<= 2", False, True), ("<= 1", True, False)),
+        *(("<= 250", False, True), ("<= 50", True, False)),
     ]
 
 
