@@ -16,7 +16,7 @@ from ntbnet.app import bench_budgets, bench_head, bench_micro_report, bench_repo
 from ntbnet.app.bench_parts import Stores, p50s, ring_complaint
 from ntbnet.app.bench_samples import Samples
 from ntbnet.app.interrupt_pingpong import ACKNOWLEDGE, INTERRUPT, LABELS, Pinger, Trips
-from ntbnet.app.pump import BATCH, MEMORY_BYTES, SLOTS, SharedRing
+from ntbnet.app.pump import BATCH, LOOK_AGAIN, MEMORY_BYTES, SINGLES, SLOTS, Burst, SharedRing
 from ntbnet.devices.effects import Send, Wake
 from ntbnet.devices.memory import Window
 from ntbnet.edge.wake import is_allowed
@@ -75,6 +75,41 @@ def test_a_full_pump_takes_nothing_until_it_is_emptied(tun: Pair) -> None:
     receiver.empty(near.fileno())
     assert packets(far) == [b"waits"]
     assert BATCH <= SLOTS
+
+
+def test_a_pump_looks_for_no_second_packet_after_bursts_of_one_but_now_and_then() -> None:
+    burst, asked = Burst(), []
+    for _ in range(2 * LOOK_AGAIN + 1):
+        asked.append(burst.most())
+        burst.took(1)
+
+    assert asked[: SINGLES + 1] == [BATCH] * SINGLES + [1]
+    assert [number for number, most in enumerate(asked) if most == BATCH] == [
+        *range(SINGLES),
+        LOOK_AGAIN,
+        2 * LOOK_AGAIN,
+    ]
+    burst.took(2)
+    assert burst.most() == BATCH
+
+
+def test_a_pump_that_takes_single_packets_loses_none_and_keeps_their_order(tun: Pair) -> None:
+    far, near = tun
+    memory = memoryview(bytearray(MEMORY_BYTES // 2))
+    sender, receiver = SharedRing(memory), SharedRing(memory)
+    for number in range(SINGLES + 1):
+        far.send(b"%d" % number)
+        assert sender.fill(near.fileno())
+    for number in range(3):
+        far.send(b"burst %d" % number)
+
+    while sender.fill(near.fileno()):
+        pass
+    receiver.empty(near.fileno())
+
+    assert packets(far) == [b"%d" % number for number in range(SINGLES + 1)] + [
+        b"burst %d" % number for number in range(3)
+    ]
 
 
 def test_stores_and_copies_have_a_bandwidth_in_pairs() -> None:
