@@ -236,6 +236,19 @@ def test_private_bytes_leave_the_named_mapping_out(tmp_path: Path) -> None:
     assert everything - without > size // 2
 
 
+def test_memory_leaves_the_dram_of_both_nodes_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, ...]] = []
+
+    def note(pid: int, *shared_files: str) -> int:
+        asked.append(shared_files)
+        return pid
+
+    monkeypatch.setattr(bench_cost, "private_bytes", note)
+
+    assert bench_cost.memory("b", {"peer-rc": 7, "epc": 8}) == {"peer-rc": 7, "epc": 8}
+    assert asked == [("/dev/shm/ntbnet.b.ep.dram", "/dev/shm/ntbnet.b.rc.dram")] * 2
+
+
 def test_run_time_of_every_thread_is_seen_and_grows() -> None:
     before = bench_cost.run_times_ns(os.getpid())
     end_s = time.thread_time() + 0.005
