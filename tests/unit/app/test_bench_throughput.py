@@ -73,7 +73,7 @@ def test_ratios_are_those_of_each_round() -> None:
 
 
 def cell(*speeds: float, veth: tuple[float, ...]) -> Cell:
-    return Cell([{"gbit_s": speed} for speed in speeds], [{"gbit_s": speed} for speed in veth])
+    return Cell([{"gbit_s": speed, "valid": True} for speed in speeds], [{"gbit_s": speed} for speed in veth])
 
 
 def test_cell_gives_medians_and_the_spread_of_its_ratios() -> None:
@@ -83,6 +83,26 @@ def test_cell_gives_medians_and_the_spread_of_its_ratios() -> None:
     assert row["rounds"]["ratio"]["samples"] == [0.25, 0.4, 0.3]
     assert [run["gbit_s"] for run in row["raw"]] == [1.0, 2.0, 3.0]
     assert row["valid"] is True
+
+
+def test_a_round_that_does_not_count_is_in_no_median_but_among_the_raw_ones() -> None:
+    one = cell(1.0, 9.0, 3.0, veth=(4.0, 5.0, 10.0))
+    one.raw[1]["valid"] = False
+
+    row = one.as_json()
+
+    assert (row["gbit_s"], row["veth_gbit_s"], row["ratio"]) == (2.0, 7.0, 0.275)
+    assert row["rounds"]["gbit_s"]["samples"] == [1.0, 3.0]
+    assert (row["valid"], row["invalid_rounds"], len(row["raw"])) == (True, 1, 3)
+
+
+def test_where_no_round_counts_neither_does_the_median() -> None:
+    one = cell(1.0, veth=(4.0,))
+    one.raw[0]["valid"] = False
+
+    row = one.as_json()
+
+    assert (row["ratio"], row["valid"], row["invalid_rounds"]) == (0.25, False, 1)
 
 
 @pytest.mark.parametrize("backend", TRIGGERS)
