@@ -212,7 +212,7 @@ def test_parts_are_judged_by_their_budgets_and_shown() -> None:
 
     bench_micro_report.show(found, Console(file=shown_on, width=200))
 
-    assert [row["within"] for row in found["budgets"]] == [True, False, True]
+    assert [row["within"] for row in found["budgets"]] == [True, False, False, True]
     shown = shown_on.getvalue()
     for text in ("64 KiB, memcpy", "interrupt message, p50", "frames of 64 B, batches of 64", "MISSED"):
         assert text in shown
@@ -246,7 +246,7 @@ def test_a_ring_run_that_does_not_count_is_not_judged() -> None:
 
     bench_micro_report.show(found, Console(file=shown_on, width=200))
 
-    assert [row["within"] for row in found["budgets"]] == [True, False, None]
+    assert [row["within"] for row in found["budgets"]] == [True, False, False, None]
     assert "not judged: INVALID" in shown_on.getvalue()
 
 
