@@ -30,6 +30,8 @@ TRIGGERS = {
 """By backend RC->EP, the counter that moves with each ring of it."""
 TO_RC = "msis"
 """The counter that moves with each ring EP->RC: vectors of the host, whoever they were handed to."""
+FOUND = "found_by_slow_look"
+"""Frames at either end whose interrupt was lost: they waited for a look, and say nothing of a backend."""
 
 
 def fabrics() -> tuple[str, ...]:
@@ -110,6 +112,7 @@ def backend_counts(status: Mapping[str, Any]) -> dict[str, int]:
         "local_msis": counters["epc"].get("local_msis", 0),
         # by way of the host, or straight to its driver (as a message or a wake): each is counted once
         TO_RC: counters["rc-host"].get("msis", 0) + counters["peer-rc"].get("msis", 0),
+        FOUND: sum(queue[end].get("found", 0) for queue in queues for end in ("rc", "ep")),
     }
 
 
@@ -143,6 +146,11 @@ def loss_complaints(name: str, dropped: int, duplicated: int, out_of_order: int)
     return [f"{name}: {dropped} messages dropped, {duplicated} duplicated, {out_of_order} out of order"]
 
 
+def found_complaints(counts: Mapping[str, int]) -> list[str]:
+    """Why a run does not count in which frames were not delivered by an interrupt or a poll; else []."""
+    return [f"{counts[FOUND]} frames were delivered by the slow look ({FOUND})"] if counts[FOUND] else []
+
+
 def complaints(backend: str, counts: Mapping[str, int], messages: int) -> list[str]:
     """Why counters do not bear out that ``messages`` crossed RC->EP by ``backend``; [] when they do.
 
@@ -171,4 +179,5 @@ def complaints(backend: str, counts: Mapping[str, int], messages: int) -> list[s
         found.append(f"{counts['frames_ep_to_rc']} frames from EP to RC, but {counts[TO_RC]} rings ({TO_RC})")
     others = {name: counts[name] for name in TRIGGERS.values() if name != used}
     found += [f"another trigger was used: {name} {count}" for name, count in others.items() if count]
+    found += found_complaints(counts)
     return [f"{backend}: {text}" for text in found]

@@ -110,9 +110,17 @@ def _flat(node: Mapping[str, Any], name: str) -> Iterator[tuple[str, Any]]:
 
 
 def warnings(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """Why the figures of two results may differ although ntbnet does not; one line for each fact."""
+    """Why the figures of two results may differ although ntbnet does not; one line for each fact.
+
+    What did not count in a result is such a fact, too.
+    """
     old, new = facts(before), facts(after)
-    return [
+    refused = [
+        f"{name} has {len(found)} measurements that do not count: {found[0]}"
+        for name, result in (("the first result", before), ("the second result", after))
+        if (found := result.get("invalid") or result.get("unverified"))
+    ]
+    return refused + [
         f"{name}: {_said(old, name)}, then {_said(new, name)}"
         for name in sorted(old.keys() | new.keys())
         if _said(old, name) != _said(new, name)

@@ -59,7 +59,7 @@ def import_times(runs: int) -> dict[str, Samples]:
 def private_bytes(pid: int, *shared_files: str) -> int:
     """Unique set size of a process, without its mappings of ``shared_files``.
 
-    The node's DRAM is left out by name: a page of it counts as private as long as only one
+    The nodes' DRAM is left out by name: a page of it counts as private as long as only one
     process has touched it.
 
     Raises:
@@ -82,10 +82,9 @@ def private_bytes(pid: int, *shared_files: str) -> int:
 
 
 def memory(bridge: str, pids: Mapping[str, int]) -> dict[str, int]:
-    """Private bytes of each service."""
-    return {
-        name: private_bytes(pid, str(dram_path(bridge, topology.NODE_OF[name]))) for name, pid in pids.items()
-    }
+    """Private bytes of each service, without either node's DRAM: in fabric ``local`` peers map both."""
+    drams = [str(dram_path(bridge, node)) for node in sorted(set(topology.NODE_OF.values()))]
+    return {name: private_bytes(pid, *drams) for name, pid in pids.items()}
 
 
 def run_times_ns(pid: int) -> dict[int, int]:

@@ -52,11 +52,11 @@ def show_budgets(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
     for row in rows:
         verdict = "within" if row["within"] else "missed" if row["is_wish"] else "MISSED"
         if row["within"] is None:
-            verdict = "not judged: INVALID"
+            verdict = f"not judged: {row['why']}"
         budget = f"{'wish ' if row['is_wish'] else ''}{row['budget']}"
-        budgets.add_row(
-            row["what"], f"{row['measured']:g}", row["unit"], budget, f"{row['ratio']:.2f}", verdict
-        )
+        measured = "none" if row["measured"] is None else f"{row['measured']:g}"
+        ratio = "" if row["ratio"] is None else f"{row['ratio']:.2f}"
+        budgets.add_row(row["what"], measured, row["unit"], budget, ratio, verdict)
     console.print(budgets)
 
 

@@ -1,7 +1,8 @@
 """``ntbnet bench throughput``: iperf3 over each fabric and backend, beside veth, in alternating rounds.
 
 One bridge is up at a time, with one fabric, backend and MTU, and a veth pair of that MTU beside it. Each
-load goes over veth and both ways over the bridge in turn; a ratio is to the veth run of the same turn.
+load goes one way over the bridge, over veth, and the other way, so that the veth run of a turn is right
+beside both; a ratio is to that. A round that does not count is in no median.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from ntbnet.app.bench_backends import (
     chosen,
     difference,
     fabrics,
+    found_complaints,
     with_fabric,
     write_config,
 )
@@ -53,7 +55,7 @@ class Plan:
     """Of several backends, the one that a bridge chooses by itself."""
 
 
-FULL = Plan(rounds=2, seconds=1)
+FULL = Plan(rounds=3, seconds=1)
 QUICK = Plan(rounds=1, seconds=1, mtus=(65510,), streams=(1,), only_default_backend=True)
 
 
@@ -80,8 +82,12 @@ class Cell:
     invalid: list[str] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
-        """Medians, spread and raw rounds."""
-        speeds, reference = ([run["gbit_s"] for run in runs] for runs in (self.raw, self.veth))
+        """Medians and spread of the rounds that count, of all when none does; every raw round."""
+        pairs = list(zip(self.raw, self.veth, strict=True))
+        counting = [pair for pair in pairs if pair[0]["valid"]]
+        speeds, reference = zip(
+            *((run["gbit_s"], veth["gbit_s"]) for run, veth in counting or pairs), strict=True
+        )
         rounds = {
             "gbit_s": Samples.of(speeds, 4),
             "veth_gbit_s": Samples.of(reference, 4),
@@ -89,7 +95,8 @@ class Cell:
         }
         return {
             **{key: round(samples.median, 4) for key, samples in rounds.items()},
-            "valid": not self.invalid,
+            "valid": bool(counting),
+            "invalid_rounds": len(pairs) - len(counting),
             "rounds": {key: samples.as_json() for key, samples in rounds.items()},
             "raw": self.raw,
             "veth_raw": self.veth,
@@ -167,12 +174,13 @@ class Bench:
         for protocol in plan.protocols:
             for streams in plan.streams:
                 load = Load(protocol, streams, place.mtu)
-                reference: dict[str, Any] = {}
-                if not is_backwards:
-                    reference = stream(veth, plan.seconds, load)
-                cells = [self._measure(lab, way, place, load) for way in ways]
-                if is_backwards:
-                    reference = stream(veth, plan.seconds, load)
+                turn = [*ways[:1], veth, *ways[1:]]
+                reference, cells = dict[str, Any](), []
+                for way in reversed(turn) if is_backwards else turn:
+                    if way is veth:
+                        reference = stream(veth, plan.seconds, load)
+                    else:
+                        cells.append(self._measure(lab, way, place, load))
                 for cell in cells:
                     cell.veth.append(reference)
 
@@ -185,12 +193,14 @@ class Bench:
         found += trigger_complaints(place.backend, moved)
         what = f"{place} {way.name} {load.protocol} x{load.streams}"
         cell.invalid += [f"{what}: {text}" for text in found]
-        cell.raw.append(result)
+        cell.raw.append({**result, "valid": not found})
         return cell
 
 
 def trigger_complaints(backend: str, counts: Mapping[str, int]) -> list[str]:
     """Why counters do not bear out that ``backend`` rang RC->EP, it alone, and MSIs EP->RC; [] when they do.
+
+    A frame that a slow look had to find is not one of these either.
 
     Whatever the direction, frames cross both ways: data, or what acknowledges it. One ring may stand for
     several.
@@ -202,7 +212,8 @@ def trigger_complaints(backend: str, counts: Mapping[str, int]) -> list[str]:
     used = TRIGGERS[backend]
     found = [f"nothing was rung ({name})" for name in (used, TO_RC) if not counts[name]]
     others = {name: counts[name] for name in TRIGGERS.values() if name != used and counts[name]}
-    return found + [f"another trigger was used: {name} {count}" for name, count in others.items()]
+    found += [f"another trigger was used: {name} {count}" for name, count in others.items()]
+    return found + found_complaints(counts)
 
 
 def run(name: str, config: Config, plan: Plan, say: Say) -> dict[str, Any]:

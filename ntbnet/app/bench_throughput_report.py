@@ -36,11 +36,18 @@ def show(result: Mapping[str, Any], console: Console) -> None:
             f"{row['protocol']} x{row['streams']}",
             row["direction"],
             *(_spread(row["rounds"][key]) for key in ("gbit_s", "veth_gbit_s", "ratio")),
-            "" if row["valid"] else "INVALID",
+            _verdict(row, result["rounds"]),
         )
     console.print(table)
     say()
     show_budgets(result["budgets"], console)
+
+
+def _verdict(row: Mapping[str, Any], rounds: int) -> str:
+    if not row["valid"]:
+        return "INVALID"
+    refused = row["invalid_rounds"]
+    return f"without {refused} of {rounds} rounds: INVALID" if refused else ""
 
 
 def _spread(samples: Mapping[str, Any]) -> str:

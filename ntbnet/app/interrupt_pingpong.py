@@ -31,8 +31,8 @@ MOST_SECONDS = 60
 """An end whose neighbour is gone ends by itself."""
 HEARTBEAT_NS = 300_000_000
 LIVENESS_NS = 5_000_000_000
-LABELS = {"ask": "epc", "answer": "peer-ep"}
-"""The pair of services that the ends stand for: one interrupts the other."""
+LABELS = {"ask": "edma", "answer": "peer-ep"}
+"""The services that the ends stand for; by ``topology.WAKES`` each may wake the other as these do."""
 
 
 class Trips:

@@ -119,7 +119,7 @@ def test_startup_of_each_fabric(name: str) -> None:
         assert set(row["private_bytes"]) == set(topology.SERVICES)
         assert 0 < row["idle_percent"]["total"]["median"] < 100
         assert row["imports_ms"]
-    assert len(result["budgets"]) == 4 * len(fabrics())
+    assert len(result["budgets"]) == 5 * len(fabrics())
 
 
 def test_recovery_in_each_fabric_and_compared_with_itself(name: str, tmp_path: Path) -> None:

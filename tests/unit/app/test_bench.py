@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from ntbnet.app import bench_cost, bench_lab
-from ntbnet.app.bench_budgets import Row
+from ntbnet.app.bench_budgets import Row, recovery_rows, startup_rows
 from ntbnet.app.bench_lab import Direction
 from ntbnet.app.bench_recovery import recovery_ns
 from ntbnet.app.bench_samples import Samples
@@ -206,6 +206,24 @@ def test_rows_judge_by_their_kind_of_budget() -> None:
     ]
 
 
+def test_start_and_recovery_have_a_budget_and_a_wish_each() -> None:
+    started = startup_rows(
+        {
+            "imports_ms": {"x": {"median": 100.0}},
+            "private_bytes": {"epc": 1 << 20},
+            "idle_percent": {"total": {"median": 1.0}},
+            "startup_s": {"median": 1.1},
+        }
+    )
+    recovered = recovery_rows({"all_ms": {"median": 51.0, "max": 200.0}})
+
+    judged = [(row.budget, row.is_wish, row.within) for row in (*started[:2], *recovered[:2])]
+    assert judged == [
+        *(("<= 2", False, True), ("<= 1", True, False)),
+        *(("<= 250", False, True), ("<= 50", True, False)),
+    ]
+
+
 def test_private_bytes_leave_the_named_mapping_out(tmp_path: Path) -> None:
     size = 4 << 20
     path = tmp_path / "dram"
@@ -216,6 +234,19 @@ def test_private_bytes_leave_the_named_mapping_out(tmp_path: Path) -> None:
         without = bench_cost.private_bytes(os.getpid(), str(path))
     assert without > 0
     assert everything - without > size // 2
+
+
+def test_memory_leaves_the_dram_of_both_nodes_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, ...]] = []
+
+    def note(pid: int, *shared_files: str) -> int:
+        asked.append(shared_files)
+        return pid
+
+    monkeypatch.setattr(bench_cost, "private_bytes", note)
+
+    assert bench_cost.memory("b", {"peer-rc": 7, "epc": 8}) == {"peer-rc": 7, "epc": 8}
+    assert asked == [("/dev/shm/ntbnet.b.ep.dram", "/dev/shm/ntbnet.b.rc.dram")] * 2
 
 
 def test_run_time_of_every_thread_is_seen_and_grows() -> None:

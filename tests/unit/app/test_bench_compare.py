@@ -118,6 +118,8 @@ def test_table_marks_what_differs() -> None:
         ({"profile": "generic"}, ["profile: r-car-s4, then generic"]),
         ({"config": {"netdev": {"queues": 2}}}, ["config.netdev.queues: 1, then 2"]),
         ({"rounds": 5}, ["rounds: 3, then 5"]),
+        ({"invalid": ["x", "y"]}, ["the second result has 2 measurements that do not count: x"]),
+        ({"unverified": ["z"]}, ["the second result has 1 measurements that do not count: z"]),
         ({"results": [{"fabric": "local"}]}, ["fabrics: message, then local"]),
     ],
 )

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from ntbnet.app import bench_latency_report, bench_plot
 from ntbnet.app.bench_backends import (
+    FOUND,
     TRIGGERS,
     backend_configs,
     backend_counts,
@@ -113,7 +114,7 @@ def counts_of_losses() -> set[str]:
 
 def counts(**changed: int) -> dict[str, int]:
     frames = {"frames_rc_to_ep": 103, "arrived_at_ep": 103, "frames_ep_to_rc": 103, "arrived_at_rc": 103}
-    return {**frames, **dict.fromkeys(TRIGGERS.values(), 0), "msis": 103, **changed}
+    return {**frames, **dict.fromkeys(TRIGGERS.values(), 0), "msis": 103, FOUND: 0, **changed}
 
 
 @pytest.mark.parametrize("backend", TRIGGERS)
@@ -181,6 +182,20 @@ def test_a_run_whose_answers_were_not_rung_or_are_missing_is_refused(
     changed: dict[str, int], reason: str
 ) -> None:
     assert complaints("msi", counts(local_msis=103, **changed), 100) == [f"msi: {reason}"]
+
+
+def test_a_run_in_which_a_slow_look_delivered_frames_is_refused() -> None:
+    found = complaints("msi", counts(local_msis=103, **{FOUND: 2}), 100)
+
+    assert found == ["msi: 2 frames were delivered by the slow look (found_by_slow_look)"]
+
+
+def test_frames_found_are_those_of_every_queue_at_both_ends() -> None:
+    answer = status(1)
+    first, second = answer["link"]["queues"]
+    first["rc"]["found"], first["ep"]["found"], second["ep"]["found"] = 1, 20, 300
+
+    assert backend_counts(answer)[FOUND] == 321
 
 
 def test_a_run_without_losses_counts() -> None:

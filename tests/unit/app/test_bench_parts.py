@@ -15,10 +15,11 @@ from rich.console import Console
 from ntbnet.app import bench_budgets, bench_head, bench_micro_report, bench_report, ring_rate
 from ntbnet.app.bench_parts import Stores, p50s, ring_complaint
 from ntbnet.app.bench_samples import Samples
-from ntbnet.app.interrupt_pingpong import Pinger, Trips
-from ntbnet.app.pump import BATCH, MEMORY_BYTES, SLOTS, SharedRing
+from ntbnet.app.interrupt_pingpong import ACKNOWLEDGE, INTERRUPT, LABELS, Pinger, Trips
+from ntbnet.app.pump import BATCH, LOOK_AGAIN, MEMORY_BYTES, SINGLES, SLOTS, Burst, SharedRing
 from ntbnet.devices.effects import Send, Wake
 from ntbnet.devices.memory import Window
+from ntbnet.edge.wake import is_allowed
 from ntbnet.wire import Irq, IrqSource
 
 Pair = tuple[socket.socket, socket.socket]
@@ -76,6 +77,41 @@ def test_a_full_pump_takes_nothing_until_it_is_emptied(tun: Pair) -> None:
     assert BATCH <= SLOTS
 
 
+def test_a_pump_looks_for_no_second_packet_after_bursts_of_one_but_now_and_then() -> None:
+    burst, asked = Burst(), []
+    for _ in range(2 * LOOK_AGAIN + 1):
+        asked.append(burst.most())
+        burst.took(1)
+
+    assert asked[: SINGLES + 1] == [BATCH] * SINGLES + [1]
+    assert [number for number, most in enumerate(asked) if most == BATCH] == [
+        *range(SINGLES),
+        LOOK_AGAIN,
+        2 * LOOK_AGAIN,
+    ]
+    burst.took(2)
+    assert burst.most() == BATCH
+
+
+def test_a_pump_that_takes_single_packets_loses_none_and_keeps_their_order(tun: Pair) -> None:
+    far, near = tun
+    memory = memoryview(bytearray(MEMORY_BYTES // 2))
+    sender, receiver = SharedRing(memory), SharedRing(memory)
+    for number in range(SINGLES + 1):
+        far.send(b"%d" % number)
+        assert sender.fill(near.fileno())
+    for number in range(3):
+        far.send(b"burst %d" % number)
+
+    while sender.fill(near.fileno()):
+        pass
+    receiver.empty(near.fileno())
+
+    assert packets(far) == [b"%d" % number for number in range(SINGLES + 1)] + [
+        b"burst %d" % number for number in range(3)
+    ]
+
+
 def test_stores_and_copies_have_a_bandwidth_in_pairs() -> None:
     stores, copies = Stores().measure(1 << 20, 3)
 
@@ -125,6 +161,11 @@ def test_ring_run_counts_only_when_everything_arrived() -> None:
     assert "639 received" in (ring_complaint({**whole, "bytes_received": 639}, 10) or "")
 
 
+def test_the_ends_are_services_that_may_wake_each_other() -> None:
+    assert is_allowed(LABELS["ask"], LABELS["answer"], INTERRUPT)
+    assert is_allowed(LABELS["answer"], LABELS["ask"], ACKNOWLEDGE)
+
+
 @pytest.mark.parametrize("ring", [Send, Wake])
 def test_who_asks_asks_again_until_all_is_answered(ring: type[Send | Wake]) -> None:
     ended: list[bool] = []
@@ -171,7 +212,7 @@ def test_parts_are_judged_by_their_budgets_and_shown() -> None:
 
     bench_micro_report.show(found, Console(file=shown_on, width=200))
 
-    assert [row["within"] for row in found["budgets"]] == [True, False, True]
+    assert [row["within"] for row in found["budgets"]] == [True, False, False, True]
     shown = shown_on.getvalue()
     for text in ("64 KiB, memcpy", "interrupt message, p50", "frames of 64 B, batches of 64", "MISSED"):
         assert text in shown
@@ -205,7 +246,7 @@ def test_a_ring_run_that_does_not_count_is_not_judged() -> None:
 
     bench_micro_report.show(found, Console(file=shown_on, width=200))
 
-    assert [row["within"] for row in found["budgets"]] == [True, False, None]
+    assert [row["within"] for row in found["budgets"]] == [True, False, False, None]
     assert "not judged: INVALID" in shown_on.getvalue()
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from ntbnet.app import bench_budgets, bench_plot, bench_throughput_report
-from ntbnet.app.bench_backends import TO_RC, TRIGGERS, chosen, fabrics, with_fabric, write_config
+from ntbnet.app import bench_budgets, bench_plot, bench_report, bench_throughput_report
+from ntbnet.app.bench_backends import FOUND, TO_RC, TRIGGERS, chosen, fabrics, with_fabric, write_config
 from ntbnet.app.bench_samples import ratios
 from ntbnet.app.bench_throughput import Cell, Plan, settings, trigger_complaints
 from ntbnet.config import load_text
@@ -73,7 +73,7 @@ def test_ratios_are_those_of_each_round() -> None:
 
 
 def cell(*speeds: float, veth: tuple[float, ...]) -> Cell:
-    return Cell([{"gbit_s": speed} for speed in speeds], [{"gbit_s": speed} for speed in veth])
+    return Cell([{"gbit_s": speed, "valid": True} for speed in speeds], [{"gbit_s": speed} for speed in veth])
 
 
 def test_cell_gives_medians_and_the_spread_of_its_ratios() -> None:
@@ -85,9 +85,29 @@ def test_cell_gives_medians_and_the_spread_of_its_ratios() -> None:
     assert row["valid"] is True
 
 
+def test_a_round_that_does_not_count_is_in_no_median_but_among_the_raw_ones() -> None:
+    one = cell(1.0, 9.0, 3.0, veth=(4.0, 5.0, 10.0))
+    one.raw[1]["valid"] = False
+
+    row = one.as_json()
+
+    assert (row["gbit_s"], row["veth_gbit_s"], row["ratio"]) == (2.0, 7.0, 0.275)
+    assert row["rounds"]["gbit_s"]["samples"] == [1.0, 3.0]
+    assert (row["valid"], row["invalid_rounds"], len(row["raw"])) == (True, 1, 3)
+
+
+def test_where_no_round_counts_neither_does_the_median() -> None:
+    one = cell(1.0, veth=(4.0,))
+    one.raw[0]["valid"] = False
+
+    row = one.as_json()
+
+    assert (row["ratio"], row["valid"], row["invalid_rounds"]) == (0.25, False, 1)
+
+
 @pytest.mark.parametrize("backend", TRIGGERS)
 def test_the_backend_rang_and_no_other(backend: str) -> None:
-    nothing = dict.fromkeys((*TRIGGERS.values(), TO_RC), 0)
+    nothing = dict.fromkeys((*TRIGGERS.values(), TO_RC, FOUND), 0)
     other = next(name for name in TRIGGERS.values() if name != TRIGGERS[backend])
 
     assert trigger_complaints(backend, {**nothing, TRIGGERS[backend]: 1, TO_RC: 1}) == []
@@ -97,6 +117,9 @@ def test_the_backend_rang_and_no_other(backend: str) -> None:
     ]
     assert trigger_complaints(backend, {**nothing, TRIGGERS[backend]: 5, TO_RC: 1, other: 2}) == [
         f"another trigger was used: {other} 2"
+    ]
+    assert trigger_complaints(backend, {**nothing, TRIGGERS[backend]: 5, TO_RC: 1, FOUND: 3}) == [
+        "3 frames were delivered by the slow look (found_by_slow_look)"
     ]
 
 
@@ -116,7 +139,7 @@ def result() -> dict[str, Any]:
         row("local", "dw-edma-testirq", 1500, 0.39, valid=False),
         row("local", "doorbell", 65510, 0.0597),
     ]
-    bounds = {"65510": {"rc->ep_whole_ring": 0.5678}}
+    bounds = {"65510": {"rc->ep": 0.3931, "rc->ep_whole_ring": 0.5678}}
     about = {"cores": 2, "cpu": "test", "kernel": "6.1", "python": "3.11", "loadavg": [0.1, 0.2, 0.3]}
     result = {
         "profile": "r-car-s4",
@@ -125,6 +148,7 @@ def result() -> dict[str, Any]:
         "version": "0",
         "results": rows,
         "tcp_bounds_gbit_s": bounds,
+        "config": {"netdev": {"offloads": True, "poll": "adaptive"}},
         "machine": {**about, "tcp_congestion": "bbr"},
     }
     result["budgets"] = bench_budgets.as_json(bench_budgets.throughput_rows(result, "doorbell"))
@@ -141,12 +165,43 @@ def test_budgets_are_for_one_stream_of_tcp_where_there_is_one(result: dict[str, 
         *((message, False, True), (message, True, False)),
         *((local, False, None), (local, True, None)),
         (polled, False, False),
+        (f"{polled}, bound by the poll alone", False, True),
     ]
+
+
+@pytest.mark.parametrize(
+    ("gbit_s", "within"),
+    [(0.31, [True, False]), (0.32, [True, True]), (0.59, [True, True]), (0.6, [False, True])],
+)
+def test_polled_tcp_is_bound_by_the_poll_and_by_nothing_else(
+    result: dict[str, Any], gbit_s: float, within: list[bool]
+) -> None:
+    result["results"] = [row("local", "doorbell", 65510, gbit_s / 10)]
+
+    assert [row.within for row in bench_budgets.throughput_rows(result, "doorbell")] == within
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [({"offloads": False}, "netdev.offloads is false"), ({"poll": "never"}, "netdev.poll is never")],
+)
+def test_shares_of_veth_bind_the_configuration_they_are_meant_for(
+    result: dict[str, Any], changed: dict[str, Any], why: str
+) -> None:
+    result["config"]["netdev"] |= changed
+
+    rows = bench_budgets.throughput_rows(result, "doorbell")
+
+    shares = [row for row in rows if row.what.endswith("veth")]
+    assert len(shares) == 4
+    assert {row.within for row in shares} == {None}
+    assert shares[0].why.startswith(why)
+    assert [row.within for row in rows if row not in shares] == [False, True]
 
 
 @pytest.fixture
 def latencies() -> dict[str, Any]:
-    ratios = {"ratio_to_pump": 2.0, "ratio_to_veth": 5.0}
+    ratios = {"ratio_to_pump": 2.0, "ratio_to_veth": 5.0, "p50_us": 121.2}
     return {
         "results": [
             {"fabric": fabric, "backend": backend, "avg_us": 6200.0, "pump": pump, "valid": True, **ratios}
@@ -171,6 +226,7 @@ def test_ping_pong_budgets_are_ratios_to_the_fabrics_own_pump(latencies: dict[st
         ("local, polled, ping-pong average", True),
         ("local, eDMA, ping-pong p50 / pump_shm", False),
         ("local, eDMA, ping-pong p50 / veth", False),
+        ("local, eDMA, ping-pong p50", False),
         ("message, polled / eDMA, averages", False),
         ("message, polled / eDMA, averages", False),
         ("local, polled / eDMA, averages", True),
@@ -201,20 +257,51 @@ def test_a_run_that_does_not_count_is_not_judged(latencies: dict[str, Any]) -> N
 
     judged = bench_budgets.latency_rows(latencies)
 
-    assert len(judged) == 6
-    assert {row.within for row in judged} == {None}
+    assert len(judged) == 11
+    assert {(row.within, row.why) for row in judged} == {(None, "INVALID")}
 
 
+@pytest.mark.parametrize(
+    ("pump", "why"),
+    [
+        ({"avg_us": 81.0, "valid": True}, "pump_shm averages 81.0 us, above 80"),
+        ({"avg_us": 30.0, "valid": False}, "pump_shm is INVALID"),
+    ],
+)
 def test_figures_of_the_boards_bind_only_their_poll_and_machines_that_could_reach_them(
-    latencies: dict[str, Any],
+    latencies: dict[str, Any], pump: dict[str, Any], why: str
 ) -> None:
-    latencies |= {"poll_period_ms": 10.0, "pump_shm": {"avg_us": 81.0, "valid": True}}
+    latencies |= {"poll_period_ms": 10.0, "pump_shm": pump}
+    latencies["results"] = [row for row in latencies["results"] if row["fabric"] == "local"] + [
+        row for row in latencies["results"] if (row["fabric"], row["backend"]) == ("message", "doorbell")
+    ]
     latencies["ratios_polled_to_edma"]["message"] = None
 
-    judged = [row.what for row in bench_budgets.latency_rows(latencies)]
+    found = {
+        (row.what, row.measured, row.within, row.why)
+        for row in bench_budgets.latency_rows(latencies)
+        if "polled" in row.what
+    }
 
-    assert len(judged) == 4
-    assert not any("polled" in what for what in judged)
+    other_poll = "polled every 10 ms, the boards 12"
+    assert found == {
+        ("local, polled, ping-pong average", 6200.0, None, other_poll),
+        ("message, polled, ping-pong average", 6200.0, None, other_poll),
+        ("local, polled / eDMA, averages", 50.0, None, why),
+        ("message, polled / eDMA, averages", None, None, "no dw-edma-testirq backend"),
+    }
+
+
+def test_a_figure_that_there_is_not_is_shown_with_its_reason(latencies: dict[str, Any]) -> None:
+    latencies["ratios_polled_to_edma"] = {"local": None}
+    latencies["results"] = []
+    shown_on = StringIO()
+
+    bench_report.show_budgets(
+        bench_budgets.as_json(bench_budgets.latency_rows(latencies)), Console(file=shown_on, width=200)
+    )
+
+    assert shown_on.getvalue().count("not judged: no doorbell backend") == 2
 
 
 def test_table_shows_spread_and_what_does_not_count(result: dict[str, Any]) -> None:
