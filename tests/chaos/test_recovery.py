@@ -137,7 +137,7 @@ def test_link_by_command_is_kept_by_the_next_process_and_shown(bridge: LiveBridg
     until(lambda: bridge.service("peer-ep")["restarts"] > restarts, 10, "replacement")
     until(lambda: bridge.service("peer-ep")["state"] == "up", 10, "answers of the replacement")
     shown = bridge.cli("status")
-    refused = bridge.cli("ping", "-c", "1")
+    refused = bridge.run_inside("rc", "ping", "-c", "1", "-W", "1", bridge.address("ep"))
 
     assert shown.returncode == 1
     assert "disabled   link: down by command of ep" in shown.stdout
