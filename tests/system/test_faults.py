@@ -25,10 +25,6 @@ def plan_of(*rules: dict[str, Any]) -> FaultPlan:
     return plan_from({"seed": 11, "faults": list(rules)}, "test")
 
 
-def pings(bridge: LiveBridge) -> bool:
-    return bridge.cli("ping", "-c", "1").returncode == 0
-
-
 def floods(bridge: LiveBridge) -> bool:
     """Send packets, more than faults can hit."""
     bridge.run_inside("rc", "ping", "-c", "20", "-i", "0.01", "-W", "1", bridge.address("ep"))
@@ -64,7 +60,7 @@ def test_faults_are_injected_logged_counted_and_healed(live: LiveBridge) -> None
     assert not run.faults_path.exists()
     assert chaos_faults.injected(run).total == 0
     assert len(logged(live, "chaos.plan_healed")) == len(SERVICES)
-    until(lambda: pings(live), 10, "packets after the heal")
+    until(live.pings, 10, "packets after the heal")
     assert len(logged(live, "chaos.fault_injected")) == len(lines)
 
 
@@ -86,8 +82,8 @@ def test_service_that_is_restarted_goes_on_injecting(live: LiveBridge) -> None:
 def test_service_dies_at_a_crash_point_once_and_comes_back(live: LiveBridge, before: bool) -> None:
     run, first = live.run, live.pids()["peer-ep"]
     chaos_faults.arm_crash(run, "peer-ep", "ring.flags_cleared", nth=2, before=before)
-    until(lambda: pings(live) or chaos_faults.has_crashed(run, "peer-ep"), 10, "traffic")
-    until(lambda: pings(live) and chaos_faults.has_crashed(run, "peer-ep"), 20, "crash and recovery")
+    until(lambda: live.pings() or chaos_faults.has_crashed(run, "peer-ep"), 10, "traffic")
+    until(lambda: live.pings() and chaos_faults.has_crashed(run, "peer-ep"), 20, "crash and recovery")
 
     (line,) = logged(live, "chaos.crashed")
     assert (line["injected"], line["point"], line["nth"], line["before"]) == (
@@ -98,7 +94,7 @@ def test_service_dies_at_a_crash_point_once_and_comes_back(live: LiveBridge, bef
     )
     second = live.pids()["peer-ep"]
     assert second != first
-    assert all(pings(live) for _ in range(3))
+    assert all(live.pings() for _ in range(3))
     assert live.pids()["peer-ep"] == second
 
 
@@ -107,7 +103,7 @@ def test_service_dies_while_it_starts_once_and_comes_back(live: LiveBridge) -> N
     live.kill("epc")
     until(lambda: chaos_faults.has_crashed(live.run, "epc"), 10, "the crash")
 
-    until(lambda: pings(live), 20, "recovery")
+    until(live.pings, 20, "recovery")
     assert len(logged(live, "chaos.crashed")) == 1
 
 
@@ -115,7 +111,7 @@ def test_disarmed_service_lives(live: LiveBridge) -> None:
     pids = live.pids()
     chaos_faults.arm_crash(live.run, "peer-ep", "ring.flags_cleared", nth=1000)
     chaos_faults.disarm_crash(live.run, "peer-ep")
-    until(lambda: pings(live), 10, "a packet")
+    until(live.pings, 10, "a packet")
 
     assert live.pids() == pids
     assert not chaos_faults.has_crashed(live.run, "peer-ep")

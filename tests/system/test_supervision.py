@@ -46,10 +46,6 @@ def events(bridge: LiveBridge, name: str) -> list[dict[str, object]]:
     return [line for line in bridge.log_lines("supervisor") if line["event"] == name]
 
 
-def pings(bridge: LiveBridge, source: str) -> bool:
-    return bridge.cli("ping", "-c", "1", "--from", source).returncode == 0
-
-
 def replaced(bridge: LiveBridge, before: dict[str, int]) -> set[str]:
     return {name for name, pid in bridge.pids().items() if before.get(name) != pid}
 
@@ -77,8 +73,8 @@ def test_lost_memory_is_made_anew_and_all_its_mappers_restart(
     until(lambda: replaced(live, before) == mappers, 10, "all users of the memory")
     live.wait_for_link()
     assert dram_path(live.name, node).exists()
-    assert pings(live, "rc")
-    assert pings(live, "ep")
+    assert live.pings("rc")
+    assert live.pings("ep")
     assert [(line["side"], line["what"]) for line in events(live, "supervisor.repaired")] == [
         (node, ["memory"])
     ]
@@ -94,8 +90,8 @@ def test_lost_interface_is_made_anew_and_programs_in_the_node_stay(live: LiveBri
 
         until(lambda: "peer-rc" in replaced(live, before), 10, "replacement of peer-rc")
         live.wait_for_link()
-        assert pings(live, "rc")
-        assert pings(live, "ep")
+        assert live.pings("rc")
+        assert live.pings("ep")
         assert program.poll() is None
         seen = run_command("nsenter", f"--net=/proc/{program.pid}/ns/net", "ip", "link", "show", "ntb0")
         assert seen.returncode == 0
@@ -112,7 +108,7 @@ def test_lost_namespace_is_made_anew(live: LiveBridge) -> None:
 
     until(lambda: "peer-ep" in replaced(live, before), 10, "replacement of peer-ep")
     live.wait_for_link()
-    assert pings(live, "ep")
+    assert live.pings("ep")
 
 
 def test_refused_up_with_another_run_folder_leaves_the_running_bridge_whole(
@@ -130,7 +126,7 @@ def test_refused_up_with_another_run_folder_leaves_the_running_bridge_whole(
     assert done.returncode == 1
     assert "is not ours" in done.stderr
     assert {node: dram_path(live.name, node).stat().st_ino for node in ("rc", "ep")} == before
-    assert pings(live, "rc")
+    assert live.pings("rc")
     assert not is_made
 
 
@@ -291,7 +287,7 @@ def test_services_live_on_without_the_fork_server_and_are_replaced_by_another_on
     until(lambda: replaced(live, before) == {"edma"}, 10, "replacement of edma")
     live.wait_for_link()
     assert is_gone(first)
-    assert pings(live, "rc")
+    assert live.pings("rc")
 
 
 def test_fork_server_ends_with_a_killed_supervisor(live: LiveBridge) -> None:
