@@ -29,9 +29,9 @@ BOTH_FABRICS := system/test_bench.py system/test_bench_kinds.py system/test_benc
 # - what ends before the fabric begins (command lines, refusals, logs) or is about nodes and TUNs alone;
 NO_FABRIC := system/test_commands.py system/test_refusals.py system/test_logs_pipe.py system/test_node.py \
 	system/test_tun_offloads.py
-# - what is about the control messages that both fabrics have: memory, processes and interfaces lost and made anew,
-#   forged messages and interrupts; where plans and crash points are kept (the scenarios inject in both).
-SAME_IN_BOTH := system/test_supervision.py system/test_forged.py system/test_spurious.py system/test_faults.py
+# - what is about the control messages that both fabrics have: forged messages and interrupts; where plans and crash
+#   points are kept (the scenarios inject in both).
+SAME_IN_BOTH := system/test_forged.py system/test_spurious.py system/test_faults.py
 test-message: $(STAMP)
 	NTBNET_TEST_FABRIC=message $(BIN)/python -m pytest --numprocesses 2 tests/system tests/chaos \
 		$(patsubst %,--ignore tests/%,$(BOTH_FABRICS) $(NO_FABRIC) $(SAME_IN_BOTH))
