@@ -21,11 +21,20 @@ test: $(STAMP)
 	$(BIN)/python -m pytest --numprocesses 2 --ignore tests/benchmarks
 	$(BIN)/python -m pytest tests/benchmarks
 
-# The bridges of the system and chaos tests once more, in the other fabric; what measures both does so already.
+# The bridges of the system and chaos tests once more, in the other fabric, but for:
+# - what runs in both fabrics, or in one it names, whichever is asked for;
+BOTH_FABRICS := system/test_bench.py system/test_bench_kinds.py system/test_bench_latency.py system/test_demo.py \
+	system/test_local.py system/test_privileges.py system/test_two_machines.py chaos/test_recovery.py \
+	chaos/test_broken_builds.py
+# - what ends before the fabric begins (command lines, refusals, logs) or is about nodes and TUNs alone;
+NO_FABRIC := system/test_commands.py system/test_refusals.py system/test_logs_pipe.py system/test_node.py \
+	system/test_tun_offloads.py
+# - what is about the control messages that both fabrics have: forged messages and interrupts; where plans and crash
+#   points are kept (the scenarios inject in both).
+SAME_IN_BOTH := system/test_forged.py system/test_spurious.py system/test_faults.py
 test-message: $(STAMP)
 	NTBNET_TEST_FABRIC=message $(BIN)/python -m pytest --numprocesses 2 tests/system tests/chaos \
-		--ignore-glob 'tests/system/test_bench*' --ignore tests/system/test_demo.py \
-		--ignore tests/system/test_privileges.py --ignore tests/system/test_two_machines.py
+		$(patsubst %,--ignore tests/%,$(BOTH_FABRICS) $(NO_FABRIC) $(SAME_IN_BOTH))
 
 # A million inputs for everything that reads bytes from outside; FUZZ='--seed N --target "path"' repeats or narrows it.
 fuzz: $(STAMP)

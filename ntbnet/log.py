@@ -168,7 +168,8 @@ EVENTS: dict[str, Event] = {
     "security.key_refused": Event(
         "warning",
         ("peer", "address", "key", "cause"),
-        "somebody connected with a key that is not allowed; logged once a key, for the first 64",
+        "somebody connected with a key that is not allowed, or is another machine's than the peer's; "
+        "logged once a key, for the first 64",
     ),
     "security.handshake_failed": Event(
         "warning",

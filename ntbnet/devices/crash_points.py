@@ -53,6 +53,13 @@ _PEERS = ("peer-rc", "peer-ep")
 CRASH_POINTS: dict[str, CrashPoint] = {
     # the ring at the peer, by direct stores; in fabric `message` these stores are `inbound` and `dma`
     "ring.payload": CrashPoint("payload of a frame, in the peer's ring", _PEERS, TRAFFIC, "local"),
+    "ring.payload_lent": CrashPoint(
+        "place of the next payload, lent to who reads the TUN: nothing is stored yet, before or after; "
+        "what was read lies there before `ring.payload`, which is its front then",
+        _PEERS,
+        TRAFFIC,
+        "local",
+    ),
     "ring.header": CrashPoint("ver and len of a frame, in the peer's ring", _PEERS, TRAFFIC, "local"),
     "ring.flags": CrashPoint("done bit of a frame, in the peer's ring", _PEERS, TRAFFIC, "local"),
     "ring.rx_info": CrashPoint("last frame consumed, in the sender's memory", _PEERS, TRAFFIC, "local"),

@@ -136,7 +136,8 @@ class Window:
     def room(self, what: str, offset: int, length: int) -> memoryview:
         """``length`` writable bytes from ``offset``, for somebody else's copy; to be filled at once.
 
-        Whoever is given it may not keep it beyond the step: nothing revokes it.
+        ``what`` names the loan, not a store: nothing is stored yet when this returns. Whoever is given
+        it may not keep it beyond the step: nothing revokes it.
         """
         at = self._check(offset, length)
         return self._u8[at : at + length]

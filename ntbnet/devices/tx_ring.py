@@ -200,7 +200,7 @@ class TxRing:
         lent, start = self._borrow(), self._starts[self.index]
         if lent is None:
             return None
-        return lent.room("ring.payload", start + skip, self.geometry.max_payload - skip + 1)
+        return lent.room("ring.payload_lent", start + skip, self.geometry.max_payload - skip + 1)
 
     def send_in_place(self, front: bytes, length: int) -> None:
         """Send the frame whose payload lies where ``room`` said, without telling the peer yet.

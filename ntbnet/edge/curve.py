@@ -1,7 +1,8 @@
 """CURVE on the sockets between two machines: who may connect, and why somebody could not.
 
 libzmq encrypts and authenticates each connection (CurveZMQ, ZeroMQ RFC 26) and asks in this process, by
-ZAP (RFC 27) on ``inproc://zeromq.zap.01``, whether the public key of whoever connects is allowed. The
+ZAP (RFC 27) on ``inproc://zeromq.zap.01``, whether the public key of whoever connects is allowed: each
+socket here is one neighbour's, so it has to be the key of that neighbour's machine, not just a known one. The
 answer comes from the event loop: neither a thread nor ``zmq.auth``'s asyncio is needed for one REP socket.
 
 Whoever is refused says nothing in a log of ours, so both ends' socket monitors are read too: a plaintext or
@@ -70,6 +71,7 @@ class Guard:
         self.labels = frozenset(labels)
         self._timeout_ms = _SILENCES * silence_ms
         self._log = log
+        self._peer = z85.decode(ring.peer)
         self._names = {z85.decode(key): name for name, key in ring.allowed.items()}
         self._zap: zmq.Socket[bytes] | None = None
         self._monitors: list[tuple[zmq.Socket[bytes], str, bool]] = []
@@ -143,16 +145,16 @@ class Guard:
         if peer not in self.labels or len(request[6]) != KEY_BYTES:
             return [ZAP_VERSION, number, b"400", b"no CURVE key", b"", b""]
         name = self._names.get(request[6])
-        if name is not None:
+        if name is not None and request[6] == self._peer:
             return [ZAP_VERSION, number, b"200", b"allowed", name.encode(), b""]
+        cause = "no allowed key" if name is None else f"key of {name}, which is not the peer of this bridge"
         self.counters["keys_refused"] += 1
         key = z85.encode(request[6]).decode()
         if self._is_news("key", key):
             address = request[3].decode(errors="replace")
-            self._log.emit(
-                "security.key_refused", peer=peer, address=address, key=key, cause="no allowed key"
-            )
-        self._reasons[f"{peer} to here"] = f"key {key} is not allowed"
+            self._log.emit("security.key_refused", peer=peer, address=address, key=key, cause=cause)
+        what = "is not allowed" if name is None else f"is that of {name}, not of this bridge's peer"
+        self._reasons[f"{peer} to here"] = f"key {key} {what}"
         return [ZAP_VERSION, number, b"400", b"key is not allowed", b"", b""]
 
     def _on_event(self, monitor: zmq.Socket[bytes], label: str, listens: bool) -> None:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import mmap
 import os
 import shutil
+import stat
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,7 +102,11 @@ class FaultFolder:
         """What a file holds, not yet checked; None when it is not there. ConfigError: no msgpack map."""
         path = self.path / name
         try:
-            with path.open("rb") as file:
+            # root looks before it becomes the user whose folder this is: a FIFO there must not hold it up
+            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            with os.fdopen(fd, "rb") as file:
+                if not stat.S_ISREG(os.fstat(fd).st_mode):
+                    raise ConfigError(f"{path}: must be a regular file")
                 return unpack_body(file.read(MAX_FILE_BYTES))
         except FileNotFoundError:
             return None

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
 import re
 import stat
@@ -36,6 +37,10 @@ RESTARTED_EPOCHS = 1 << 30
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,14}")
 _ENTRY = re.compile(r"[a-z0-9][a-z0-9.-]{0,31}")
+_COUNTERS_TIMEOUT_S = 5.0
+"""Counters are locked for microseconds, by a stopped process until it is noticed and killed; longer only by
+somebody who means it, and the folder may be the user's that services became."""
+_LOOK_AGAIN_S = 0.005
 _CREATE_TRIES = 100
 """A bridge being removed at the same moment takes folders away between our steps."""
 _FOLDERS = ("sockets", "logs", "epochs", "pids", "nodes")
@@ -179,7 +184,7 @@ class RunDir:
         Raises:
             SetupError: the run folder is not there.
         """
-        with self._locked("nodes"):
+        with self._locked("nodes", math.inf):
             yield
 
     def socket_path(self, name: str) -> Path:
@@ -236,7 +241,7 @@ class RunDir:
             SetupError: the run folder is not there or cannot be written.
         """
         path = self._entry("epochs", counter)
-        with self._locked("epochs"):
+        with self._locked("epochs", _COUNTERS_TIMEOUT_S):
             epoch = self.epoch(counter)
             if epoch is not None:
                 epoch = max(epoch, above)
@@ -251,7 +256,7 @@ class RunDir:
         Raises:
             SetupError: the run folder is not there or cannot be written.
         """
-        with self._locked("epochs"):
+        with self._locked("epochs", _COUNTERS_TIMEOUT_S):
             if (self.epoch(counter) or 0) < number:
                 _replace(self._entry("epochs", counter), b"%d\n" % number)
 
@@ -279,7 +284,7 @@ class RunDir:
                 a new secret would be another one than that of the services that run.
         """
         path = self.path / "secret"
-        with self._locked("epochs"):
+        with self._locked("epochs", _COUNTERS_TIMEOUT_S):
             try:
                 with path.open("rb") as file:
                     content = file.read(32)
@@ -422,8 +427,9 @@ class RunDir:
         return self.path / folder / name
 
     @contextmanager
-    def _locked(self, subfolder: str) -> Iterator[None]:
-        fd = _lock(self.path / subfolder, wait=True)
+    def _locked(self, subfolder: str, timeout_s: float) -> Iterator[None]:
+        folder = self.path / subfolder
+        fd = _lock(folder, wait=True) if timeout_s == math.inf else _lock_within(folder, timeout_s)
         if fd is None:
             raise SetupError(f"run folder {self.path} is not there; start the bridge first")
         try:
@@ -451,6 +457,18 @@ def _lock(folder: Path, *, wait: bool) -> int | None:
         raise
     os.close(fd)
     return None
+
+
+def _lock_within(folder: Path, timeout_s: float) -> int | None:
+    """As ``_lock``, for so long. SetupError: another process keeps it."""
+    end_s = time.monotonic() + timeout_s
+    while True:
+        try:
+            return _lock(folder, wait=False)
+        except BlockingIOError:
+            if time.monotonic() > end_s:
+                raise SetupError(f"{folder} is locked by another process, {timeout_s:g} s long") from None
+        time.sleep(_LOOK_AGAIN_S)
 
 
 def _unlock(fd: int) -> None:

@@ -204,6 +204,26 @@ async def test_machine_that_was_refused_gets_in_once_it_is_allowed(lab: Lab) -> 
         assert await again.came.get() == HELLO
 
 
+async def test_allowed_key_of_another_machine_than_the_peer_is_refused_and_logged(lab: Lab) -> None:
+    other = pair()
+    epc = lab.listen({"lab": lab.theirs.public, "third": other.public})
+    third = lab.connect(other, lab.ours.public)
+
+    await until_counted(epc, "keys_refused")
+    await until_counted(third, "handshakes_failed")
+
+    (line,) = epc.events("security.key_refused")
+    assert (line["key"], line["peer"]) == (other.public, "rc-host")
+    assert line["cause"] == "key of third, which is not the peer of this bridge"
+    assert epc.guard is not None
+    assert "is that of third" in epc.guard.snapshot()["reasons"]["rc-host to here"]
+    third.bus.close()
+    rc_host = lab.connect(lab.theirs, lab.ours.public)
+    await say(rc_host, HELLO)
+    async with asyncio.timeout(PATIENCE_S):
+        assert await epc.came.get() == HELLO
+
+
 def test_refusals_of_many_keys_are_counted_and_only_some_are_logged() -> None:
     stream = io.StringIO()
     ring = KeyRing(pair(), {}, pair().public)

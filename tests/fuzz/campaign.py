@@ -52,8 +52,16 @@ STUCK_S = 20
 """An input that takes that long is never finished."""
 GROWTH_MIB = 16
 """More than that, once warm, is a leak."""
+GROWTH_BYTES = 100
+"""More than that for each input, once warm, is a leak, too: a short campaign shows it only so."""
+GROWTH_NOISE_MIB = 4
+"""Less than that says nothing about the bytes of an input: allocators keep some."""
 MOST_CRASHES = 5
+MOST_HANGS = 5
+"""A reader that hangs more often is given up, like one that crashes."""
 WARM = 0.3
+TIME_S = 240
+"""Limit of a campaign that is given none; it has failed when it read fewer inputs than it was asked to."""
 
 
 @dataclass
@@ -65,12 +73,20 @@ class Result:
     seconds: float = 0.0
     slowest_ms: float = 0.0
     growth_mib: float = 0.0
+    growth_bytes: float = 0.0
+    """For each input since the reader was warm."""
     crashes: list[str] = field(default_factory=list)
     hangs: list[str] = field(default_factory=list)
 
     @property
     def is_good(self) -> bool:
-        return not self.crashes and not self.hangs and self.growth_mib <= GROWTH_MIB
+        return not self.crashes and not self.hangs and not self.is_growing
+
+    @property
+    def is_growing(self) -> bool:
+        """True when memory grew too much, as a whole or with each input."""
+        with_each = self.growth_bytes > GROWTH_BYTES and self.growth_mib > GROWTH_NOISE_MIB
+        return self.growth_mib > GROWTH_MIB or with_each
 
     @property
     def per_second(self) -> float:
@@ -92,26 +108,46 @@ class Reading:
         """Make ``size`` inputs of ``number`` and read them."""
         chance = Random(number)
         for at in range(size):
+            if self.is_hopeless:
+                return
             data = self.target.make(chance)
             self.read(data, f"batch {number:#x}, input {at}")
+
+    @property
+    def is_hopeless(self) -> bool:
+        """True when going on would show more of the same."""
+        return len(self.result.crashes) >= MOST_CRASHES or len(self.result.hangs) >= MOST_HANGS
 
     def read(self, data: bytes, where: str) -> None:
         """Read one input; notes a crash or a hang, and goes on."""
         result = self.result
-        took_s = self._timed(data, where)
-        if took_s > SLOW_S:
-            took_s = min(took_s, *(self._timed(data, where) for _ in range(AGAIN)))
-            if took_s > SLOW_S:
-                result.hangs.append(f"{where}: {took_s * 1000:.0f} ms: {data[:64].hex()}")
         result.inputs += 1
+        took_s = 0.0
+        for _ in range(1 + AGAIN):
+            again_s = self._timed(data, where)
+            if again_s is None:
+                return
+            took_s = min(took_s or again_s, again_s)
+            if took_s <= SLOW_S:
+                break
+        else:
+            result.hangs.append(f"{where}: {took_s * 1000:.0f} ms: {data[:64].hex()}")
         result.slowest_ms = max(result.slowest_ms, took_s * 1000)
 
-    def _timed(self, data: bytes, where: str) -> float:
+    def _timed(self, data: bytes, where: str) -> float | None:
+        """Seconds that one reading took; None when it was stuck: whoever reads that again is stuck again."""
         started_s = time.perf_counter()
+        old = signal.signal(signal.SIGALRM, _on_alarm)
+        signal.setitimer(signal.ITIMER_REAL, STUCK_S)
         try:
-            self.target.read(data)
+            try:
+                self.target.read(data)
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                signal.signal(signal.SIGALRM, old)
         except Stuck:
             self.result.hangs.append(f"{where}: never finished: {data[:64].hex()}")
+            return None
         except Exception:  # noqa: BLE001 - whatever a reader lets through is what is looked for
             if len(self.result.crashes) < MOST_CRASHES:
                 last = "".join(traceback.format_exc(limit=-3))
@@ -129,8 +165,7 @@ def run(name: str, seed: int, inputs: int, seconds: float = math.inf) -> Result:
     result = reading.result
     size = min(BATCH, max(inputs // 4, 1))
     started_s = time.monotonic()
-    warm_mib = 0.0
-    old = signal.signal(signal.SIGALRM, _on_alarm)
+    warm_mib, warm_inputs = 0.0, 0
 
     @hypothesis.seed(seed)
     @hypothesis.settings(
@@ -142,21 +177,18 @@ def run(name: str, seed: int, inputs: int, seconds: float = math.inf) -> Result:
     )
     @hypothesis.given(st.integers(0, (1 << 64) - 1))
     def campaign(number: int) -> None:
-        nonlocal warm_mib
-        if time.monotonic() - started_s > seconds or len(result.crashes) >= MOST_CRASHES:
+        nonlocal warm_mib, warm_inputs
+        if time.monotonic() - started_s > seconds or reading.is_hopeless:
             return
-        signal.setitimer(signal.ITIMER_REAL, STUCK_S)
         reading.batch(number, size)
         if not warm_mib and (result.inputs >= WARM * inputs or time.monotonic() - started_s > WARM * seconds):
-            warm_mib = resident_mib()
+            warm_mib, warm_inputs = resident_mib(), result.inputs
 
-    try:
-        campaign()
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, old)
+    campaign()
     result.seconds = time.monotonic() - started_s
-    result.growth_mib = round(max(resident_mib() - (warm_mib or resident_mib()), 0.0), 1)
+    grown_mib = max(resident_mib() - (warm_mib or resident_mib()), 0.0)
+    result.growth_mib = round(grown_mib, 1)
+    result.growth_bytes = round(grown_mib * (1 << 20) / max(result.inputs - warm_inputs, 1), 1)
     reading.target.close()
     return result
 
@@ -176,17 +208,20 @@ def main(words: Sequence[str] | None = None) -> int:
     """Run a campaign over every target. Exit 0 when nothing was found, 1 otherwise."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz.campaign", description=__doc__)
     parser.add_argument("--inputs", type=int, default=1_000_000, help="of all targets together (%(default)s)")
-    parser.add_argument("--seconds", type=float, default=240, help="time, for all together (%(default)s)")
+    parser.add_argument(
+        "--seconds", type=float, help=f"time, for all together; fewer inputs will do then ({TIME_S})"
+    )
     parser.add_argument("--seed", type=int, default=None, help="repeats a campaign; random without it")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (%(default)s)")
     parser.add_argument("--target", action="append", choices=list(TARGETS), help="only this one; repeatable")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args(words)
     seed = options.seed if options.seed is not None else int.from_bytes(os.urandom(4), "little")
+    seconds = TIME_S if options.seconds is None else options.seconds
     names = options.target or list(TARGETS)
     whole = sum(share_of(name) for name in names)
     jobs = [
-        (name, seed, options.inputs * share_of(name) // whole + 1, options.seconds * options.workers / 4)
+        (name, seed, options.inputs * share_of(name) // whole + 1, seconds * options.workers / 4)
         for name in sorted(names, key=lambda name: -share_of(name))
     ]
     started_s = time.monotonic()
@@ -201,13 +236,16 @@ def main(words: Sequence[str] | None = None) -> int:
     took_s = time.monotonic() - started_s
     good = all(result.is_good for result in results)
     total = sum(result.inputs for result in results)
+    is_whole = options.seconds is not None or total >= options.inputs
     if options.json:
-        body = {"seed": seed, "inputs": total, "seconds": round(took_s, 1), "ok": good}
+        body = {"seed": seed, "inputs": total, "seconds": round(took_s, 1), "ok": good and is_whole}
         print(json.dumps({**body, "targets": [asdict(result) for result in results]}, indent=2))
     else:
         print(f"{total} inputs in {took_s:.0f} s, {total / took_s:.0f} a second; seed {seed}")
         print("nothing found" if good else f"FOUND SOMETHING; again: make fuzz FUZZ='--seed {seed}'")
-    return 0 if good else 1
+    if not is_whole:
+        sys.stderr.write(f"fewer than {options.inputs} inputs: not done in {TIME_S} s, or given up\n")
+    return 0 if good and is_whole else 1
 
 
 def share_of(name: str) -> int:
@@ -221,7 +259,8 @@ def line_of(result: Result) -> str:
     found = f"{len(result.crashes)} crashes, {len(result.hangs)} hangs"
     return (
         f"{result.target:<24}{result.inputs:>9} inputs {result.per_second:>8.0f}/s  "
-        f"slowest {result.slowest_ms:>6.1f} ms  memory +{result.growth_mib:.1f} MiB  {found}\n"
+        f"slowest {result.slowest_ms:>6.1f} ms  memory +{result.growth_mib:.1f} MiB, "
+        f"{result.growth_bytes:.0f} bytes an input  {found}\n"
     )
 
 

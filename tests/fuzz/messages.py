@@ -277,20 +277,30 @@ class Questions(Target):
 
 
 class Keys(Target):
-    """Requests whether a key may get in: the allowed one may, and nothing else."""
+    """Requests whether a key may get in: the peer's may, and nothing else, not another allowed one either."""
 
     name, share = "ZAP requests", 40
 
     def __init__(self) -> None:
         public, secret = zmq.curve_keypair()
         peer = zmq.curve_keypair()[0].decode()
-        ring = KeyRing(KeyPair(public.decode(), secret.decode()), {"lab": peer}, peer)
+        third = zmq.curve_keypair()[0].decode()
+        ring = KeyRing(KeyPair(public.decode(), secret.decode()), {"lab": peer, "third": third}, peer)
+        self._third = bytes(zmq.utils.z85.decode(third))
         self._peer = bytes(zmq.utils.z85.decode(peer))
         log = Logger(NULL.open("w", encoding="utf-8"), "error", {})
         self._guard = Guard(ring, ["epc"], 1000, log)
 
     def make(self, chance: Random) -> bytes:
-        request = [b"1.0", b"1", b"epc", b"192.0.2.1", b"", b"CURVE", self._peer]
+        request = [
+            b"1.0",
+            b"1",
+            b"epc",
+            b"192.0.2.1",
+            b"",
+            b"CURVE",
+            chance.choice((self._peer, self._third)),
+        ]
         if chance.random() < 0.9:
             at = chance.randrange(len(request))
             request[at] = mutate.octets(chance, request[at])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Iterator
 from random import Random
@@ -97,6 +98,30 @@ def test_slow_input_is_found() -> None:
     assert not reading.result.is_good
 
 
+def test_input_that_is_never_finished_is_found_once_and_the_campaign_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Looping(Faulty):
+        def make(self, chance: Random) -> bytes:
+            return chance.choice((b"good", b"loop"))
+
+        def read(self, data: bytes) -> None:
+            while data == b"loop":
+                continue
+
+    monkeypatch.setitem(TARGETS, "looping", Looping)
+    monkeypatch.setattr(campaign, "STUCK_S", 0.15)
+
+    result = campaign.run("looping", seed=1, inputs=100)
+
+    assert len(result.hangs) == campaign.MOST_HANGS
+    assert all("never finished" in hang for hang in result.hangs)
+    # one alarm each: what was stuck is not read again
+    assert result.seconds < 2 * campaign.MOST_HANGS * campaign.STUCK_S
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+    assert not result.is_good
+
+
 def test_growing_memory_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     class Growing(Faulty):
         def make(self, chance: Random) -> bytes:
@@ -112,3 +137,20 @@ def test_what_is_found_makes_the_result_bad() -> None:
     assert not Result("x", crashes=["a"]).is_good
     assert not Result("x", hangs=["a"]).is_good
     assert not Result("x", growth_mib=campaign.GROWTH_MIB + 1).is_good
+    assert not Result("x", growth_mib=campaign.GROWTH_NOISE_MIB + 1, growth_bytes=200).is_good
+    assert Result("x", growth_mib=campaign.GROWTH_NOISE_MIB + 1, growth_bytes=20).is_good
+    assert Result("x", growth_mib=campaign.GROWTH_NOISE_MIB - 1, growth_bytes=200).is_good
+
+
+@pytest.mark.parametrize(
+    ("words", "code"), [((), 1), (("--seconds", "0.001"), 0)], ids=["asked for inputs", "asked for time"]
+)
+def test_campaign_that_read_too_few_inputs_failed_unless_time_was_the_limit(
+    monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], code: int
+) -> None:
+    monkeypatch.setattr(campaign, "TIME_S", 0.001)
+
+    # the process that reads is given the time as an argument
+    assert (
+        campaign.main(["--target", "wire decoder", "--inputs", "2000000", "--workers", "1", *words]) == code
+    )

@@ -29,6 +29,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SHARED_MEMORY = Path("/dev/shm")
 CLI = (sys.executable, "-m", "ntbnet.app.cli")
 COMMAND_TIMEOUT_S = 40.0
+PING_INTERVAL_S = 0.3
+"""ping waits for its last reply as long, and that is long on a busy machine."""
 _numbers = count()
 
 
@@ -247,6 +249,12 @@ class LiveBridge:
     def run_inside(self, node: str, *command: str) -> subprocess.CompletedProcess[str]:
         """Run a program inside a node to its end, where ``ntbnet exec`` is not what is tested."""
         return run_command("ip", "netns", "exec", self.netns(node), *command)
+
+    def pings(self, source: str = "rc", *family: str, count: int = 1) -> bool:
+        """True when every reply to so many requests to the other node comes, the last within a second."""
+        target = self.address("ep" if source == "rc" else "rc", "ipv6" if family else "ipv4")
+        words = ("ping", *family, "-c", str(count), "-i", str(PING_INTERVAL_S), "-W", "1", target)
+        return " 0% packet loss" in self.run_inside(source, *words).stdout
 
     # violence
 

@@ -15,13 +15,23 @@ from pathlib import Path
 from typing import Any
 
 from ntbnet import topology
+from ntbnet.app.bridge import Bridge
 from ntbnet.app.leftovers import kill as kill_process
 from ntbnet.app.leftovers import remove_leftovers
 from ntbnet.config import Config, load_text
 from ntbnet.edge import keys
 from ntbnet.edge.process import ProcessRecord
 from ntbnet.edge.rundir import RunDir
-from tests.live.bridge import CLI, COMMAND_TIMEOUT_S, leftovers, new_name, processes_of, run_command, until
+from tests.live.bridge import (
+    CLI,
+    COMMAND_TIMEOUT_S,
+    PING_INTERVAL_S,
+    leftovers,
+    new_name,
+    processes_of,
+    run_command,
+    until,
+)
 
 ADDRESSES = {"rc": "198.18.0.1", "ep": "198.18.0.2"}
 """Of the veth ends. Source: RFC 2544, the block for tests between networks."""
@@ -61,6 +71,7 @@ dir = "{folder / node}"
         self.config_path.write_text(text, encoding="utf-8")
         self.config: Config = load_text(text, "test", node=node)
         self.run = RunDir(self.config.run.dir, name)
+        self._bridge = Bridge(self.run, self.config)
 
     def cli(
         self, command: str, *words: str, inside: bool = False, timeout_s: float = COMMAND_TIMEOUT_S
@@ -84,8 +95,7 @@ dir = "{folder / node}"
 
     def status(self) -> dict[str, Any]:
         """What ``ntbnet status --json`` prints here."""
-        status: dict[str, Any] = json.loads(self.cli("status", "--json").stdout)
-        return status
+        return self._bridge.status()
 
     def security(self) -> dict[str, dict[str, Any]]:
         """What each service says about keys."""
@@ -94,6 +104,24 @@ dir = "{folder / node}"
     def exec(self, *command: str, timeout_s: float = COMMAND_TIMEOUT_S) -> subprocess.CompletedProcess[str]:
         """Run a program in this machine's node to its end."""
         return run_command(*self.exec_words(*command), timeout_s=timeout_s)
+
+    def ping(self, *family: str, count: int = 5) -> None:
+        """Ping the other machine's node; every reply has to come."""
+        side = self.config.node.ep if self.node == "rc" else self.config.node.rc
+        address = (side.ipv6 if family else side.ipv4).partition("/")[0]
+        netns = f"/run/netns/{self.name}-{self.node}"
+        done = run_command(
+            "nsenter",
+            f"--net={netns}",
+            "ping",
+            *family,
+            "-c",
+            str(count),
+            "-i",
+            str(PING_INTERVAL_S),
+            address,
+        )
+        assert " 0% packet loss" in done.stdout, done.stdout + done.stderr
 
     def exec_words(self, *command: str) -> list[str]:
         """Command line that runs a program in this machine's node."""

@@ -50,7 +50,7 @@ def under_way(bridge: LiveBridge, source: str, seed: int, size: int = 24 << 20) 
 
 def test_status_tells_the_fabric_and_whether_stores_are_direct(bridge: LiveBridge) -> None:
     bridge.wait_for_link()
-    assert bridge.cli("ping", "-c", "2").returncode == 0
+    assert bridge.pings(count=2)
     status = bridge.status()
     fabric = bridge.config.bridge.fabric
 
@@ -69,7 +69,7 @@ def test_bar_that_moves_under_a_transfer_is_granted_anew(bridge: LiveBridge) -> 
     assert moved.returncode == 0, moved.stderr
     transfer.finish(60)
 
-    assert bridge.cli("ping", "-c", "2").returncode == 0
+    assert bridge.pings(count=2)
     if bridge.config.bridge.fabric == "local":
         assert stores(bridge, "peer-rc")["grants_taken"] > taken
         assert stores(bridge, "peer-rc")["direct"]

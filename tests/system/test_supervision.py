@@ -29,6 +29,13 @@ pytestmark = [pytest.mark.system, pytest.mark.needs_tun]
 
 
 @pytest.fixture
+def shared(bridge: LiveBridge) -> LiveBridge:
+    """For tests after which the bridge is whole again."""
+    bridge.wait_for_link()
+    return bridge
+
+
+@pytest.fixture
 def live(make_bridge: MakeBridge) -> LiveBridge:
     return make_bridge("")
 
@@ -42,12 +49,9 @@ def supervisor(tmp_path: Path) -> Iterator[Supervisor]:
     run.remove()
 
 
-def events(bridge: LiveBridge, name: str) -> list[dict[str, object]]:
-    return [line for line in bridge.log_lines("supervisor") if line["event"] == name]
-
-
-def pings(bridge: LiveBridge, source: str) -> bool:
-    return bridge.cli("ping", "-c", "1", "--from", source).returncode == 0
+def events(bridge: LiveBridge, name: str, since_ns: int = 0) -> list[dict[str, object]]:
+    lines = bridge.log_lines("supervisor")
+    return [line for line in lines if line["event"] == name and line["mono_ns"] >= since_ns]
 
 
 def replaced(bridge: LiveBridge, before: dict[str, int]) -> set[str]:
@@ -65,37 +69,37 @@ def replaced(bridge: LiveBridge, before: dict[str, int]) -> set[str]:
     ],
 )
 def test_lost_memory_is_made_anew_and_all_its_mappers_restart(
-    live: LiveBridge, service: str, mappers: set[str]
+    shared: LiveBridge, service: str, mappers: set[str]
 ) -> None:
-    node, before = topology.NODE_OF[service], live.pids()
-    dram_path(live.name, node).unlink()
+    node, before, began_ns = topology.NODE_OF[service], shared.pids(), time.monotonic_ns()
+    dram_path(shared.name, node).unlink()
 
-    live.kill(service)
+    shared.kill(service)
 
     if FABRIC == "local":
         mappers = mappers | {"peer-rc", "peer-ep"}
-    until(lambda: replaced(live, before) == mappers, 10, "all users of the memory")
-    live.wait_for_link()
-    assert dram_path(live.name, node).exists()
-    assert pings(live, "rc")
-    assert pings(live, "ep")
-    assert [(line["side"], line["what"]) for line in events(live, "supervisor.repaired")] == [
+    until(lambda: replaced(shared, before) == mappers, 10, "all users of the memory")
+    shared.wait_for_link()
+    assert dram_path(shared.name, node).exists()
+    assert shared.pings("rc")
+    assert shared.pings("ep")
+    assert [(line["side"], line["what"]) for line in events(shared, "supervisor.repaired", began_ns)] == [
         (node, ["memory"])
     ]
 
 
-def test_lost_interface_is_made_anew_and_programs_in_the_node_stay(live: LiveBridge) -> None:
-    program = subprocess.Popen(live.exec_words("rc", "sleep", "60"))
+def test_lost_interface_is_made_anew_and_programs_in_the_node_stay(shared: LiveBridge) -> None:
+    program = subprocess.Popen(shared.exec_words("rc", "sleep", "60"))
     try:
         until(lambda: b"sleep" in Path(f"/proc/{program.pid}/cmdline").read_bytes()[:6], 10, "program")
-        before = live.pids()
+        before = shared.pids()
 
-        run_command("ip", "-n", live.netns("rc"), "link", "del", "ntb0")
+        run_command("ip", "-n", shared.netns("rc"), "link", "del", "ntb0")
 
-        until(lambda: "peer-rc" in replaced(live, before), 10, "replacement of peer-rc")
-        live.wait_for_link()
-        assert pings(live, "rc")
-        assert pings(live, "ep")
+        until(lambda: "peer-rc" in replaced(shared, before), 10, "replacement of peer-rc")
+        shared.wait_for_link()
+        assert shared.pings("rc")
+        assert shared.pings("ep")
         assert program.poll() is None
         seen = run_command("nsenter", f"--net=/proc/{program.pid}/ns/net", "ip", "link", "show", "ntb0")
         assert seen.returncode == 0
@@ -104,33 +108,33 @@ def test_lost_interface_is_made_anew_and_programs_in_the_node_stay(live: LiveBri
         program.wait()
 
 
-def test_lost_namespace_is_made_anew(live: LiveBridge) -> None:
-    before = live.pids()
+def test_lost_namespace_is_made_anew(shared: LiveBridge) -> None:
+    before = shared.pids()
 
-    run_command("ip", "netns", "del", live.netns("ep"))
-    live.kill("peer-ep")
+    run_command("ip", "netns", "del", shared.netns("ep"))
+    shared.kill("peer-ep")
 
-    until(lambda: "peer-ep" in replaced(live, before), 10, "replacement of peer-ep")
-    live.wait_for_link()
-    assert pings(live, "ep")
+    until(lambda: "peer-ep" in replaced(shared, before), 10, "replacement of peer-ep")
+    shared.wait_for_link()
+    assert shared.pings("ep")
 
 
 def test_refused_up_with_another_run_folder_leaves_the_running_bridge_whole(
-    live: LiveBridge, tmp_path: Path
+    shared: LiveBridge, tmp_path: Path
 ) -> None:
     config = tmp_path / "elsewhere.toml"
-    before = {node: dram_path(live.name, node).stat().st_ino for node in ("rc", "ep")}
+    before = {node: dram_path(shared.name, node).stat().st_ino for node in ("rc", "ep")}
 
     # sockets need a short path
     with TemporaryDirectory() as short:
         config.write_text(f'[run]\ndir = "{short}/r"\n', encoding="utf-8")
-        done = cli("up", "--detach", "--name", live.name, "--config", str(config))
+        done = cli("up", "--detach", "--name", shared.name, "--config", str(config))
         is_made = Path(short, "r").exists()
 
     assert done.returncode == 1
     assert "is not ours" in done.stderr
-    assert {node: dram_path(live.name, node).stat().st_ino for node in ("rc", "ep")} == before
-    assert pings(live, "rc")
+    assert {node: dram_path(shared.name, node).stat().st_ino for node in ("rc", "ep")} == before
+    assert shared.pings("rc")
     assert not is_made
 
 
@@ -280,18 +284,18 @@ def fork_server_of(live: LiveBridge) -> ProcessRecord | None:
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 def test_services_live_on_without_the_fork_server_and_are_replaced_by_another_one(
-    live: LiveBridge, number: signal.Signals
+    shared: LiveBridge, number: signal.Signals
 ) -> None:
-    before, first = live.pids(), fork_server_of(live)
+    before, first = shared.pids(), fork_server_of(shared)
     assert first is not None
 
     send_signal(first, number)
-    live.kill("edma")
+    shared.kill("edma")
 
-    until(lambda: replaced(live, before) == {"edma"}, 10, "replacement of edma")
-    live.wait_for_link()
+    until(lambda: replaced(shared, before) == {"edma"}, 10, "replacement of edma")
+    shared.wait_for_link()
     assert is_gone(first)
-    assert pings(live, "rc")
+    assert shared.pings("rc")
 
 
 def test_fork_server_ends_with_a_killed_supervisor(live: LiveBridge) -> None:

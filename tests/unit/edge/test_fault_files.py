@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import msgpack
@@ -35,6 +36,23 @@ def test_removed_plan_leaves_the_counts(folder: FaultFolder) -> None:
 
     assert folder.read_plan() is None
     assert folder.injected()["epc"][0] == 5
+
+
+@pytest.mark.parametrize("kind", ["fifo", "link", "folder"])
+def test_what_is_no_regular_file_is_refused_at_once(folder: FaultFolder, tmp_path: Path, kind: str) -> None:
+    """The folder may be another user's: nothing there may hold the reader up or lead it away."""
+    folder.write_plan(PLAN)
+    (folder.path / "plan").rename(tmp_path / "elsewhere")
+    plan = folder.path / "plan"
+    if kind == "fifo":
+        os.mkfifo(plan)
+    elif kind == "link":
+        plan.symlink_to(tmp_path / "elsewhere")
+    else:
+        plan.mkdir()
+
+    with pytest.raises(ConfigError, match="faults/plan"):
+        folder.read_plan()
 
 
 def test_counts_outlive_who_counts_and_end_with_the_next_plan(folder: FaultFolder) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from ntbnet.edge import rundir
 from ntbnet.edge.process import ProcessRecord, alive, own_record
 from ntbnet.edge.run_record import RunRecord
 from ntbnet.edge.rundir import RESTARTED_EPOCHS, RunDir
@@ -320,6 +322,24 @@ def test_second_holder_is_refused_at_once_and_let_in_later(run: RunDir) -> None:
 def test_nodes_are_locked_apart_from_the_run(run: RunDir) -> None:
     with run.lock(), run.lock_nodes():
         assert run.exists()
+
+
+def test_counters_that_somebody_keeps_locked_hold_nobody_up_for_ever(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder is the user's that services became: that one may lock it as long as it likes."""
+    run.create()
+    monkeypatch.setattr(rundir, "_COUNTERS_TIMEOUT_S", 0.05)
+    fd = os.open(run.path / "epochs", os.O_RDONLY)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+
+    with pytest.raises(SetupError, match="epochs is locked by another process"):
+        run.raise_epoch("link")
+    with pytest.raises(SetupError, match="epochs is locked by another process"):
+        run.secret()
+    os.close(fd)
+
+    assert run.raise_epoch("link") == 1
 
 
 def test_lock_of_a_killed_holder_is_free(run: RunDir) -> None:
