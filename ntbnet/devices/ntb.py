@@ -147,7 +147,7 @@ class NtbDevice(ABC):
         return None
 
     def peer_mw_is_direct(self, widx: int, size: int) -> bool:
-        """Stores to the first ``size`` bytes of outbound window ``widx`` go in place, behind effects asked for."""
+        """Stores to the first ``size`` bytes of window ``widx`` go in place, behind effects asked for."""
         return self.peer_mw_lend(widx, size) is not None
 
     def fence(self) -> None:
