@@ -55,6 +55,9 @@ EVENTS: dict[str, Event] = {
     ),
     "link.status_changed": Event("info", ("up", "reason"), "link bit of the NTB control block"),
     "grants.refused": Event("warning", ("reason",), "impossible grants of direct stores: they are messages"),
+    "stores.waiting": Event(
+        "warning", ("flushes",), "reads that direct stores wait for have failed; once a link epoch"
+    ),
     "link.administered": Event("info", ("up",), "this side asks for the link, or drops it, by command"),
     "host.reset": Event("warning", ("memory",), "the host boots anew by command; its memory is kept or lost"),
     "endpoint.reset": Event(

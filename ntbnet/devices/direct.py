@@ -24,10 +24,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from ntbnet.address import ADDRESS_END
+from ntbnet.devices.complaints import Once
 from ntbnet.devices.effects import Outbox, Store
 from ntbnet.devices.lease import Lease
 from ntbnet.devices.memory import Buffer, Window
-from ntbnet.devices.task import Read, Sleep, Task, Tasks
+from ntbnet.devices.task import Flush, Sleep, Task, Tasks
 from ntbnet.errors import PeerError
 from ntbnet.wire import SERVICE_BY_LABEL, Irq, IrqSource, MemWrite
 
@@ -39,7 +40,8 @@ MAX_HELD = 1024
 WORD_BYTES = 4
 RETRY_NS = 10_000_000
 """Wait before an unanswered flush is tried again."""
-_ABSENT = b"\xff" * WORD_BYTES
+FAILED_FLUSHES = 3
+"""After how many in a row it is logged, once in a link epoch, that stores wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +150,7 @@ class CpuBus:
         """No message is under way that a direct store could overtake."""
         self._posted = 0
         self._is_flushing = False
+        self._complaints = Once()
         self._era = 0
         """Ends the flushes of earlier epochs."""
         self._lent: list[Window] = []
@@ -251,6 +254,25 @@ class CpuBus:
         self._unsettle()
         self._flush()
 
+    def barrier(self) -> Task[bool]:
+        """Let no later store overtake what the upstream service has sent to the other host by now.
+
+        For what others store there for this host: a DMA engine. Direct stores wait for a read behind it
+        from the call on, and messages travel behind it anyway.
+
+        Returns:
+            False: the read was not answered, and stores wait still.
+        """
+        memory = self._memory()
+        if memory is None:
+            return True
+        era = self._era
+        self._unsettle()
+        self._posted += 1
+        self._flush()
+        is_answered: bool = yield Flush(memory.end - WORD_BYTES, WORD_BYTES)
+        return is_answered and self._era == era
+
     # the way
 
     def route(self, dst: str) -> None:
@@ -283,6 +305,7 @@ class CpuBus:
         self._held.clear()
         self._outbox.drop_stores()
         self._is_flushing = False
+        self._complaints.begin_epoch()
         self._era += 1
         self.route(self._upstream)
         if self._far is not None:
@@ -294,23 +317,28 @@ class CpuBus:
             self._is_flushing = True
             self._tasks.spawn("flush", self._run_flush())
 
+    def _memory(self) -> Grant | None:
+        """The granted memory whose last word, harmless to read, is behind every message to the other host."""
+        return next((grant for grant in self._grants if not grant.owner), None)
+
     def _run_flush(self) -> Task[None]:
-        era, posted = self._era, -1
+        era, posted, failed = self._era, -1, 0
         while posted != self._posted:
             posted = self._posted
-            memory = [grant for grant in self._grants if not grant.owner]
-            if not memory:
+            memory = self._memory()
+            if memory is None:
                 # nothing to read behind the messages: they stay messages
                 self._grants, self._is_flushing = (), False
                 self._post_held()
                 return
-            # the last word of a window: where a ring has its rx_info, which is never all ones
-            answer = yield Read(memory[0].end - WORD_BYTES, WORD_BYTES)
+            is_answered: bool = yield Flush(memory.end - WORD_BYTES, WORD_BYTES)
             if self._era != era:
                 return
-            if answer == _ABSENT:
+            if not is_answered:
                 self.counters["flushes_failed"] += 1
-                posted = -1
+                posted, failed = -1, failed + 1
+                if failed == FAILED_FLUSHES and self._complaints.is_first("flush"):
+                    self._outbox.log("stores.waiting", flushes=failed)
                 yield Sleep(RETRY_NS)
                 if self._era != era:
                     return

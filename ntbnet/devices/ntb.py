@@ -146,6 +146,10 @@ class NtbDevice(ABC):
         """
         return None
 
+    def peer_mw_is_direct(self, widx: int, size: int) -> bool:
+        """Stores to the first ``size`` bytes of window ``widx`` go in place, behind effects asked for."""
+        return self.peer_mw_lend(widx, size) is not None
+
     def fence(self) -> None:
         """The peer sees every store to lent memory before a later load of own memory is done."""
 

@@ -59,6 +59,8 @@ class EpPeer(Peer):
                 self.counters,
                 copy_bytes=config.transport.copy_bytes,
                 timeout_ns=config.timing.completion_timeout_ms * 1_000_000,
+                barrier=self._cpu.barrier,
+                on_stuck=self._ask_for_new_epoch,
             )
         elif config.transport.use_dma:
             self._outbox.log("dma.unavailable", reason="no eDMA driver (transport.dw_edma = false)")

@@ -8,6 +8,8 @@ an interrupt.
 ``adaptive``: polling begins when interrupts come close together and find several frames each: a ping-pong,
 of one frame each way, never polls. It goes on as long as it finds frames: a look that finds none is paid with
 what earlier ones found, so that empty looks are a fixed share at most, and nothing is looked at when idle.
+Only a receiver whose stores reach the sender in place polls, for only such a store ends it. Where they no
+longer do it cannot end: what finds nothing is looked at more and more rarely then.
 ``always``: from the first frame on. ``never``: every burst rings, as with the kernel's driver.
 """
 
@@ -31,6 +33,10 @@ ENTER_CREDIT = 4
 MAX_CREDIT = 8
 EMPTY_COST = 2
 """What an empty look takes of the credit; each frame found gives 1."""
+PATIENCE = 8
+"""Looks in a row at whose end the sender could not be told, before the period doubles."""
+MAX_PERIOD_NS = 4_000_000
+"""The longest it gets: a tick of a kernel with 250 Hz."""
 
 
 class RxPoll:
@@ -54,6 +60,9 @@ class RxPoll:
         self._tasks = tasks
         self._credit = 0
         self._last_ns = 0
+        self._period_ns = PERIOD_NS
+        self._untold = 0
+        """Looks since the sender could last have been told, or a frame was found."""
         self.is_on = False
         self.looks = self.empty_looks = 0
         if mode == "never":
@@ -71,21 +80,26 @@ class RxPoll:
             self._credit = 0
         self._last_ns = now_ns
         self._credit = max(0, self._credit + 2 * frames - 3)
-        if self._credit >= ENTER_CREDIT or self._mode == "always":
+        if (self._credit >= ENTER_CREDIT or self._mode == "always") and self._tell():
             self.is_on = True
-            self._credit = MAX_CREDIT
-            self._outbox.add(Poll(PERIOD_NS))
-            self._tell()
+            self._credit, self._untold = MAX_CREDIT, 0
+            self._set_period(PERIOD_NS)
 
-    def _tell(self) -> None:
+    def _tell(self) -> bool:
+        """Tell the sender of each queue that it need not ring; whether one knows."""
         for queue in self._queues:
             if queue.active and not queue.rx.is_polled:
                 queue.rx.begin_polling()
+        return any(queue.rx.is_polled for queue in self._queues)
+
+    def _set_period(self, period_ns: int) -> None:
+        self._period_ns = period_ns
+        self._outbox.add(Poll(period_ns))
 
     def on_period(self) -> None:
         """Time for a look, unless there was one a moment ago."""
-        if self.is_on and self._tasks.now_ns - self._last_ns >= PERIOD_NS // 2 and not self.look():
-            self._credit -= EMPTY_COST
+        if self.is_on and self._tasks.now_ns - self._last_ns >= self._period_ns // 2 and not self.look():
+            self._credit = max(0, self._credit - EMPTY_COST)
             self.empty_looks += 1
             if self._credit <= 0 and self._mode != "always":
                 self._end()
@@ -100,6 +114,9 @@ class RxPoll:
                 taken += queue.poll(WEIGHT)
         if taken:
             self._credit = min(self._credit + taken, MAX_CREDIT)
+            self._untold = 0
+            if self._period_ns != PERIOD_NS:
+                self._set_period(PERIOD_NS)
             self._tell()
         return taken
 
@@ -110,6 +127,9 @@ class RxPoll:
         told = [queue for queue in self._queues if queue.rx.is_polled]
         answers = [queue.rx.end_polling() for queue in told]
         if not all(answers):
+            self._untold += 1
+            if self._untold % PATIENCE == 0 and self._period_ns < MAX_PERIOD_NS:
+                self._set_period(min(2 * self._period_ns, MAX_PERIOD_NS))
             return
         self.stop()
         for queue in told:

@@ -229,10 +229,20 @@ class RxRing:
         last = (self.index or len(self._ends)) - 1
         return last | POLLING if self.is_polled else last
 
-    def begin_polling(self) -> None:
-        """Somebody looks at the ring by himself from now on: the sender need not ring. Ends with a reset."""
+    def begin_polling(self) -> bool:
+        """Somebody looks at the ring by himself from now on: the sender need not ring. Ends with a reset.
+
+        Returns:
+            False when the sender cannot be told in place now, and so could not be told of the end either.
+        """
+        is_lent = self._lent is not None and not self._lent.revoked
+        if not is_lent and not self._ntb.peer_mw_is_direct(
+            self._rx_info_widx, self._rx_info_offset + WORD.size
+        ):
+            return False
         self.is_polled = True
         self._publish()
+        return True
 
     def end_polling(self) -> bool:
         """The sender is to ring again, behind whatever it sends from now on: look at the ring once more.
@@ -242,13 +252,17 @@ class RxRing:
         Returns:
             False when the sender cannot be told in place now: polling has to go on.
         """
-        lent = self._lent
-        if lent is None or lent.revoked:
-            lent = self._ntb.peer_mw_lend(self._rx_info_widx, self._rx_info_offset + WORD.size)
-            self._lent = lent
-            if lent is None:
-                return False
+        lent = self._borrow()
+        if lent is None:
+            return False
         self.is_polled = False
         lent.store_u32("ring.rx_info", self._rx_info_offset, self._rx_info())
         self._ntb.fence()
         return True
+
+    def _borrow(self) -> Window | None:
+        lent = self._lent
+        if lent is None or lent.revoked:
+            lent = self._ntb.peer_mw_lend(self._rx_info_widx, self._rx_info_offset + WORD.size)
+            self._lent = lent
+        return lent

@@ -1,6 +1,6 @@
 """Device drivers as generators: what a kernel driver does by sleeping, without an event loop.
 
-A driver yields ``Read`` (a non-posted read on the bus), ``Call`` (a request to a neighbouring
+A driver yields ``Read`` or ``Flush`` (a non-posted read on the bus), ``Call`` (a request to a neighbouring
 service), ``Sleep`` or ``Acquire`` and is resumed with the answer.  ``Tasks`` runs any number of
 them sans-IO: it is told of completions and deadlines and emits ``Send`` effects.
 
@@ -34,6 +34,14 @@ class Read:
     size: int
     dst: str = ""
     """Service that is asked; empty: where all reads of these tasks go."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flush:
+    """A memory read for what it pushes before it; answered with True once its data came, else False."""
+
+    addr: int
+    size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +98,7 @@ class Release:
     mutex: Mutex
 
 
-Request = Read | CfgRead | CfgWrite | Call | Sleep | Acquire | Release
+Request = Read | Flush | CfgRead | CfgWrite | Call | Sleep | Acquire | Release
 Task = Generator[Request, Any, T]
 
 
@@ -109,7 +117,7 @@ class Tasks:
 
     Args:
         outbox: where messages go.
-        read_dst: service that Cfg* requests, and Read requests without a ``dst``, are sent to.
+        read_dst: service that Cfg* and Flush requests, and Read requests without a ``dst``, are sent to.
         timeout_ns: completion timeout; a late completion is dropped and counted.
         first_tag: least tag used, for who shares a tag space with requests it forwards.
     """
@@ -205,7 +213,9 @@ class Tasks:
         self._pump()
 
     @staticmethod
-    def _read_value(request: Request | None, status: Status, data: bytes | memoryview) -> bytes:
+    def _read_value(request: Request | None, status: Status, data: bytes | memoryview) -> bytes | bool:
+        if isinstance(request, Flush):
+            return status is Status.OK and len(data) == request.size
         if isinstance(request, CfgWrite):
             return b""
         size = request.size if isinstance(request, (Read, CfgRead)) else 0
@@ -257,12 +267,14 @@ class Tasks:
         else:
             self._send(task, request)
 
-    def _send(self, task: _Task, request: Read | CfgRead | CfgWrite | Call) -> None:
+    def _send(self, task: _Task, request: Read | Flush | CfgRead | CfgWrite | Call) -> None:
         self._tag = max((self._tag + 1) & 0xFFFFFFFF, self._first_tag)
         self._by_tag[self._tag] = (task, self.now_ns + self._timeout_ns)
         if isinstance(request, Read):
             read = MemRead(request.addr, request.size, self._tag, self.epoch)
             self._outbox.send(request.dst or self.read_dst, read)
+        elif isinstance(request, Flush):
+            self._outbox.send(self.read_dst, MemRead(request.addr, request.size, self._tag, self.epoch))
         elif isinstance(request, CfgRead):
             message = CfgReadMessage(request.offset, request.size, self._tag, self.epoch)
             self._outbox.send(self.read_dst, message)

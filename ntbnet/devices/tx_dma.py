@@ -4,8 +4,10 @@ A payload is copied into a buffer of the pool, because its owner may reuse its m
 copies from there to the bus address behind the outbound window. What the engine fails to copy is copied
 by the CPU from the same buffer, but not before nothing of the engine's can arrive any more: an engine that
 answers is stopped, and a read through the controller pushes out what it sent; one that does not is fenced
-off by the controller, in front of the CPU's own stores. The same holds when the queue goes down: it
-is not started again before the engine has let go.
+off by the controller, in front of the CPU's own stores. What the controller has forwarded by then is still on
+its way to the peer, and a CPU that stores in place would overtake it: it waits for a read behind that
+(``CpuBus.barrier``), and without an answer asks for a new link epoch, in which no write of this one counts.
+The same holds when the queue goes down: it is not started again before the engine has let go.
 
 Without a free buffer, and for a moment after a failure, ``submit`` refuses, and the CPU copies.
 
@@ -16,6 +18,7 @@ from __future__ import annotations
 
 import errno
 from collections import Counter, deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -37,6 +40,9 @@ MAX_BUFFERS = 64
 BUFFER_ALIGN = 64
 REST_NS = 10_000_000
 """How long the CPU copies after a failure, before the engine is tried again."""
+
+PATIENCE = 2
+"""Completion timeouts without an answer behind the engine's writes, before a new link epoch is asked for."""
 
 
 class Frame(Protocol):
@@ -184,6 +190,7 @@ class TxDma:
         if not has_ended:
             self._channel.lost()
             engine.outbox.send(CONTROLLER, Notice("edma_fence", {}, engine.tasks.epoch))
+        yield from self._await_writes()
         self._is_resting = False
         self._rested_ns = engine.tasks.now_ns + REST_NS
         failed, self._failed = self._failed, deque()
@@ -192,6 +199,15 @@ class TxDma:
             one.frame.copy(one.buffer.view(0, one.length))
         for one in failed:
             one.frame.copied()
+
+    def _await_writes(self) -> Task[None]:
+        """Until what the engine got past the controller is at the peer."""
+        engine = self._engine
+        patience_ns = engine.tasks.now_ns + PATIENCE * engine.timeout_ns
+        while not (yield from engine.barrier()):
+            if engine.tasks.now_ns >= patience_ns:
+                engine.give_up_epoch(f"queue {self._number}: no answer behind the writes of the DMA engine")
+            yield Sleep(REST_NS)
 
     def _watch_over(self) -> Task[None]:
         """An engine that does not answer for as long as a completion may take has lost its way."""
@@ -218,7 +234,9 @@ class TxDmaEngine:
         allocator: memory for lists and buffers; what was taken is kept for the next transport.
         counters: gets dma_copies and dma_errors.
         copy_bytes: shorter payloads are copied by the CPU.
-        timeout_ns: how long the engine may be silent.
+        timeout_ns: how long the engine, or the peer, may be silent.
+        barrier: of the CPU: later stores are behind what the controller has forwarded; False: no answer yet.
+        on_stuck: asks for a new link epoch.
 
     Attributes:
         is_present: the path to the engine is up.
@@ -234,11 +252,16 @@ class TxDmaEngine:
         *,
         copy_bytes: int,
         timeout_ns: int,
+        barrier: Callable[[], Task[bool]],
+        on_stuck: Callable[[str], None],
     ) -> None:
         self.driver, self.tasks, self.outbox, self.counters = driver, tasks, outbox, counters
         self._allocator = allocator
         self._copy_bytes = copy_bytes
         self.timeout_ns = timeout_ns
+        self.barrier = barrier
+        self._on_stuck = on_stuck
+        self._stuck_epoch = 0
         self.is_present = False
         self._queues: dict[int, TxDma] = {}
         self._refused: set[int] = set()
@@ -265,6 +288,12 @@ class TxDmaEngine:
             return None
         self._queues[number] = made
         return made
+
+    def give_up_epoch(self, reason: str) -> None:
+        """Only a new link epoch helps; asked for once in each."""
+        if self._stuck_epoch != self.tasks.epoch:
+            self._stuck_epoch = self.tasks.epoch
+            self._on_stuck(reason)
 
     def probe(self) -> None:
         """The engine is there, whatever it did before."""

@@ -8,7 +8,7 @@ import pytest
 
 from ntbnet.devices.effects import Restart
 from ntbnet.profile import SHIPPED
-from tests.sim.process import MS, SECOND
+from tests.sim.process import MS, SECOND, US
 from tests.sim.test_windows import bridge, udp
 from tests.sim.world import SMALL, World, number_in, packet_of
 
@@ -107,6 +107,22 @@ def test_engine_that_stands_still_and_goes_on_harms_nothing(paused_ms: int) -> N
 
     assert copies(world) > before > 0
     assert world.check_history() > 1000
+    assert world.epoch == 1
+
+
+@pytest.mark.parametrize("held_us", range(507_500, 510_000, 250))
+def test_write_of_a_failed_copy_that_is_late_meets_no_frame_that_came_after_it(held_us: int) -> None:
+    """The engine gives up when no answer came in time; what it sent arrives just when the CPU copies."""
+    world = dma_world(1)
+    world.exchange(3, size=9000)
+    world.delivered["rc"].clear()
+    world.hold_back("epc", "peer-rc", held_us * US)
+    for number in range(1, 301):  # more than the ring holds: slots are used again
+        world.send("ep", packet_of(world.random, number, 9000))
+    world.run_for(600 * MS)
+
+    assert world.device("peer-ep").counters["dma_errors"] > 0
+    assert world.check_history() > 100
     assert world.epoch == 1
 
 

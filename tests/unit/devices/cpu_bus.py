@@ -59,8 +59,8 @@ class Cpu:
         assert len(reads) == 1, reads
         return reads[0]
 
-    def answer(self, read: MemRead, data: bytes = bytes(4)) -> None:
-        self.tasks.complete(Completion(read.tag, Status.OK, data, self.tasks.epoch))
+    def answer(self, read: MemRead, data: bytes = bytes(4), status: Status = Status.OK) -> None:
+        self.tasks.complete(Completion(read.tag, status, data, self.tasks.epoch))
 
     def settle(self) -> None:
         self.answer(self.flush())

@@ -116,6 +116,9 @@ class FakeNtb(NtbDevice):
         self.take_back()
         self.outbox.send("peer", MemWrite((widx + 1) * WINDOW_STRIDE + offset, bytes(data)))
 
+    def peer_mw_is_direct(self, widx: int, size: int) -> bool:
+        return self.lends
+
     def peer_mw_lend(self, widx: int, size: int) -> Window | None:
         assert self.peer is not None
         addr, mapped = self.peer.trans.get(widx, (0, 0))

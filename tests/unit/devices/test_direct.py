@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from ntbnet.devices.direct import MAX_HELD
-from ntbnet.devices.effects import Deliver, Send, Wake
+from ntbnet.devices.direct import FAILED_FLUSHES, MAX_HELD
+from ntbnet.devices.effects import Deliver, Effect, Send, Wake
 from ntbnet.devices.lease import NOTHING
 from ntbnet.errors import PeerError, WindowLost
-from ntbnet.wire import Irq, IrqSource, MemRead, MemWrite
+from ntbnet.wire import Irq, IrqSource, MemRead, MemWrite, Status
 from tests.unit.devices.cpu_bus import (
     EPOCH,
     FAR_BYTES,
@@ -21,7 +21,7 @@ from tests.unit.devices.cpu_bus import (
     messages,
     settled,
 )
-from tests.unit.devices.kit import sent
+from tests.unit.devices.kit import logged, sent
 
 # where a store goes
 
@@ -184,19 +184,88 @@ def test_doorbell_is_a_message_while_nothing_is_settled() -> None:
     assert messages(cpu) == [Irq(IrqSource.PEER_DOORBELL, 1, EPOCH)]
 
 
-def test_answer_of_all_ones_is_asked_again_later() -> None:
+def test_read_that_fails_is_asked_again_later_and_said_once_when_it_keeps_failing() -> None:
     cpu = Cpu()
     cpu.grant()
     cpu.bus.write(MEMORY, b"held")
-    for _ in range(3):
-        cpu.answer(cpu.flush(), b"\xff" * 4)
-        assert cpu.effects() == []
+    effects: list[Effect] = []
+    for _ in range(2 * FAILED_FLUSHES):
+        cpu.answer(cpu.flush(), b"", Status.UR)
+        effects += cpu.effects()
         cpu.sleep(10 * MS)
+    assert cpu.far == bytes(FAR_BYTES)
+    assert logged(effects, "stores.waiting") == [{"flushes": FAILED_FLUSHES}]
+
+    cpu.settle()
+    assert cpu.far[RING : RING + 4] == b"held"
+    assert cpu.bus.counters["flushes_failed"] == 2 * FAILED_FLUSHES
+
+
+def test_memory_that_is_all_ones_answers_as_any_other() -> None:
+    cpu = Cpu()
+    cpu.grant()
+    cpu.answer(cpu.flush(), b"\xff" * 4)
+
+    assert cpu.bus.snapshot()["direct"]
+
+
+def test_stores_behind_a_barrier_wait_for_a_read_behind_it() -> None:
+    cpu = settled()
+    lent = cpu.bus.lend(MEMORY, 0x100)
+    answers: list[bool] = []
+    cpu.tasks.spawn("test", cpu.bus.barrier(), answers.append)
+    cpu.bus.write(MEMORY, b"held")
+    flush, behind = [one for one in sent(cpu.effects()) if isinstance(one, MemRead)]
+    assert lent is not None
+    assert lent.revoked
+    assert (cpu.far, answers) == (bytearray(FAR_BYTES), [])
+
+    cpu.answer(flush)
+    cpu.answer(behind)
+
+    assert answers == [True]
+    assert cpu.far[RING : RING + 4] == b"held"
+
+
+def test_barrier_during_a_flush_is_not_satisfied_by_it() -> None:
+    cpu = Cpu()
+    cpu.grant()
+    earlier = cpu.flush()
+    cpu.tasks.spawn("test", cpu.bus.barrier())
+    behind = cpu.flush()
+    cpu.answer(earlier)
+    cpu.answer(behind)
+    cpu.bus.write(MEMORY, b"held")
     assert cpu.far == bytes(FAR_BYTES)
 
     cpu.settle()
     assert cpu.far[RING : RING + 4] == b"held"
-    assert cpu.bus.counters["flushes_failed"] == 3
+
+
+@pytest.mark.parametrize("end", ["ur", "timeout", "epoch"])
+def test_barrier_without_an_answer_says_so(end: str) -> None:
+    cpu = settled()
+    answers: list[bool] = []
+    cpu.tasks.spawn("test", cpu.bus.barrier(), answers.append)
+    reads = [one for one in sent(cpu.effects()) if isinstance(one, MemRead)]
+    if end == "timeout":
+        cpu.sleep(500 * MS)
+    elif end == "epoch":
+        cpu.enter(EPOCH + 1)
+    for read in reads:
+        cpu.answer(read, b"" if end == "ur" else bytes(4), Status.UR if end == "ur" else Status.OK)
+
+    assert answers == [False]
+    assert not cpu.bus.snapshot()["direct"]
+
+
+@pytest.mark.parametrize("cpu", [Cpu(), Cpu(local=False)])
+def test_barrier_of_a_host_whose_stores_are_messages_asks_nothing(cpu: Cpu) -> None:
+    answers: list[bool] = []
+    cpu.tasks.spawn("test", cpu.bus.barrier(), answers.append)
+
+    assert answers == [True]
+    assert cpu.effects() == []
 
 
 def test_peer_that_never_answers_costs_bounded_memory() -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from ntbnet.devices.effects import Poll
 from ntbnet.devices.netdev import Netdev
 from ntbnet.devices.ring import POLLING
-from ntbnet.devices.rx_poll import CLOSE_NS, MAX_CREDIT, PERIOD_NS, WEIGHT
+from ntbnet.devices.rx_poll import CLOSE_NS, MAX_CREDIT, MAX_PERIOD_NS, PERIOD_NS, WEIGHT
 from ntbnet.devices.tick import Tick
 from tests.unit.devices.ntb_pair import HZ, MS, Pair, Side
 
@@ -227,13 +227,40 @@ def test_receiver_that_cannot_tell_in_place_goes_on_polling() -> None:
     ntb.lends = False
     ntb.take_back()
 
-    for _ in range(100):
+    for _ in range(1000):
         bridge.period("ep")
-    assert bridge.net["ep"].rx_poll.is_on
+    periods = bridge.polls("ep")
+    assert periods == sorted(set(periods))
+    assert (periods[0], periods[-1]) == (PERIOD_NS, MAX_PERIOD_NS)
+    # the thousand periods of the test are a tenth of a second
+    assert bridge.net["ep"].rx_poll.looks < 150
+    bridge.burst("rc", 1)
+    bridge.pass_time(MAX_PERIOD_NS)
+    bridge.period("ep")
+    assert bridge.polls("ep")[-1] == PERIOD_NS
 
     ntb.lends = True
     bridge.come_to_rest()
     assert not bridge.net["ep"].rx_poll.is_on
+    assert bridge.side("ep").delivered == bridge.sent["rc"]
+
+
+@pytest.mark.parametrize("poll", ["adaptive", "always"])
+def test_receiver_that_cannot_tell_in_place_does_not_begin_to_poll(poll: str) -> None:
+    bridge = Bridge(poll)
+    bridge.side("ep").ntb.lends = False
+    for _ in range(50):
+        bridge.burst("rc", 5)
+        bridge.receive("ep")
+        while bridge.side("rc").inbox:
+            bridge.receive("rc")
+
+    assert bridge.side("ep").delivered == bridge.sent["rc"]
+    assert not bridge.polls("ep")
+
+    bridge.side("ep").ntb.lends = True
+    bridge.start_polling("ep")
+    assert bridge.polls("ep") == [PERIOD_NS]
 
 
 def test_one_look_takes_no_more_than_its_weight() -> None:

@@ -12,8 +12,8 @@ from ntbnet.devices.edma_channel import EdmaDriver
 from ntbnet.devices.effects import Outbox, Send
 from ntbnet.devices.memory import Allocator
 from ntbnet.devices.ring import RingGeometry
-from ntbnet.devices.task import Tasks
-from ntbnet.devices.tx_dma import LIST_BYTES, REST_NS, TxDmaEngine
+from ntbnet.devices.task import Task, Tasks
+from ntbnet.devices.tx_dma import LIST_BYTES, PATIENCE, REST_NS, TxDmaEngine
 from ntbnet.devices.tx_ring import TxRing
 from ntbnet.regs.edma import ABORT_SHIFT, STATUS_RUNNING, STATUS_STOPPED, edma_block
 from ntbnet.regs.transport import FLAG_DESC_DONE, FLAG_LINK_DOWN
@@ -52,6 +52,9 @@ class Board:
         self.tasks = Tasks(self.outbox, "epc", 500 * MS)
         self.memory = dram(EP_DRAM, dram_bytes)
         self.counters: Counter[str] = Counter()
+        self.reaches_peer = [True]
+        """What the next reads behind the controller's writes give; the last one for ever."""
+        self.stuck: list[str] = []
         self.driver = EdmaDriver(_ENDPOINT, self.outbox)
         self.engine = TxDmaEngine(
             self.driver,
@@ -61,6 +64,8 @@ class Board:
             self.counters,
             copy_bytes=1024,
             timeout_ns=500 * MS,
+            barrier=self._barrier,
+            on_stuck=self.stuck.append,
         )
         self.engine.probe()
         geometry = RingGeometry(0, 0, FRAME * entries + 4, FRAME, entries)
@@ -72,6 +77,11 @@ class Board:
         self.answered: list[int] = []
         self.effects: list[Any] = []
         self.take()
+
+    def _barrier(self) -> Task[bool]:
+        self.outbox.send("epc", Notice("barrier", {}))
+        yield from ()
+        return self.reaches_peer.pop(0) if len(self.reaches_peer) > 1 else self.reaches_peer[0]
 
     def take(self) -> list[tuple[str, Message]]:
         """What was sent since, with its destination."""
@@ -250,10 +260,43 @@ def test_lost_engine_is_fenced_off_in_front_of_the_cpus_copy() -> None:
     board.engine.lost()
     messages = board.take()
 
-    assert kinds(messages) == ["edma_fence", "memwrite", "memwrite", "memwrite", "doorbell"]
+    assert kinds(messages) == ["edma_fence", "barrier", "memwrite", "memwrite", "memwrite", "doorbell"]
     assert visible(messages) == [0]
     board.send(LONG)
     assert visible(board.take()) == [1]
+
+
+def test_nothing_is_copied_and_the_queue_is_not_quiet_before_the_engines_writes_are_at_the_peer() -> None:
+    board = Board()
+    assert board.dma is not None
+    board.reaches_peer = [False, False, True]
+    board.send(LONG)
+    board.engine.lost()
+    assert kinds(board.take()) == ["edma_fence", "barrier"]
+    assert not board.dma.is_quiet()
+
+    board.sleep(REST_NS)
+    assert kinds(board.take()) == ["barrier"]
+    board.sleep(REST_NS)
+
+    assert visible(board.take()) == [0]
+    assert board.dma.is_quiet()
+    assert board.stuck == []
+
+
+def test_peer_that_does_not_answer_behind_the_engines_writes_costs_the_link_epoch_once() -> None:
+    board = Board()
+    board.tasks.epoch = 1
+    board.reaches_peer = [False]
+    board.send(LONG)
+    board.engine.lost()
+    asked_at: list[int] = []
+    for _ in range(PATIENCE * 500 * MS // REST_NS + 20):
+        board.sleep(REST_NS)
+        asked_at += [board.tasks.now_ns] * (len(board.stuck) - len(asked_at))
+
+    assert asked_at == [PATIENCE * 500 * MS]
+    assert visible(board.take()) == []
 
 
 def test_engine_that_comes_back_is_switched_off_first_and_used_again() -> None:
@@ -294,7 +337,7 @@ def test_engine_that_is_silent_too_long_is_given_up() -> None:
     assert [type(m) for _, m in asked] == [MemRead]
     board.sleep(500 * MS)
 
-    assert kinds(board.take()) == ["edma_fence", "memwrite", "memwrite", "memwrite", "doorbell"]
+    assert kinds(board.take()) == ["edma_fence", "barrier", "memwrite", "memwrite", "memwrite", "doorbell"]
 
 
 def test_late_interrupt_of_a_transfer_given_up_is_not_believed() -> None:
