@@ -12,7 +12,7 @@ from typing import Any
 from ntbnet import topology
 from ntbnet.app.bench_cost import private_bytes
 from ntbnet.app.bridge import Bridge
-from ntbnet.app.chaos_history import LoggedError, NodeCounters, Sample
+from ntbnet.app.chaos_history import LoggedError, LoggedEvent, NodeCounters, Sample
 from ntbnet.app.chaos_scenario import NODES, SUPERVISOR
 from ntbnet.edge.netns import inside, netns_inode
 from ntbnet.edge.node import spec_from
@@ -25,6 +25,14 @@ SAMPLE_INTERVAL_NS = 5_000_000_000
 GROWN_S = 2.0
 """A younger process still imports and allocates."""
 MOST_ERRORS = 1000
+HEEDED = (
+    "chaos.fault_injected",
+    "chaos.faults_counted",
+    "supervisor.service_died",
+    "supervisor.service_hung",
+    "supervisor.service_started",
+)
+"""Events that the checker is told of."""
 _TEXT_CHARACTERS = 300
 
 
@@ -142,6 +150,15 @@ class Recorder:
             ]
         return found[:MOST_ERRORS]
 
+    def events(self) -> list[LoggedEvent]:
+        """What the checker heeds of the logs, in the order of time."""
+        found = []
+        for path in sorted(self._log_folder.glob("*.jsonl")):
+            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+                if any(event in line for event in HEEDED):
+                    found += _event(path.stem, line)
+        return sorted(found, key=lambda event: event.time_ns)
+
     def stderrs(self) -> dict[str, str]:
         """What each service has said on stderr so far."""
         found = {}
@@ -149,6 +166,17 @@ class Recorder:
             path = self._bridge.run.stderr_path(service)
             found[service] = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
         return found
+
+
+def _event(service: str, line: str) -> list[LoggedEvent]:
+    try:
+        fields = json.loads(line)
+    except ValueError:
+        return []  # half a line of a killed process
+    if fields.get("event") not in HEEDED:
+        return []
+    words = [str(fields.get(key, "")) for key in ("kind", "name", "path")]
+    return [LoggedEvent(service, str(fields["event"]), int(fields.get("mono_ns", 0)), *words)]
 
 
 def _logged(service: str, line: str) -> LoggedError:

@@ -152,6 +152,9 @@ class Bounds:
     delay_ms: Annotated[int, Integer(0, 600_000, "ms")] = 0
     """Longest way of what was sent while no fault of [[faults]] was at work, ms; 0: not judged."""
 
+    must_hang: Annotated[bool, Boolean()] = False
+    """True: every stop has to be noticed: the service found hung, killed and replaced."""
+
     memory_growth_kib: Annotated[int, Integer(0, 1 << 20, "KiB")] = 4096
     """Most by which private memory of one process may grow in the run, KiB."""
 
@@ -192,6 +195,11 @@ class Scenario:
     rules: tuple[FaultRule, ...]
     bounds: Bounds
     config: Mapping[str, Any]
+
+    @property
+    def planned(self) -> int:
+        """Steps of one round of [[faults]]."""
+        return sum(fault.count for fault in self.faults)
 
     def length(self, seconds: int) -> Scenario:
         """The same with a fault phase of ``seconds``; 0 changes nothing."""

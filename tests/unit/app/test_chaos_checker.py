@@ -14,7 +14,7 @@ from ntbnet.app.chaos_checker import check
 from ntbnet.app.chaos_history import FaultRecord, Kind, LoggedError, Observed, Record, Sample
 from ntbnet.app.chaos_judgement import Judgement
 from ntbnet.app.chaos_run import judge
-from tests.unit.app.chaos_histories import MS, SIZE, Made, counters, kill, scenario
+from tests.unit.app.chaos_histories import MS, SIZE, Made, counters, kill, scenario, strike
 
 
 def judged(made: Made, **bounds: object) -> Judgement:
@@ -179,7 +179,8 @@ def test_no_loss_is_allowed_where_the_scenario_says_none() -> None:
 
 def test_losses_beyond_what_was_injected_fail() -> None:
     rules = FaultRecord(0, "rules", (), 100 * MS, 1900 * MS)
-    made = Made(outages=[], faults=[rules], observed=Observed(injected={"drop-frame": 1}))
+    events = tuple(strike(at_ms, "drop-frame") for at_ms in (300, 400))
+    made = Made(outages=[], faults=[rules], observed=Observed(injected={"drop-frame": 1}, events=events))
     del made.records[made.at(Kind.RECEIVED, 300)]
     assert judged(made, loss="injected").verdict == "ok"
 
@@ -193,7 +194,7 @@ def test_a_stranded_flow_fails_though_others_go_on() -> None:
     made.records = [
         one
         for one in made.records
-        if not (one.kind == Kind.RECEIVED and (one.way, one.flow) == (1, 1) and one.time_ns > 500 * MS)
+        if not (one.kind == Kind.RECEIVED and (one.way, one.flow) == (1, 1) and one.time_ns > 700 * MS)
     ]
 
     found = judged(made)
@@ -206,10 +207,10 @@ def test_a_late_datagram_fails_where_the_scenario_bounds_delays() -> None:
     at = max(i for i, one in enumerate(made.records) if one.kind == Kind.RECEIVED and not one.way)
     made.records[at] = made.records[at]._replace(time_ns=made.records[at].time_ns + 200 * MS)
 
-    found = judged(made, delay_ms=150)
+    found = judged(made, delay_ms=150, outage_ms=300)
 
     assert found.problems == ["delay: datagram 599 of flow 1 rc->ep took 201 ms, allowed 150 ms"]
-    assert judged(made, delay_ms=250).verdict == "ok"
+    assert judged(made, delay_ms=250, outage_ms=300).verdict == "ok"
 
 
 @pytest.mark.parametrize(
