@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from itertools import pairwise
+from statistics import median
 
 from ntbnet.app.chaos_flows import Flow, back_ns
 from ntbnet.app.chaos_history import (
@@ -27,7 +28,7 @@ from ntbnet.app.chaos_history import (
     Sample,
 )
 from ntbnet.app.chaos_judgement import RULES, Judgement, Recovery
-from ntbnet.app.chaos_scenario import NODES, SUPERVISOR, Bounds, Scenario
+from ntbnet.app.chaos_scenario import NODES, OUTAGE_MS, SUPERVISOR, Bounds, Scenario
 from ntbnet.app.chaos_services import judge_services
 from ntbnet.app.chaos_windows import Window, longest_outside, merged, pauses, strikes
 
@@ -133,14 +134,16 @@ class _Judge:
         for number, fault in enumerate(acts):
             next_ns = acts[number + 1].at_ns if number + 1 < len(acts) else None
             since_ns = fault.until_ns if fault.kind == "flap" else fault.at_ns
-            crossed_ns, missing = self._back(fault, since_ns, next_ns)
+            crossed_ns, missing = self._back(fault, since_ns, next_ns, self._bounds.outage_ms)
             if missing:
                 self._problem("recovery", f"no packet crossed after {_told(fault)}: {missing}")
                 took_ns = None
                 self._acts.append((fault.at_ns, 1 << 63, fault))
             else:
                 took_ns = crossed_ns - since_ns
-                self._acts.append((fault.at_ns, max(crossed_ns, fault.until_ns), fault))
+                # what is no outage beside rules that delay packets may cost some all the same
+                felt_ns, _ = self._back(fault, since_ns, next_ns, OUTAGE_MS)
+                self._acts.append((fault.at_ns, max(crossed_ns, felt_ns, fault.until_ns), fault))
                 if took_ns > self._bounds.recovery_max_ms * 1_000_000:
                     limit_ms = self._bounds.recovery_max_ms
                     self._problem(
@@ -157,17 +160,18 @@ class _Judge:
         if limit and median is not None and median > limit:
             self._problem("recovery", f"median {median} ms, allowed {limit} ms")
 
-    def _back(self, fault: FaultRecord, since_ns: int, next_ns: int | None) -> tuple[int, str]:
+    def _back(
+        self, fault: FaultRecord, since_ns: int, next_ns: int | None, outage_ms: int
+    ) -> tuple[int, str]:
         """When the last flow was back; and one that never was, or ""."""
         life = fault.life + 1 if fault.ends_life else fault.life
-        outage_ns = self._bounds.outage_ms * 1_000_000
         crossed_ns, missing = (
             since_ns,
             "" if any(key[0] == life for key in self._flows) else "there is no flow",
         )
         for key, flow in self._flows.items():
             if key[0] == life:
-                end_ns = back_ns(flow.came, since_ns, next_ns, outage_ns)
+                end_ns = back_ns(flow.came, since_ns, next_ns, outage_ms * 1_000_000)
                 crossed_ns = max(crossed_ns, end_ns or 0)
                 missing = missing or (_name(key) if end_ns is None else "")
         return crossed_ns, missing
@@ -239,7 +243,8 @@ class _Judge:
     def _judge_outages(self) -> None:
         """Far from any fault packets flow all the time, or the sending program did not run."""
         bounds, work = self._bounds, self._scenario.workload
-        limit_ns = (bounds.outage_ms + 2 * work.reader_pause_ms) * 1_000_000
+        limit_ms = max(bounds.silence_ms, bounds.outage_ms) + 2 * work.reader_pause_ms
+        limit_ns = limit_ms * 1_000_000
         settle_ns = bounds.settle_ms * 1_000_000
         near = [(start, end + settle_ns) for start, end, _ in (*self._acts, *self._strikes)]
         idle_ns = IDLE_INTERVALS * work.interval_ms * 1_000_000
@@ -255,7 +260,7 @@ class _Judge:
                     self._problem(
                         "outage",
                         f"{_name(key)} was silent for {silent_ns / 1e6:.0f} ms and no fault was near, "
-                        f"allowed {limit_ns // 1_000_000} ms",
+                        f"allowed {limit_ms} ms",
                     )
 
     def _judge_services(self) -> None:
@@ -363,6 +368,20 @@ class _Judge:
             more = samples[-1].descriptors - samples[0].descriptors
             if more > bounds.fd_growth:
                 self._leak(f"{service} has {more} more descriptors than at first, allowed {bounds.fd_growth}")
+        for service in by_service:
+            # what replaces a process is forked anew: it starts no larger than the one before
+            sizes = [
+                max(sample.private_bytes for sample in samples)
+                for (name, _), samples in by_process.items()
+                if name == service
+            ]
+            half = len(sizes) // 2
+            more = int(median(sizes[-half:]) - median(sizes[:half])) // 1024 if half > 1 else 0
+            if more > bounds.memory_growth_kib:
+                self._leak(
+                    f"later processes of {service} are {more} KiB larger than earlier ones, "
+                    f"allowed {bounds.memory_growth_kib} KiB"
+                )
         for (service, pid), samples in by_process.items():
             # a process allocates while it starts: its first sample is no ground when there are others
             base = samples[min(1, len(samples) - 2) if len(samples) > 1 else 0]

@@ -32,7 +32,7 @@ from ntbnet.app.chaos_judgement import RULES, Judgement, Recovery
 from ntbnet.app.chaos_load import PATIENCE_NS, LoadSpec
 from ntbnet.app.chaos_nemesis import Nemesis, Step, schedule
 from ntbnet.app.chaos_recorder import Recorder
-from ntbnet.app.chaos_scenario import NODES, OUTAGE_MS, Scenario
+from ntbnet.app.chaos_scenario import CALM, NODES, OUTAGE_MS, Scenario
 from ntbnet.app.forks import child_environment
 from ntbnet.edge.clock import monotonic_ns
 from ntbnet.edge.node import spec_from
@@ -346,10 +346,13 @@ class _Run:
         seconds, nemesis = self._scenario.phases.seconds, self._nemesis
         until_ns = began_ns + seconds * 1_000_000_000
         total = self._scenario.planned
+        calm_ns = until_ns - seconds * 10_000_000 * self._scenario.phases.calm_percent
         last: Step | None = None
         for step in schedule(self._scenario, self._wanted.seed, self._wanted.fabric):
             if seconds and monotonic_ns() >= until_ns:
                 break
+            if seconds and step.fault.kind not in CALM and monotonic_ns() >= calm_ns:
+                continue
             took_ms = nemesis.do(step)
             of = f"{(monotonic_ns() - began_ns) / 1e9:.0f} of {seconds} s" if seconds else f"of {total}"
             back = (

@@ -303,6 +303,13 @@ def test_a_restarted_process_may_be_larger_than_the_one_before() -> None:
     assert judged(Made(observed=Observed(samples=samples))).leaks == 0
 
 
+@pytest.mark.parametrize(("growth_kib", "leaks"), [(100, 0), (2000, 1)])
+def test_successors_that_grow_one_after_the_other_are_a_leak(growth_kib: int, leaks: int) -> None:
+    samples = tuple(Sample(pid, "epc", pid, (8000 + pid * growth_kib) << 10, 20) for pid in range(8))
+
+    assert judged(Made(observed=Observed(samples=samples))).leaks == leaks
+
+
 @pytest.mark.parametrize(
     "observed", [Observed(gaps=("the nemesis failed",)), Observed(injected={"drop": 1})], ids=["gap", "few"]
 )
