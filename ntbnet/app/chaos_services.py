@@ -27,7 +27,7 @@ def judge_services(
 
     Args:
         events: of the supervisor, in the order of time.
-        windows: of the faults that the nemesis did.
+        windows: of the faults that the nemesis did, in the order of time.
         loses_memory: the fault layer removes memory, whose users are made anew.
         must_hang: every stop has to be noticed, and its process replaced.
     """
@@ -60,8 +60,8 @@ def _is_in(time_ns: int, window: Window) -> bool:
 def _reason(
     event: LoggedEvent, windows: Sequence[Window], claimed: Counter[tuple[int, str]]
 ) -> FaultRecord | None:
-    """The first fault that explains a death and is not the reason of another one."""
-    for window in windows:
+    """The latest fault that explains a death and is not the reason of another one."""
+    for window in reversed(windows):
         fault = window[2]
         if (
             _is_in(event.time_ns, window)

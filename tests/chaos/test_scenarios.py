@@ -14,29 +14,29 @@ from tests.fabric import FABRIC
 pytestmark = [pytest.mark.chaos, pytest.mark.system, pytest.mark.needs_tun]
 
 SECONDS = {
-    "kill-each": 1,
     "kill-pairs": 1,
     "kill-both-peers": 1,
-    "kill-in-recovery": 2,
     "kill-all": 1,
-    "crash-points": 2,
+    "kill-in-recovery": 1,
+    "crash-points": 1,
     "memory-unlinked": 1,
     "supervisor-killed": 1,
     "stop-short": 1,
-    "link-flap-storm": 2,
+    "link-flap-storm": 1,
     "lost-interrupts": 2,
-    "lost-frames": 2,
-    "damaged-messages": 2,
+    "lost-frames": 1,
     "damaged-control": 2,
-    "spurious-storm": 3,
-    "slow-consumer": 2,
-    "soak": 5,
     "bad-wire": 2,
     "bad-device": 2,
+    "spurious-storm": 2,
+    "slow-consumer": 1,
+    "soak": 3,
 }
 """Scenario -> length of its fault phase here, s; what one contains is not run twice."""
 CONTAINED = {
-    "rolling-kill": "kill-each, for longer",
+    "kill-each": "kill-in-recovery kills every service, sooner after each other",
+    "rolling-kill": "kill-in-recovery, for longer",
+    "damaged-messages": "bad-wire cuts messages off and short, test_broken_builds loses writes",
     "resets": "test_recovery resets both",
     "stop-5s": "test_recovery freezes a service for good",
 }

@@ -8,7 +8,7 @@ from ntbnet.app.chaos_checker import check
 from ntbnet.app.chaos_history import FaultRecord, Kind, LoggedError, LoggedEvent, Observed, Record, RuleCount
 from ntbnet.app.chaos_judgement import Judgement
 from ntbnet.app.chaos_scenario import parse
-from tests.unit.app.chaos_histories import MS, Made, scenario, strike, told, without
+from tests.unit.app.chaos_histories import MS, Made, kill, scenario, strike, told, without
 
 RULES = FaultRecord(0, "rules", (), 100 * MS, 4900 * MS)
 
@@ -157,6 +157,18 @@ def test_services_die_of_their_faults_alone(events: tuple[LoggedEvent, ...], pro
     found = judged(Made(observed=Observed(events=events)))
 
     assert found.problems == ([f"services: {problem}"] if problem else [])
+
+
+def test_a_death_is_that_of_the_latest_fault_that_explains_it() -> None:
+    """A crash on the way up kills another service first, which may be killed by itself soon after."""
+    crash = FaultRecord(0, "crash", ("epc",), 500 * MS, 500 * MS, "before ctrl.reset")
+    killed = kill(900, "rc-host", 1)
+    deaths = [
+        told(at, "service_died", name) for at, name in ((505, "rc-host"), (560, "epc"), (905, "rc-host"))
+    ]
+    made = Made(4000, [(500, 650), (900, 1000)], [crash, killed], Observed(events=tuple(deaths)))
+
+    assert judged(made).problems == []
 
 
 def test_a_stopped_service_has_to_be_found_hung_killed_and_replaced() -> None:
