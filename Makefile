@@ -42,16 +42,17 @@ fuzz: $(STAMP)
 
 # Every scenario as long as it says, in each fabric that it has, and the sweep of crash points: an hour. All are
 # run, whatever one of them says. SEED=7 chooses other schedules, SCENARIOS="kill-each resets" other scenarios.
-SEED ?= 1
+SEEDS ?= 1 2 3
 SCENARIOS ?= $(basename $(notdir $(wildcard ntbnet/scenarios/*.toml)))
-ONLY_MESSAGE := damaged-messages
+ONLY_MESSAGE := damaged-messages bad-wire
 ONLY_LOCAL := damaged-control
 chaos: $(STAMP)
-	failed=; for scenario in $(filter-out $(ONLY_MESSAGE),$(SCENARIOS)); do \
-		$(BIN)/ntbnet chaos run $$scenario --seed $(SEED) --fabric local || failed="$$failed $$scenario/local"; done; \
+	failed=; for seed in $(SEEDS); do \
+	for scenario in $(filter-out $(ONLY_MESSAGE),$(SCENARIOS)); do \
+		$(BIN)/ntbnet chaos run $$scenario --seed $$seed --fabric local || failed="$$failed $$scenario/local/$$seed"; done; \
 	for scenario in $(filter-out $(ONLY_LOCAL),$(SCENARIOS)); do \
-		$(BIN)/ntbnet chaos run $$scenario --seed $(SEED) --fabric message || failed="$$failed $$scenario/message"; done; \
-	$(BIN)/ntbnet chaos sweep --seed $(SEED) || failed="$$failed sweep"; \
+		$(BIN)/ntbnet chaos run $$scenario --seed $$seed --fabric message || failed="$$failed $$scenario/message/$$seed"; done; \
+	$(BIN)/ntbnet chaos sweep --seed $$seed || failed="$$failed sweep/$$seed"; done; \
 	test -z "$$failed" || { echo "not ok:$$failed"; exit 1; }
 
 lint: $(STAMP)

@@ -13,6 +13,9 @@ arrived is wrong: that needs no more ground.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
+from itertools import pairwise
+from statistics import median
 
 from ntbnet.app.chaos_flows import Flow, back_ns
 from ntbnet.app.chaos_history import (
@@ -25,10 +28,15 @@ from ntbnet.app.chaos_history import (
     Sample,
 )
 from ntbnet.app.chaos_judgement import RULES, Judgement, Recovery
-from ntbnet.app.chaos_scenario import NODES, Bounds, Scenario
+from ntbnet.app.chaos_scenario import NODES, OUTAGE_MS, SUPERVISOR, Bounds, Scenario
+from ntbnet.app.chaos_services import judge_services
+from ntbnet.app.chaos_windows import Window, longest_outside, merged, pauses, strikes
 
 MOST_PROBLEMS = 20
 """Of one sort; the rest is counted."""
+
+IDLE_INTERVALS = 3
+"""Nothing tried in any flow for so many intervals of one: the sending program was not run."""
 
 FlowKey = tuple[int, int, int]
 """Life of the bridge, way, flow."""
@@ -46,13 +54,15 @@ class _Judge:
 
     def __init__(self, history: History, scenario: Scenario) -> None:
         self._history = history
+        self._scenario = scenario
         self._bounds: Bounds = scenario.bounds
         self._has_tcp = scenario.workload.tcp_kib_s > 0
         self._gaps: list[str] = list(history.observed.gaps)
         self._excess: Counter[str] = Counter()
         self._lost: list[tuple[FlowKey, int, int]] = []
         self._flows: dict[FlowKey, Flow] = {}
-        self._windows: list[tuple[int, int, FaultRecord]] = []
+        self._acts: list[Window] = []
+        self._strikes = strikes(history.observed.events, scenario)
         self.result = Judgement()
 
     def run(self) -> None:
@@ -61,6 +71,8 @@ class _Judge:
         self._judge_loss()
         self._judge_delays()
         self._judge_flows()
+        self._judge_outages()
+        self._judge_services()
         self._judge_tcp()
         self._judge_counters()
         self._judge_errors()
@@ -117,32 +129,21 @@ class _Judge:
     # recovery
 
     def _recover(self) -> None:
-        # the time of sending tells whether it crossed after the fault, the time of coming when
-        arrivals = {
-            (life, way): sorted(
-                (record.time_ns, record.extra)
-                for record in records
-                if record.kind == Kind.RECEIVED and record.way == way
-            )
-            for life, records in enumerate(self._history.lives)
-            for way in (0, 1)
-        }
         faults = sorted(self._history.faults, key=lambda fault: fault.at_ns)
-        outage_ns = self._bounds.outage_ms * 1_000_000
         acts = [fault for fault in faults if fault.kind != RULES]
         for number, fault in enumerate(acts):
             next_ns = acts[number + 1].at_ns if number + 1 < len(acts) else None
             since_ns = fault.until_ns if fault.kind == "flap" else fault.at_ns
-            life = fault.life + 1 if fault.ends_life else fault.life
-            ends = [back_ns(arrivals.get((life, way), []), since_ns, next_ns, outage_ns) for way in (0, 1)]
-            if None in ends:
-                self._problem("recovery", f"no packet crossed after {_told(fault)}")
+            crossed_ns, missing = self._back(fault, since_ns, next_ns, self._bounds.outage_ms)
+            if missing:
+                self._problem("recovery", f"no packet crossed after {_told(fault)}: {missing}")
                 took_ns = None
-                self._windows.append((fault.at_ns, 1 << 63, fault))
+                self._acts.append((fault.at_ns, 1 << 63, fault))
             else:
-                crossed_ns = max(end for end in ends if end is not None)
                 took_ns = crossed_ns - since_ns
-                self._windows.append((fault.at_ns, max(crossed_ns, fault.until_ns), fault))
+                # what is no outage beside rules that delay packets may cost some all the same
+                felt_ns, _ = self._back(fault, since_ns, next_ns, OUTAGE_MS)
+                self._acts.append((fault.at_ns, max(crossed_ns, felt_ns, fault.until_ns), fault))
                 if took_ns > self._bounds.recovery_max_ms * 1_000_000:
                     limit_ms = self._bounds.recovery_max_ms
                     self._problem(
@@ -151,20 +152,34 @@ class _Judge:
             self.result.recoveries.append(Recovery(fault, took_ns))
         for fault in faults:
             if fault.kind == RULES:
-                self._windows.append((fault.at_ns, fault.until_ns, fault))
                 self.result.recoveries.append(Recovery(fault, None))
+        for reason in self._history.observed.given_up:
+            self._problem("recovery", f"awaited in vain after {reason}")
         median = self.result.recovery_ms()["p50"]
         limit = self._bounds.recovery_p50_ms
         if limit and median is not None and median > limit:
             self._problem("recovery", f"median {median} ms, allowed {limit} ms")
 
-    def _window_of(self, time_ns: int, before_ns: int, *, rules: bool = True) -> FaultRecord | None:
-        """The fault in whose time, or ``before_ns`` before it or ``settle_ms`` after it, a moment lies."""
+    def _back(
+        self, fault: FaultRecord, since_ns: int, next_ns: int | None, outage_ms: int
+    ) -> tuple[int, str]:
+        """When the last flow was back; and one that never was, or ""."""
+        life = fault.life + 1 if fault.ends_life else fault.life
+        crossed_ns, missing = (
+            since_ns,
+            "" if any(key[0] == life for key in self._flows) else "there is no flow",
+        )
+        for key, flow in self._flows.items():
+            if key[0] == life:
+                end_ns = back_ns(flow.came, since_ns, next_ns, outage_ms * 1_000_000)
+                crossed_ns = max(crossed_ns, end_ns or 0)
+                missing = missing or (_name(key) if end_ns is None else "")
+        return crossed_ns, missing
+
+    def _is_excused(self, time_ns: int, before_ns: int, windows: Iterable[Window]) -> bool:
+        """True in the time of a fault, ``before_ns`` before it or ``settle_ms`` after it."""
         settle_ns = self._bounds.settle_ms * 1_000_000
-        for start_ns, end_ns, fault in self._windows:
-            if start_ns - before_ns <= time_ns <= end_ns + settle_ns and (rules or fault.kind != RULES):
-                return fault
-        return None
+        return any(start - before_ns <= time_ns <= end + settle_ns for start, end, _ in windows)
 
     # what may be lost, and how late it may come
 
@@ -188,7 +203,7 @@ class _Judge:
         """Why the loss of a datagram is nobody's fault; "" when it is somebody's."""
         before_ns, settle_ns = self._bounds.in_flight_ms * 1_000_000, self._bounds.settle_ms * 1_000_000
         overtaken = False
-        for start_ns, end_ns, fault in self._windows:
+        for start_ns, end_ns, fault in (*self._acts, *self._strikes):
             if fault.ends_life and key[0] > fault.life:
                 continue
             last_ns = 1 << 63 if fault.ends_life else end_ns + settle_ns
@@ -207,7 +222,7 @@ class _Judge:
         for key, flow in self._flows.items():
             for sequence, came_ns in flow.received.items():
                 sent_ns = flow.sent[sequence][0]
-                if came_ns - sent_ns > limit_ns and not self._window_of(sent_ns, limit_ns, rules=False):
+                if came_ns - sent_ns > limit_ns and not self._is_excused(sent_ns, limit_ns, self._acts):
                     took_ms = (came_ns - sent_ns) / 1e6
                     self._problem(
                         "delay",
@@ -218,11 +233,44 @@ class _Judge:
     def _judge_flows(self) -> None:
         """After the last fault every flow goes on: none is stranded."""
         last = len(self._history.lives) - 1
-        healed_ns = max((end_ns for _, end_ns, _ in self._windows), default=0)
+        healed_ns = max((end_ns for _, end_ns, _ in self._acts), default=0)
+        healed_ns = max(healed_ns, *(fault.until_ns for fault in self._history.faults), 0)
         healed_ns += self._bounds.settle_ms * 1_000_000
         for key, flow in self._flows.items():
             if key[0] == last and healed_ns < flow.last_sent_ns and flow.last_came_ns < healed_ns:
                 self._problem("stranded", f"{_name(key)} delivers nothing after the last fault")
+
+    def _judge_outages(self) -> None:
+        """Far from any fault packets flow all the time, or the sending program did not run."""
+        bounds, work = self._bounds, self._scenario.workload
+        limit_ms = max(bounds.silence_ms, bounds.outage_ms) + 2 * work.reader_pause_ms
+        limit_ns = limit_ms * 1_000_000
+        settle_ns = bounds.settle_ms * 1_000_000
+        near = [(start, end + settle_ns) for start, end, _ in (*self._acts, *self._strikes)]
+        idle_ns = IDLE_INTERVALS * work.interval_ms * 1_000_000
+        excused = [merged([*near, *pauses(records, idle_ns)]) for records in self._history.lives]
+        for key, flow in self._flows.items():
+            times = [came_ns for came_ns, _ in flow.came]
+            times += [flow.last_tried_ns] if times and flow.last_tried_ns > times[-1] else []
+            for before_ns, after_ns in pairwise(times):
+                if after_ns - before_ns <= limit_ns:
+                    continue
+                silent_ns = longest_outside(before_ns, after_ns, excused[key[0]])
+                if silent_ns > limit_ns:
+                    self._problem(
+                        "outage",
+                        f"{_name(key)} was silent for {silent_ns / 1e6:.0f} ms and no fault was near, "
+                        f"allowed {limit_ms} ms",
+                    )
+
+    def _judge_services(self) -> None:
+        loses_memory = any(rule.kind == "unlink-memory" for rule in self._scenario.rules)
+        events, must_hang = self._history.observed.events, self._bounds.must_hang
+        if any(event.service == SUPERVISOR for event in events):
+            for text in judge_services(events, self._acts, loses_memory=loses_memory, must_hang=must_hang):
+                self._problem("services", text)
+        elif must_hang:
+            self._gaps.append("the supervisor's log tells nothing")
 
     def _judge_tcp(self) -> None:
         if not self._has_tcp:
@@ -301,8 +349,9 @@ class _Judge:
                 self._problem("counters", text)
 
     def _judge_errors(self) -> None:
+        near = [*self._acts, *self._strikes]
         for error in self._history.observed.errors:
-            excused = error.time_ns is not None and self._window_of(error.time_ns, 0) is not None
+            excused = error.time_ns is not None and self._is_excused(error.time_ns, 0, near)
             if not error.injected and not excused:
                 self._problem("error", f"{error.service}: {error.text}")
 
@@ -319,6 +368,20 @@ class _Judge:
             more = samples[-1].descriptors - samples[0].descriptors
             if more > bounds.fd_growth:
                 self._leak(f"{service} has {more} more descriptors than at first, allowed {bounds.fd_growth}")
+        for service in by_service:
+            # what replaces a process is forked anew: it starts no larger than the one before
+            sizes = [
+                max(sample.private_bytes for sample in samples)
+                for (name, _), samples in by_process.items()
+                if name == service
+            ]
+            half = len(sizes) // 2
+            more = int(median(sizes[-half:]) - median(sizes[:half])) // 1024 if half > 1 else 0
+            if more > bounds.memory_growth_kib:
+                self._leak(
+                    f"later processes of {service} are {more} KiB larger than earlier ones, "
+                    f"allowed {bounds.memory_growth_kib} KiB"
+                )
         for (service, pid), samples in by_process.items():
             # a process allocates while it starts: its first sample is no ground when there are others
             base = samples[min(1, len(samples) - 2) if len(samples) > 1 else 0]
@@ -331,7 +394,20 @@ class _Judge:
         self._problem("leak", text)
 
     def _judge_injection(self) -> None:
-        injected = self.result.injected = sum(self._history.observed.injected.values())
+        observed = self._history.observed
+        injected = self.result.injected = sum(observed.injected.values())
+        self.result.rules = observed.rules
+        for number, rule in enumerate(observed.rules):
+            least = max((rule.expected or 0) // 2, 1)
+            if rule.injected < least:
+                self._gaps.append(
+                    f"rule {number} ({rule.kind}) struck {rule.injected} times, at least {least} make a test"
+                )
+        if self._scenario.rules and len(observed.rules) != len(self._scenario.rules):
+            self._gaps.append("nothing was counted of what the rules did")
+        done = sum(fault.kind != RULES for fault in self._history.faults)
+        if not observed.given_up and done < observed.planned:
+            self._gaps.append(f"only {done} of {observed.planned} faults were done")
         if injected < self._bounds.min_injected:
             self._gaps.append(
                 f"only {injected} faults were injected, at least {self._bounds.min_injected} make a test"
@@ -340,7 +416,7 @@ class _Judge:
             self._gaps.append("no fault happened")
 
 
-_OF_FLOWS = frozenset({Kind.SENT, Kind.RECEIVED, Kind.DAMAGED})
+_OF_FLOWS = frozenset({Kind.SENT, Kind.RECEIVED, Kind.DAMAGED, Kind.REFUSED})
 _OF_TCP = frozenset({Kind.TCP_SENT_END, Kind.TCP_RECEIVED_END, Kind.TCP_BROKEN})
 
 

@@ -143,9 +143,13 @@ def sweep(
     from ntbnet.app import chaos_report, chaos_run, chaos_scenario, chaos_sweep
 
     fabrics = [_fabric(one, chaos_scenario.FABRICS, "a sweep") for one in fabric or chaos_scenario.FABRICS]
+    words = ["--seed", str(seed)]
+    words += [word for one in fabric or () for word in ("--fabric", one)]
+    words += [word for one in point or () for word in ("--point", one)]
+    again = shlex.join(["ntbnet", "chaos", "sweep", *words])
     chaos_run.stop_on_sigterm()
     with chaos_run.history_folder(keep) as folder:
-        result = chaos_sweep.sweep(fabrics, point or (), seed, name, folder, _say)
+        result = chaos_sweep.sweep(fabrics, point or (), seed, name, folder, _say, again)
     if as_json:
         print(json.dumps(result, indent=2))
     else:

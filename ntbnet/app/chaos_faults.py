@@ -7,14 +7,16 @@ was injected is counted there as well, by each service, across its restarts.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ntbnet.app.ask import ask
 from ntbnet.edge.fault_files import Crash, FaultFolder
 from ntbnet.edge.process import alive
 from ntbnet.edge.rundir import RunDir
+from ntbnet.edge.strikes import things_seen
 from ntbnet.errors import ConfigError, SetupError
-from ntbnet.faults import FaultPlan
+from ntbnet.faults import MILLION, FaultPlan
 from ntbnet.topology import SERVICES
 
 ANSWER_TIMEOUT_S = 1.0
@@ -29,11 +31,13 @@ class Injected:
         by_kind: kind -> times.
         by_rule: times, in the order of the plan's rules.
         by_service: service -> times.
+        expected: by rule: times that its rate and the traffic let expect; None where that is not counted.
     """
 
     by_kind: dict[str, int] = field(default_factory=dict)
     by_rule: tuple[int, ...] = ()
     by_service: dict[str, int] = field(default_factory=dict)
+    expected: tuple[int | None, ...] = ()
 
     @property
     def total(self) -> int:
@@ -99,7 +103,27 @@ def _injected(folder: FaultFolder, plan: FaultPlan) -> Injected:
     by_kind: Counter[str] = Counter()
     for rule, times in zip(plan.faults, by_rule, strict=True):
         by_kind[rule.kind] += times
-    return Injected(dict(by_kind), by_rule, {service: sum(numbers) for service, numbers in counts.items()})
+    return Injected(
+        dict(by_kind),
+        by_rule,
+        {service: sum(numbers[: len(by_rule)]) for service, numbers in counts.items()},
+        tuple(_expected(plan, rule, counts) for rule in range(len(by_rule))),
+    )
+
+
+def _expected(plan: FaultPlan, number: int, counts: Mapping[str, Sequence[int]]) -> int | None:
+    """How often a rule should have struck; None when what it is about is not counted by itself."""
+    rule = plan.faults[number]
+    if rule.at or rule.limit:
+        return None
+    seen = 0
+    for service, words in counts.items():
+        if number in plan.for_service(service):
+            things = things_seen(service, rule, words)
+            if things is None:
+                return None
+            seen += things
+    return seen // rule.every if rule.every else seen * rule.rate // MILLION
 
 
 def arm_crash(run: RunDir, service: str, point: str, nth: int = 1, *, before: bool = True) -> None:

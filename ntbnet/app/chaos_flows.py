@@ -15,7 +15,16 @@ LATE_OUTAGE_NS = 1_500_000_000
 class Flow:
     """What one flow sent and received."""
 
-    __slots__ = ("_came", "_highest", "arrivals", "last_came_ns", "last_sent_ns", "received", "sent")
+    __slots__ = (
+        "_highest",
+        "arrivals",
+        "came",
+        "last_came_ns",
+        "last_sent_ns",
+        "last_tried_ns",
+        "received",
+        "sent",
+    )
 
     def __init__(self) -> None:
         self.sent: dict[int, tuple[int, int]] = {}
@@ -24,12 +33,17 @@ class Flow:
         """Sequence -> time of its first coming."""
         self.arrivals = 0
         """Datagrams that a program in the node read, wrong ones included."""
-        self.last_sent_ns = self.last_came_ns = 0
-        self._came: list[int] = []
+        self.last_sent_ns = self.last_came_ns = self.last_tried_ns = 0
+        self.came: list[tuple[int, int]] = []
+        """Time of coming and of sending, in the order of coming."""
         self._highest: list[int] = []
 
     def take(self, record: Record) -> str:
         """Take the next record; what is wrong with it: ``damaged``, ``duplicated``, ``misordered`` or ""."""
+        if record.kind in {Kind.SENT, Kind.REFUSED}:
+            self.last_tried_ns = record.time_ns
+        if record.kind == Kind.REFUSED:
+            return ""
         if record.kind == Kind.SENT:
             self.sent[record.sequence] = (record.time_ns, record.size)
             self.last_sent_ns = record.time_ns
@@ -41,13 +55,13 @@ class Flow:
             return "duplicated"
         self.received[record.sequence] = self.last_came_ns = record.time_ns
         highest = self._highest[-1] if self._highest else -1
-        self._came.append(record.time_ns)
+        self.came.append((record.time_ns, record.extra))
         self._highest.append(max(highest, record.sequence))
         return "misordered" if record.sequence < highest else ""
 
     def had_come(self, sequence: int, before_ns: int) -> bool:
         """True when a later datagram had come before that time."""
-        count = bisect_right(self._came, before_ns)
+        count = bisect_right(self.came, (before_ns, 1 << 63))
         return count > 0 and self._highest[count - 1] > sequence
 
 

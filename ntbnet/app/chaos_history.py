@@ -53,6 +53,8 @@ class Kind(IntEnum):
     """TCP gave up; size is the error number."""
     END = 9
     """The writer ended in order; nothing follows."""
+    REFUSED = 10
+    """The node's kernel refused a datagram (no carrier, a full queue); sequence is that of the next one."""
 
 
 class Record(NamedTuple):
@@ -104,6 +106,42 @@ class LoggedError:
 
 
 @dataclass(frozen=True, slots=True)
+class LoggedEvent:
+    """An event of a service's log that the checker heeds.
+
+    Attributes:
+        service: who logged it.
+        event: its name.
+        time_ns: monotonic.
+        kind: of an injected fault; else "".
+        name: of the service that the supervisor speaks of; else "".
+        path: on which an injected fault struck; else "".
+    """
+
+    service: str
+    event: str
+    time_ns: int
+    kind: str = ""
+    name: str = ""
+    path: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RuleCount:
+    """How often one rule of the fault layer struck.
+
+    Attributes:
+        kind: of the fault.
+        injected: times.
+        expected: times that rate and traffic let expect; None where the traffic it is about is not counted.
+    """
+
+    kind: str
+    injected: int
+    expected: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Sample:
     """What one process held at one moment."""
 
@@ -142,6 +180,14 @@ class Observed:
     errors: tuple[LoggedError, ...] = ()
     injected: Mapping[str, int] = field(default_factory=dict)
     """Faults that the fault layer says it injected, by kind."""
+    rules: tuple[RuleCount, ...] = ()
+    """The same by rule, in the scenario's order."""
+    events: tuple[LoggedEvent, ...] = ()
+    """In the order of time."""
+    planned: int = 0
+    """Steps that the schedule has; 0 when it goes on for a time."""
+    given_up: tuple[str, ...] = ()
+    """After what a recovery was awaited in vain."""
     samples: tuple[Sample, ...] = ()
     nodes: tuple[NodeCounters, ...] = ()
     leaks: tuple[str, ...] = ()
@@ -235,6 +281,10 @@ def read(folder: Path) -> History:
     observed = Observed(
         errors=tuple(LoggedError(**row) for row in body["errors"]),
         injected=body["injected"],
+        rules=tuple(RuleCount(**row) for row in body["rules"]),
+        events=tuple(LoggedEvent(**row) for row in body["events"]),
+        planned=body["planned"],
+        given_up=tuple(body["given_up"]),
         samples=tuple(Sample(**row) for row in body["samples"]),
         nodes=tuple(NodeCounters(**row) for row in body["nodes"]),
         leaks=tuple(body["leaks"]),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ntbnet.app.chaos_history import FaultRecord
+from ntbnet.app.chaos_history import FaultRecord, RuleCount
 
 RULES = "rules"
 """Kind of the fault that stands for all that the fault layer injects."""
@@ -45,6 +45,7 @@ class Judgement:
     tcp_ok: bool | None = None
     tcp_bytes: int = 0
     injected: int = 0
+    rules: tuple[RuleCount, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """The checker's part of what ``chaos run --json`` prints."""
@@ -52,6 +53,7 @@ class Judgement:
             "verdict": self.verdict,
             "faults": len([one for one in self.recoveries if one.fault.kind != RULES]),
             "injected": self.injected,
+            "injected_by_rule": [{"kind": rule.kind, "injected": rule.injected} for rule in self.rules],
             "recovery_ms": self.recovery_ms(),
             "tcp_ok": self.tcp_ok,
             "tcp_bytes": self.tcp_bytes,

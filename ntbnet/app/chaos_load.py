@@ -121,7 +121,9 @@ class _Flow:
         try:
             self._sender.send(datagram(load.pool, self._way, self._number, size, self._sequence, now_ns))
         except OSError:
-            return  # the kernel refuses it, without a carrier or with a full queue: it was never sent
+            # without a carrier, or with a full queue: it was tried, but never sent
+            load.note(Kind.REFUSED, self._way, self._number, size, self._sequence, now_ns)
+            return
         load.note(Kind.SENT, self._way, self._number, size, self._sequence, now_ns)
         self._sequence += 1
 

@@ -29,6 +29,7 @@ LOOK_S = 0.005
 """Between two looks at other processes."""
 CRASH_TIMEOUT_S = 10.0
 """For a store to be reached by the traffic, or by a start."""
+NEVER_CAME = "never came to the store"
 ALIVE_TIMEOUT_S = 10.0
 QUIET_NS = 300_000_000
 """Traffic has recovered when each flow has delivered for that long."""
@@ -310,7 +311,7 @@ class Nemesis:
             self._signal({restarted: self._living(restarted)}, signal.SIGKILL)
         if not self._wait(lambda: chaos_faults.has_crashed(self._run, service), CRASH_TIMEOUT_S):
             chaos_faults.disarm_crash(self._run, service)
-            raise SetupError(f"{service} never came to the store {step.point}")
+            raise SetupError(f"{service} {NEVER_CAME} {step.point}")
         return began_ns if is_bring_up else max(began_ns, self._died_ns(service))
 
     def _died_ns(self, service: str) -> int:

@@ -6,14 +6,16 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
 
 from ntbnet import topology
 from ntbnet.app.bench_cost import private_bytes
 from ntbnet.app.bridge import Bridge
-from ntbnet.app.chaos_history import LoggedError, NodeCounters, Sample
+from ntbnet.app.chaos_history import LoggedError, LoggedEvent, NodeCounters, Sample
 from ntbnet.app.chaos_scenario import NODES, SUPERVISOR
+from ntbnet.app.forks import MODULE as FORK_SERVER_MODULE
 from ntbnet.edge.netns import inside, netns_inode
 from ntbnet.edge.node import spec_from
 from ntbnet.edge.process import ProcessRecord, alive, record_of
@@ -21,10 +23,19 @@ from ntbnet.edge.shm import SHM_FOLDER, dram_path
 from ntbnet.errors import SetupError
 
 UDP_KEYS = ("InDatagrams", "OutDatagrams", "SndbufErrors", "RcvbufErrors", "InCsumErrors")
-SAMPLE_INTERVAL_NS = 5_000_000_000
+SAMPLE_INTERVAL_NS = 2_000_000_000
+FORK_SERVER = "fork server"
 GROWN_S = 2.0
 """A younger process still imports and allocates."""
 MOST_ERRORS = 1000
+HEEDED = (
+    "chaos.fault_injected",
+    "chaos.faults_counted",
+    "supervisor.service_died",
+    "supervisor.service_hung",
+    "supervisor.service_started",
+)
+"""Events that the checker is told of."""
 _TEXT_CHARACTERS = 300
 
 
@@ -98,6 +109,9 @@ class Recorder:
         record = run.read_run()
         processes = {name: run.process(name) for name in topology.SERVICES}
         processes[SUPERVISOR] = record.supervisor if record else None
+        processes[FORK_SERVER] = min(
+            _named(run.name, {FORK_SERVER_MODULE.encode()}), key=lambda one: one.start_ticks, default=None
+        )
         shared = [str(dram_path(run.name, node)) for node in NODES]
         for name, process in processes.items():
             if process is None or not alive(process) or _age_s(process) < GROWN_S:
@@ -115,12 +129,13 @@ class Recorder:
     def leaks(self) -> list[str]:
         """What is on the machine of the bridge, in words, once it is down."""
         run, config = self._bridge.run, self._bridge.config
+        modules = {words[0].encode() for words in topology.MODULES.values()} | {FORK_SERVER_MODULE.encode()}
         spaces = [spec_from(config, run.name, node).netns for node in NODES]
         found = [f"namespace {space}" for space in spaces if netns_inode(space) is not None]
         found += [f"memory {path}" for path in sorted(SHM_FOLDER.glob(f"ntbnet.{run.name}.*"))]
         found += [f"run folder {run.path}"] if run.exists() else []
         found += [f"process {name}" for name, process in self._seen.items() if alive(process)]
-        found += [f"process {record.pid}" for record in _named(run.name)]
+        found += [f"process {record.pid}" for record in _named(run.name, modules)]
         return found
 
     def errors(self, stderrs: Mapping[str, str]) -> list[LoggedError]:
@@ -142,6 +157,15 @@ class Recorder:
             ]
         return found[:MOST_ERRORS]
 
+    def events(self) -> list[LoggedEvent]:
+        """What the checker heeds of the logs, in the order of time."""
+        found = []
+        for path in sorted(self._log_folder.glob("*.jsonl")):
+            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+                if any(event in line for event in HEEDED):
+                    found += _event(path.stem, line)
+        return sorted(found, key=lambda event: event.time_ns)
+
     def stderrs(self) -> dict[str, str]:
         """What each service has said on stderr so far."""
         found = {}
@@ -149,6 +173,17 @@ class Recorder:
             path = self._bridge.run.stderr_path(service)
             found[service] = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
         return found
+
+
+def _event(service: str, line: str) -> list[LoggedEvent]:
+    try:
+        fields = json.loads(line)
+    except ValueError:
+        return []  # half a line of a killed process
+    if fields.get("event") not in HEEDED:
+        return []
+    words = [str(fields.get(key, "")) for key in ("kind", "name", "path")]
+    return [LoggedEvent(service, str(fields["event"]), int(fields.get("mono_ns", 0)), *words)]
 
 
 def _logged(service: str, line: str) -> LoggedError:
@@ -194,9 +229,8 @@ def _interface(text: str, name: str) -> dict[str, int]:
     return {"rx_packets": 0, "tx_packets": 0}
 
 
-def _named(name: str) -> Iterator[ProcessRecord]:
-    """Living service processes of the bridge of that name."""
-    modules = {words[0].encode() for words in topology.MODULES.values()}
+def _named(name: str, modules: AbstractSet[bytes]) -> Iterator[ProcessRecord]:
+    """Living processes of the bridge of that name that run one of those modules."""
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             words = (entry / "cmdline").read_bytes().split(b"\0")

@@ -92,3 +92,4 @@ def show_sweep(result: Mapping[str, Any], out: Console) -> None:
         out.print(f"no service comes to: {', '.join(result['unreached'])}", soft_wrap=True)
     verdict = result["verdict"]
     out.print(f"survived {result['survived']} of {result['points']}: [{COLOURS[verdict]}]{verdict}[/]")
+    out.print(f"repeat: {result['repeat']}", markup=False, soft_wrap=True)

@@ -17,12 +17,22 @@ from typing import Any
 
 from ntbnet.app import chaos_checker, chaos_faults, chaos_history, chaos_scenario
 from ntbnet.app.bench_lab import Lab
-from ntbnet.app.chaos_history import FaultLog, FaultRecord, History, Kind, Observed, Record, Tail
+from ntbnet.app.chaos_faults import Injected
+from ntbnet.app.chaos_history import (
+    FaultLog,
+    FaultRecord,
+    History,
+    Kind,
+    Observed,
+    Record,
+    RuleCount,
+    Tail,
+)
 from ntbnet.app.chaos_judgement import RULES, Judgement, Recovery
 from ntbnet.app.chaos_load import PATIENCE_NS, LoadSpec
-from ntbnet.app.chaos_nemesis import Nemesis, schedule
+from ntbnet.app.chaos_nemesis import Nemesis, Step, schedule
 from ntbnet.app.chaos_recorder import Recorder
-from ntbnet.app.chaos_scenario import NODES, OUTAGE_MS, Scenario
+from ntbnet.app.chaos_scenario import CALM, NODES, OUTAGE_MS, Scenario
 from ntbnet.app.forks import child_environment
 from ntbnet.edge.clock import monotonic_ns
 from ntbnet.edge.node import spec_from
@@ -121,12 +131,15 @@ def run(wanted: Wanted, folder: Path, say: Say) -> Done:
     recorder = Recorder(lab.bridge, log_folder)
     gaps: list[str] = []
     stderrs: dict[str, str] = {}
-    injected: dict[str, int] = {}
+    injected = Injected()
+    given_up: list[str] = []
     try:
         say(f"starting bridge {wanted.name}, fabric {wanted.fabric}")
         lab.up()
         try:
-            injected = _Run(wanted, lab, recorder, folder, say).go()
+            phases = _Run(wanted, lab, recorder, folder, say)
+            given_up = phases.given_up
+            injected = phases.go()
         except (SetupError, OSError, subprocess.SubprocessError) as problem:
             gaps.append(f"the test itself failed: {problem}")
         stderrs = recorder.stderrs()
@@ -135,7 +148,16 @@ def run(wanted: Wanted, folder: Path, say: Say) -> Done:
         lab.down()
     observed = Observed(
         errors=tuple(recorder.errors(stderrs)),
-        injected=injected,
+        injected=injected.by_kind,
+        rules=tuple(
+            RuleCount(rule.kind, times, expected)
+            for rule, times, expected in zip(
+                wanted.scenario.rules, injected.by_rule, injected.expected, strict=False
+            )
+        ),
+        events=tuple(recorder.events()),
+        planned=0 if wanted.scenario.phases.seconds else wanted.scenario.planned,
+        given_up=tuple(given_up),
         samples=tuple(recorder.samples),
         nodes=tuple(recorder.nodes),
         leaks=tuple(recorder.leaks()),
@@ -238,7 +260,7 @@ class _Run:
         self._lab, self._recorder, self._folder, self._say = lab, recorder, folder, say
         self._faults = FaultLog(folder)
         self._life = 0
-        self._is_given_up = False
+        self.given_up: list[str] = []
         self._load: _Load | None = None
         patience_ms = max(self._scenario.bounds.recovery_max_ms * PATIENCE_FACTOR, LEAST_PATIENCE_MS)
         self._nemesis = Nemesis(
@@ -256,7 +278,7 @@ class _Run:
         assert self._load is not None
         return self._load.flows_since(time_ns)
 
-    def go(self) -> dict[str, int]:
+    def go(self) -> Injected:
         """Steady traffic, faults, healing, the last datagram; what the fault layer injected.
 
         Raises:
@@ -273,7 +295,7 @@ class _Run:
             self._recorder.sample(now=True)
             self._say("waiting for what is on its way")
             assert self._load is not None
-            self._load.stop(patient=not self._is_given_up)
+            self._load.stop(patient=not self.given_up)
             self._recorder.end_life(self._life)
             return injected
         finally:
@@ -296,13 +318,13 @@ class _Run:
         self._lab.up()
         self._begin_life()
 
-    def _harm(self) -> dict[str, int]:
-        """The fault phase, and healing; what was injected by kind."""
+    def _harm(self) -> Injected:
+        """The fault phase, and healing; what was injected."""
         rules, run = self._scenario.rules, self._lab.bridge.run
         began_ns = monotonic_ns()
         if not rules:
             self._act(began_ns)
-            return {}
+            return Injected()
         chaos_faults.install(run, FaultPlan(self._wanted.seed, rules))
         self._say(f"injecting: {', '.join(dict.fromkeys(rule.kind for rule in rules))}")
         try:
@@ -315,17 +337,22 @@ class _Run:
                 FaultRecord(self._nemesis.done, RULES, (), began_ns, healed_ns, kinds, self._life)
             )
             self._say(f"healed; injected {kinds or 'nothing'}")
-        self._is_given_up |= self._nemesis.await_recovery(healed_ns, {}) is None
-        return injected.by_kind
+        if self._nemesis.await_recovery(healed_ns, {}) is None:
+            self.given_up.append("the healing of all rules")
+        return injected
 
     def _act(self, began_ns: int) -> None:
         """Every step of the schedule, or as many as there is time for."""
         seconds, nemesis = self._scenario.phases.seconds, self._nemesis
         until_ns = began_ns + seconds * 1_000_000_000
-        total = sum(fault.count for fault in self._scenario.faults)
+        total = self._scenario.planned
+        calm_ns = until_ns - seconds * 10_000_000 * self._scenario.phases.calm_percent
+        last: Step | None = None
         for step in schedule(self._scenario, self._wanted.seed, self._wanted.fabric):
             if seconds and monotonic_ns() >= until_ns:
                 break
+            if seconds and step.fault.kind not in CALM and monotonic_ns() >= calm_ns:
+                continue
             took_ms = nemesis.do(step)
             of = f"{(monotonic_ns() - began_ns) / 1e9:.0f} of {seconds} s" if seconds else f"of {total}"
             back = (
@@ -333,8 +360,13 @@ class _Run:
             )
             self._say(f"{nemesis.done}, {of}: {step.told()}  {back}")
             if took_ms is None:
-                self._is_given_up = True
+                self.given_up.append(f"fault {nemesis.done - 1} ({step.told()})")
                 return
+            last = step
+        is_awaited = last is None or last.fault.await_recovery
+        if last is not None and not is_awaited and nemesis.await_recovery(monotonic_ns(), {}) is None:
+            self.given_up.append(f"fault {nemesis.done - 1} ({last.told()})")
+            return
         if seconds:
             nemesis.rest((until_ns - monotonic_ns()) / 1e9)
 

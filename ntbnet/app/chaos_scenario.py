@@ -33,6 +33,8 @@ HITS: dict[str, tuple[str, ...]] = {
     SUPERVISOR: (),
 }
 """Kind of fault -> the services it can hit."""
+CALM = frozenset({"flap", "reset"})
+"""Kinds of faults that leave every process alone."""
 PATTERNS = ("each", "random", "pairs", "together")
 NODES = ("rc", "ep")
 OUTAGE_MS = 60
@@ -74,6 +76,9 @@ class Phases:
 
     seconds: Annotated[int, Integer(0, 86400, "s")] = 0
     """Length of the fault phase, 0..86400 s; 0: until every fault of [[faults]] was done."""
+
+    calm_percent: Annotated[int, Integer(0, 90, "percent")] = 0
+    """Last part of the seconds in which processes are left alone (flaps, resets and rules go on), 0..90."""
 
     heal_ms: Annotated[int, Integer(100, 60000, "ms")] = 500
     """Traffic after the last fault has healed, 100..60000 ms."""
@@ -138,6 +143,9 @@ class Bounds:
     outage_ms: Annotated[int, Integer(OUTAGE_MS, 10_000, "ms")] = OUTAGE_MS
     """No packet one way for that long is an outage, 60..10000 ms; more where rules delay packets."""
 
+    silence_ms: Annotated[int, Integer(OUTAGE_MS, 60_000, "ms")] = 250
+    """Longest time without a packet of a flow far from any fault, 60..60000 ms; never less than outage_ms."""
+
     loss: Annotated[str, Choice(("none", "injected", "windows"))] = "windows"
     """What may be lost; none: nothing; injected: as many datagrams as faults were injected, each of
     which hits one; windows: what was on its way when a fault came, and what was sent until the recovery."""
@@ -151,6 +159,9 @@ class Bounds:
 
     delay_ms: Annotated[int, Integer(0, 600_000, "ms")] = 0
     """Longest way of what was sent while no fault of [[faults]] was at work, ms; 0: not judged."""
+
+    must_hang: Annotated[bool, Boolean()] = False
+    """True: every stop has to be noticed: the service found hung, killed and replaced."""
 
     memory_growth_kib: Annotated[int, Integer(0, 1 << 20, "KiB")] = 4096
     """Most by which private memory of one process may grow in the run, KiB."""
@@ -192,6 +203,11 @@ class Scenario:
     rules: tuple[FaultRule, ...]
     bounds: Bounds
     config: Mapping[str, Any]
+
+    @property
+    def planned(self) -> int:
+        """Steps of one round of [[faults]]."""
+        return sum(fault.count for fault in self.faults)
 
     def length(self, seconds: int) -> Scenario:
         """The same with a fault phase of ``seconds``; 0 changes nothing."""
@@ -283,6 +299,10 @@ def _check(scenario: Scenario, reader: TableReader) -> None:
         raise reader.error("phases.seconds", phases.seconds, "at least 1 without [[faults]]")
     if phases.order == "random" and not (phases.seconds and scenario.faults):
         raise reader.error("phases.order", "random", '"given" without [[faults]] or phases.seconds')
+    if phases.calm_percent and not (phases.seconds and CALM & {fault.kind for fault in scenario.faults}):
+        raise reader.error(
+            "phases.calm_percent", phases.calm_percent, "0 without seconds, and a flap or reset"
+        )
     for number, fault in enumerate(scenario.faults):
         name = f"faults[{number}]"
         if fault.max_pause_ms < fault.min_pause_ms:

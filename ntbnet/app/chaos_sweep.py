@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ntbnet.app import chaos_run
-from ntbnet.app.chaos_nemesis import crash_points
+from ntbnet.app.chaos_nemesis import NEVER_CAME, crash_points
 from ntbnet.app.chaos_scenario import Bounds, Fault, Phases, Scenario, Workload
 from ntbnet.devices.crash_points import CRASH_POINTS, SETTINGS
 from ntbnet.errors import ConfigError
@@ -93,6 +93,7 @@ def sweep(
     name: str,
     folder: Path,
     say: Callable[[str], None],
+    again: str,
     run: Run = chaos_run.run,
 ) -> dict[str, Any]:
     """Try every crash.
@@ -104,6 +105,7 @@ def sweep(
         name: of the bridges.
         folder: empty; takes a history for each bridge.
         say: told what happens.
+        again: the command that repeats it.
         run: runs one scenario.
 
     Returns:
@@ -127,6 +129,7 @@ def sweep(
     return {
         "seed": seed,
         "fabrics": list(fabrics),
+        "repeat": again,
         "points": len(results),
         "survived": len(results) - len(failed),
         "failed": len(failed),
@@ -175,11 +178,15 @@ class _Sweep:
             took_ns = judgement.recoveries[0].took_ns if judgement.recoveries else None
             self._note(group[0], took_ns, judgement.problems or ["it was never reached"])
             return []
+        self._problems += [
+            f"{group[0].point} to {group[-1].point}: {text}"
+            for text in judgement.problems
+            if NEVER_CAME not in text
+        ]
         if judgement.verdict == "unknown" and len(tried) < len(group):
             # the one that was not carried out is the culprit; what came before it is tried again by itself
             at = len(tried)
             return [part for part in (group[:at], [group[at]], group[at + 1 :]) if part]
-        self._problems += [f"{group[0].point} to {group[-1].point}: {text}" for text in judgement.problems]
         return [[crash] for crash in group]
 
     def _run(self, group: Sequence[Crash]) -> chaos_run.Done:

@@ -148,7 +148,7 @@ class FaultFolder:
             raise ConfigError(f"{path}: {problem.strerror}") from None
 
     def injected(self) -> dict[str, list[int]]:
-        """Injections of each rule by service, as far as a service has a plan."""
+        """WORDS numbers by service, as far as a service has a plan: injections by rule, then things seen."""
         found = {}
         for service in SERVICES:
             try:
@@ -158,7 +158,7 @@ class FaultFolder:
             except OSError:
                 continue
             if len(words) == COUNTS_BYTES:
-                found[service] = list(memoryview(words).cast("Q")[:MAX_RULES])
+                found[service] = list(memoryview(words).cast("Q"))
         return found
 
     # crash points

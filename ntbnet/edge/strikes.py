@@ -6,17 +6,51 @@ Numbers and counts lie in memory that outlives the process; the log takes a boun
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from ntbnet.edge.clock import monotonic_ns
-from ntbnet.faults import KINDS, MAX_RULES, SERVICE, FaultPlan, FaultRule
+from ntbnet.faults import DEVICE_MESSAGES, KINDS, MAX_RULES, RECEIVER, SERVICE, FaultPlan, FaultRule
 from ntbnet.topology import SERVICES
 
 LOGGED_PER_S = 100
 """Faults logged one by one in a second; further ones are counted, and logged by kind once it is over."""
 _STREAMS = ("to", "own to", "wake to", "interrupts from", "answers from")
 _OWN_STREAMS = ("handled", "sent", "received")
+
+
+_PLACES = {
+    name: MAX_RULES + at
+    for at, name in enumerate(
+        (*_OWN_STREAMS, *(f"{what} {peer}" for peer in SERVICES for what in _STREAMS)),
+    )
+}
+"""Stream -> where its count is."""
+
+
+def things_seen(service: str, rule: FaultRule, words: Sequence[int]) -> int | None:
+    """How many things that a rule is about a service has seen; None when no count is of those alone.
+
+    Args:
+        service: its label.
+        rule: one that the service injects.
+        words: WORDS numbers of the service.
+    """
+    kind = KINDS[rule.kind]
+    if kind.place == SERVICE:
+        return sum(words[_PLACES[name]] for name in rule.hits)
+    if kind.place == RECEIVER:
+        what = "interrupts from" if "interrupt" in rule.hits else "answers from"
+        return sum(
+            words[_PLACES[f"{what} {peer}"]]
+            for peer in SERVICES
+            if peer != service and rule.applies(peer, service)
+        )
+    if rule.hits != frozenset(DEVICE_MESSAGES):
+        return None
+    return sum(
+        words[_PLACES[f"to {peer}"]] for peer in SERVICES if peer != service and rule.applies(service, peer)
+    )
 
 
 class Words(Protocol):
@@ -61,8 +95,7 @@ class Strikes:
         for index, rule in plan.for_service(service).items():
             for word in sorted(rule.hits):
                 self._rules.setdefault((KINDS[rule.kind].place, word), []).append((index, rule))
-        names = [f"{what} {peer}" for peer in SERVICES for what in _STREAMS]
-        self._streams = {name: MAX_RULES + at for at, name in enumerate((*_OWN_STREAMS, *names))}
+        self._streams = _PLACES
         self._second = self._logged = 0
         self._unlogged: Counter[str] = Counter()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from ntbnet.app.chaos_history import FaultRecord, History, Kind, NodeCounters, Observed, Record
+from ntbnet.app.chaos_history import FaultRecord, History, Kind, LoggedEvent, NodeCounters, Observed, Record
 from ntbnet.app.chaos_scenario import Bounds, Scenario, Workload, parse
 
 MS = 1_000_000
@@ -22,6 +22,29 @@ def scenario(**bounds: object) -> Scenario:
 def kill(at_ms: int, service: str = "epc", number: int = 0) -> FaultRecord:
     """A service killed at that time."""
     return FaultRecord(number, "kill", (service,), at_ms * MS, at_ms * MS)
+
+
+def strike(at_ms: int, kind: str) -> LoggedEvent:
+    """What the fault layer logged at that time."""
+    return LoggedEvent("peer-rc", "chaos.fault_injected", at_ms * MS, kind, "", "peer-rc>epc")
+
+
+def told(at_ms: int, event: str, name: str) -> LoggedEvent:
+    """What the supervisor logged of a service at that time."""
+    return LoggedEvent("supervisor", f"supervisor.{event}", at_ms * MS, "", name)
+
+
+def without(made: Made, start_ms: int, end_ms: int, way: int = 0, flow: int = 0) -> Made:
+    """The same, but what comes to one flow in a time is lost."""
+    made.records = [
+        one
+        for one in made.records
+        if not (
+            (one.kind, one.way, one.flow) == (Kind.RECEIVED, way, flow)
+            and start_ms * MS <= one.time_ns <= end_ms * MS
+        )
+    ]
+    return made
 
 
 @dataclass

@@ -14,7 +14,7 @@ from ntbnet.app.chaos_checker import check
 from ntbnet.app.chaos_history import FaultRecord, Kind, LoggedError, Observed, Record, Sample
 from ntbnet.app.chaos_judgement import Judgement
 from ntbnet.app.chaos_run import judge
-from tests.unit.app.chaos_histories import MS, SIZE, Made, counters, kill, scenario
+from tests.unit.app.chaos_histories import MS, SIZE, Made, counters, kill, scenario, strike
 
 
 def judged(made: Made, **bounds: object) -> Judgement:
@@ -179,7 +179,8 @@ def test_no_loss_is_allowed_where_the_scenario_says_none() -> None:
 
 def test_losses_beyond_what_was_injected_fail() -> None:
     rules = FaultRecord(0, "rules", (), 100 * MS, 1900 * MS)
-    made = Made(outages=[], faults=[rules], observed=Observed(injected={"drop-frame": 1}))
+    events = tuple(strike(at_ms, "drop-frame") for at_ms in (300, 400))
+    made = Made(outages=[], faults=[rules], observed=Observed(injected={"drop-frame": 1}, events=events))
     del made.records[made.at(Kind.RECEIVED, 300)]
     assert judged(made, loss="injected").verdict == "ok"
 
@@ -193,7 +194,7 @@ def test_a_stranded_flow_fails_though_others_go_on() -> None:
     made.records = [
         one
         for one in made.records
-        if not (one.kind == Kind.RECEIVED and (one.way, one.flow) == (1, 1) and one.time_ns > 500 * MS)
+        if not (one.kind == Kind.RECEIVED and (one.way, one.flow) == (1, 1) and one.time_ns > 700 * MS)
     ]
 
     found = judged(made)
@@ -206,10 +207,10 @@ def test_a_late_datagram_fails_where_the_scenario_bounds_delays() -> None:
     at = max(i for i, one in enumerate(made.records) if one.kind == Kind.RECEIVED and not one.way)
     made.records[at] = made.records[at]._replace(time_ns=made.records[at].time_ns + 200 * MS)
 
-    found = judged(made, delay_ms=150)
+    found = judged(made, delay_ms=150, outage_ms=300)
 
     assert found.problems == ["delay: datagram 599 of flow 1 rc->ep took 201 ms, allowed 150 ms"]
-    assert judged(made, delay_ms=250).verdict == "ok"
+    assert judged(made, delay_ms=250, outage_ms=300).verdict == "ok"
 
 
 @pytest.mark.parametrize(
@@ -300,6 +301,13 @@ def test_a_restarted_process_may_be_larger_than_the_one_before() -> None:
     samples = (Sample(1, "epc", 10, 1 << 20, 20), Sample(2, "epc", 11, 30 << 20, 21))
 
     assert judged(Made(observed=Observed(samples=samples))).leaks == 0
+
+
+@pytest.mark.parametrize(("growth_kib", "leaks"), [(100, 0), (2000, 1)])
+def test_successors_that_grow_one_after_the_other_are_a_leak(growth_kib: int, leaks: int) -> None:
+    samples = tuple(Sample(pid, "epc", pid, (8000 + pid * growth_kib) << 10, 20) for pid in range(8))
+
+    assert judged(Made(observed=Observed(samples=samples))).leaks == leaks
 
 
 @pytest.mark.parametrize(

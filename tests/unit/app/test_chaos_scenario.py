@@ -69,6 +69,7 @@ def test_the_scenarios_of_the_documentation_are_those_shipped() -> None:
         ),
         (FAULT + "[workload]\nmax_bytes = 50", "workload.max_bytes = 50: must be at least min_bytes, 64"),
         (FAULT + '[phases]\norder = "random"', "phases.order = 'random': must be \"given\" without"),
+        (FAULT + "[phases]\nseconds = 9\ncalm_percent = 5", "phases.calm_percent = 5: must be 0 without"),
         (FAULT + '[[rules]]\nkind = "drop"', "rules[0]: exactly one of rate, every and at must be given"),
         (FAULT + "[config]\nx = 1.5", "config.x = 1.5: must be a word, a number or a boolean"),
         ("fabrics = []\n" + FAULT, 'fabrics = an array: must be an array with "local"'),

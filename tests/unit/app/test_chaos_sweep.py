@@ -23,9 +23,13 @@ class Runs:
     """Runs that end as told: ``never`` are points never reached, ``harmful`` ones that a problem follows."""
 
     def __init__(
-        self, never: tuple[str, ...] = (), harmful: tuple[str, ...] = (), once: bool = False
+        self,
+        never: tuple[str, ...] = (),
+        harmful: tuple[str, ...] = (),
+        once: bool = False,
+        aside: str = "",
     ) -> None:
-        self.never, self.harmful, self.once = never, harmful, once
+        self.never, self.harmful, self.once, self.aside = never, harmful, once, aside
         self.groups: list[list[Fault]] = []
 
     def __call__(self, wanted: Wanted, folder: Path, say: object) -> Done:
@@ -40,11 +44,13 @@ class Runs:
             judgement.recoveries.append(Recovery(record, 5_000_000))
             if fault.point in self.harmful and not (self.once and len(faults) == 1):
                 judgement.verdict, judgement.problems = "failed", ["damaged: datagram 1"]
+        if judgement.verdict == "unknown" and self.aside and len(faults) > 1:
+            judgement.problems.append(self.aside)
         return Done(wanted, History([], [], Observed()), judgement)
 
 
 def sweep(runs: Runs, tmp_path: Path, *only: str) -> dict[str, object]:
-    return chaos_sweep.sweep(FABRICS, only, 1, "x", tmp_path, lambda _: None, runs)
+    return chaos_sweep.sweep(FABRICS, only, 1, "x", tmp_path, lambda _: None, "again", runs)
 
 
 def test_every_point_that_a_service_comes_to_is_tried_before_and_after(tmp_path: Path) -> None:
@@ -86,6 +92,16 @@ def test_harm_that_does_not_show_again_is_not_forgotten(tmp_path: Path) -> None:
 
     assert (result["failed"], result["verdict"]) == (0, "failed")
     assert result["problems"]
+
+
+def test_what_is_wrong_beside_a_point_that_is_never_reached_is_not_forgotten(tmp_path: Path) -> None:
+    runs = Runs(never=("ring.flags",), aside="leak: left after down: memory /dev/shm/x")
+
+    result = sweep(runs, tmp_path, "ring.flags", "ring.header")
+
+    assert result["problems"]
+    assert all("left after down" in text for text in result["problems"])  # type: ignore[attr-defined]
+    assert result["repeat"] == "again"
 
 
 @pytest.mark.parametrize("fabric", FABRICS)

@@ -1,0 +1,93 @@
+"""Deaths of services in a history: each has its fault, each kill its death; who is stopped is found hung."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from ntbnet import topology
+from ntbnet.app.chaos_history import FaultRecord, LoggedEvent
+from ntbnet.app.chaos_windows import Window
+from ntbnet.devices.crash_points import CRASH_POINTS
+
+NOTICE_NS = 1_000_000_000
+"""The supervisor notices a death, or writes it down, at most that late."""
+SLACK_NS = 50_000_000
+"""The time of a crash is taken from a file's."""
+DIED, HUNG, STARTED = "supervisor.service_died", "supervisor.service_hung", "supervisor.service_started"
+ONE_DEATH = frozenset({"kill", "stop"})
+"""Kinds of which a service dies once; a crash that is met on the way up may come again, and memory that is
+lost takes the others of its node along."""
+
+
+def judge_services(
+    events: Sequence[LoggedEvent], windows: Sequence[Window], *, loses_memory: bool, must_hang: bool
+) -> Iterator[str]:
+    """What is wrong with the deaths, in words.
+
+    Args:
+        events: of the supervisor, in the order of time.
+        windows: of the faults that the nemesis did, in the order of time.
+        loses_memory: the fault layer removes memory, whose users are made anew.
+        must_hang: every stop has to be noticed, and its process replaced.
+    """
+    claimed: Counter[tuple[int, str]] = Counter()
+    for event in events:
+        if event.event == HUNG and not any(
+            fault.kind == "stop" and event.name in fault.services and _is_in(event.time_ns, window)
+            for window in windows
+            for fault in window[2:]
+        ):
+            yield f"{event.name} was found hung, though nobody had stopped it"
+        if event.event == DIED:
+            fault = _reason(event, windows, claimed)
+            if fault is not None:
+                claimed[fault.number, event.name] += 1
+            elif not loses_memory:
+                yield f"{event.name} died, though nobody had killed it"
+    for _, _, fault in windows:
+        for service in fault.services:
+            if fault.kind in {"kill", "unlink"} and not claimed[fault.number, service]:
+                yield f"nobody noticed that {service} was killed (fault {fault.number})"
+            if fault.kind == "stop" and must_hang and not _is_replaced(events, service, fault):
+                yield f"{service} was stopped (fault {fault.number}), but not found hung, killed and replaced"
+
+
+def _is_in(time_ns: int, window: Window) -> bool:
+    return window[0] - SLACK_NS <= time_ns <= window[1] + NOTICE_NS
+
+
+def _reason(
+    event: LoggedEvent, windows: Sequence[Window], claimed: Counter[tuple[int, str]]
+) -> FaultRecord | None:
+    """The latest fault that explains a death and is not the reason of another one."""
+    for window in reversed(windows):
+        fault = window[2]
+        if (
+            _is_in(event.time_ns, window)
+            and event.name in _victims(fault)
+            and not (fault.kind in ONE_DEATH and claimed[fault.number, event.name])
+        ):
+            return fault
+    return None
+
+
+def _victims(fault: FaultRecord) -> frozenset[str]:
+    """Who may die of a fault."""
+    if fault.kind == "unlink":
+        nodes = {topology.NODE_OF[service] for service in fault.services}
+        return frozenset(name for name in topology.SERVICES if topology.NODE_OF[name] in nodes)
+    if fault.kind == "crash":
+        after = CRASH_POINTS[point].after if (point := fault.note.rpartition(" ")[2]) in CRASH_POINTS else ""
+        return frozenset({*fault.services, after} - {""})
+    return frozenset(fault.services if fault.kind in ONE_DEATH else ())
+
+
+def _is_replaced(events: Sequence[LoggedEvent], service: str, fault: FaultRecord) -> bool:
+    """True when a stopped service was found hung, died of it and was started again, in that order."""
+    wanted = [HUNG, DIED, STARTED]
+    for event in events:
+        in_time = fault.at_ns <= event.time_ns <= fault.until_ns + NOTICE_NS
+        if wanted and in_time and (event.event, event.name) == (wanted[0], service):
+            wanted.pop(0)
+    return not wanted

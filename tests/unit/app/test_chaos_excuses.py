@@ -1,0 +1,187 @@
+"""A broken bridge is not excused by a fault that is far away, or that does no such thing."""
+
+from __future__ import annotations
+
+import pytest
+
+from ntbnet.app.chaos_checker import check
+from ntbnet.app.chaos_history import FaultRecord, Kind, LoggedError, LoggedEvent, Observed, Record, RuleCount
+from ntbnet.app.chaos_judgement import Judgement
+from ntbnet.app.chaos_scenario import parse
+from tests.unit.app.chaos_histories import MS, Made, kill, scenario, strike, told, without
+
+RULES = FaultRecord(0, "rules", (), 100 * MS, 4900 * MS)
+
+
+def judged(made: Made, **bounds: object) -> Judgement:
+    return check(made.history(), scenario(**bounds))
+
+
+def under_rules(*events: LoggedEvent) -> Made:
+    return Made(5000, [], [RULES], Observed(events=events))
+
+
+def test_a_schedule_that_was_not_done_to_its_end_makes_the_run_unknown() -> None:
+    assert judged(Made(observed=Observed(planned=60))).verdict == "unknown"
+    assert judged(Made(observed=Observed(planned=1))).verdict == "ok"
+
+
+def test_a_recovery_that_was_awaited_in_vain_fails() -> None:
+    found = judged(Made(observed=Observed(planned=60, given_up=("fault 0 (kill epc)",))))
+
+    assert found.verdict == "failed"
+    assert "recovery: awaited in vain after fault 0 (kill epc)" in found.problems
+
+
+def test_one_flow_that_is_back_late_is_a_late_recovery() -> None:
+    made = without(Made(length_ms=8000), 500, 5500, way=1, flow=1)
+
+    found = judged(made)
+
+    assert found.verdict == "failed"
+    assert found.recovery_ms()["max"] >= 5000
+    assert "recovery: 50" in found.problems[0]
+
+
+def test_silence_far_from_any_fault_fails() -> None:
+    made = Made(length_ms=4000)
+    late = made.at(Kind.RECEIVED, 2500)
+    for at, one in enumerate(made.records):
+        # nothing is lost, but all that is sent in 300 ms comes at their end
+        if (one.kind, one.way, one.flow) == (Kind.RECEIVED, 0, 0) and 2200 * MS <= one.time_ns < 2500 * MS:
+            made.records[at] = one._replace(time_ns=made.records[late].time_ns)
+    made.records.sort(key=lambda one: one.time_ns)
+
+    found = judged(made)
+
+    assert found.lost == 4 * 30
+    assert [problem.partition(" was")[0] for problem in found.problems] == ["outage: flow 0 rc->ep"]
+
+
+def test_an_interface_that_refuses_everything_fails() -> None:
+    made = without(Made(length_ms=4000), 2500, 9000)
+    made.records = [
+        replace_refused(one)
+        if (one.kind, one.way, one.flow) == (Kind.SENT, 0, 0) and one.time_ns > 2500 * MS
+        else one
+        for one in made.records
+    ]
+
+    found = judged(made)
+
+    assert found.verdict == "failed"
+    assert any(problem.startswith("outage: flow 0 rc->ep") for problem in found.problems)
+
+
+def replace_refused(record: Record) -> Record:
+    return record._replace(kind=Kind.REFUSED, sequence=0)
+
+
+def test_silence_while_the_sending_program_was_not_run_is_nobodys() -> None:
+    made = Made(length_ms=4000)
+    made.records = [one for one in made.records if not 2500 * MS < (one.extra or one.time_ns) < 2800 * MS]
+
+    assert judged(made).problems == []
+
+
+@pytest.mark.parametrize(
+    ("events", "verdict"),
+    [
+        ((strike(2500, "corrupt"),), "ok"),
+        ((), "failed"),
+        ((strike(4000, "corrupt"), strike(200, "corrupt")), "failed"),
+        ((strike(2500, "duplicate"), strike(2500, "lost-interrupt")), "failed"),
+    ],
+    ids=["near", "never", "far", "harmless"],
+)
+def test_rules_excuse_losses_only_where_they_struck(events: tuple[LoggedEvent, ...], verdict: str) -> None:
+    made = without(under_rules(*events), 2510, 2520)
+
+    assert judged(made, recovery_max_ms=1000).verdict == verdict
+
+
+def test_an_outage_longer_than_the_recovery_from_a_strike_fails() -> None:
+    made = without(under_rules(strike(500, "corrupt")), 510, 2520)
+
+    assert judged(made, recovery_max_ms=2000).verdict == "ok"
+    assert judged(made, recovery_max_ms=1000).verdict == "failed"
+
+
+@pytest.mark.parametrize(("time_ms", "verdict"), [(2600, "ok"), (4500, "failed")])
+def test_rules_excuse_errors_only_where_they_struck(time_ms: int, verdict: str) -> None:
+    error = LoggedError("epc", "service.failed", time_ms * MS, False, "it broke")
+    observed = Observed(events=(strike(2500, "corrupt"),), errors=(error,))
+    made = Made(5000, [], [RULES], observed)
+
+    assert judged(made, recovery_max_ms=1000).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("counts", "verdict"),
+    [
+        ([RuleCount("drop", 5), RuleCount("corrupt", 1)], "ok"),
+        ([RuleCount("drop", 500), RuleCount("corrupt", 0)], "unknown"),
+        ([RuleCount("drop", 5, 10), RuleCount("corrupt", 5, 11)], "ok"),
+        ([RuleCount("drop", 5, 12), RuleCount("corrupt", 5, 10)], "unknown"),
+        ([], "unknown"),
+    ],
+    ids=["each", "one never", "half", "less than half", "uncounted"],
+)
+def test_every_rule_has_to_strike(counts: list[RuleCount], verdict: str) -> None:
+    rules = "".join(f'[[rules]]\nkind = "{kind}"\nrate = 9\n' for kind in ("drop", "corrupt"))
+    plain = parse(f'description = "x"\n[phases]\nseconds = 5\n{rules}', "x")
+    made = Made(5000, [], [RULES], Observed(rules=tuple(counts)))
+
+    found = check(made.history(), plain)
+
+    assert found.verdict == verdict
+    assert found.as_json()["injected_by_rule"] == [
+        {"kind": one.kind, "injected": one.injected} for one in counts
+    ]
+
+
+DEATH = told(505, "service_died", "epc")
+
+
+@pytest.mark.parametrize(
+    ("events", "problem"),
+    [
+        ((DEATH,), ""),
+        ((DEATH, told(600, "service_died", "edma")), "edma died, though nobody had killed it"),
+        ((DEATH, told(600, "service_died", "epc")), "epc died, though nobody had killed it"),
+        ((DEATH, told(1900, "service_hung", "epc")), "epc was found hung, though nobody had stopped it"),
+        ((told(1, "service_started", "epc"),), "nobody noticed that epc was killed (fault 0)"),
+    ],
+)
+def test_services_die_of_their_faults_alone(events: tuple[LoggedEvent, ...], problem: str) -> None:
+    found = judged(Made(observed=Observed(events=events)))
+
+    assert found.problems == ([f"services: {problem}"] if problem else [])
+
+
+def test_a_death_is_that_of_the_latest_fault_that_explains_it() -> None:
+    """A crash on the way up kills another service first, which may be killed by itself soon after."""
+    crash = FaultRecord(0, "crash", ("epc",), 500 * MS, 500 * MS, "before ctrl.reset")
+    killed = kill(900, "rc-host", 1)
+    deaths = [
+        told(at, "service_died", name) for at, name in ((505, "rc-host"), (560, "epc"), (905, "rc-host"))
+    ]
+    made = Made(4000, [(500, 650), (900, 1000)], [crash, killed], Observed(events=tuple(deaths)))
+
+    assert judged(made).problems == []
+
+
+def test_a_stopped_service_has_to_be_found_hung_killed_and_replaced() -> None:
+    stop = FaultRecord(0, "stop", ("epc",), 500 * MS, 1400 * MS)
+    story = tuple(
+        told(at, event, "epc")
+        for at, event in ((1200, "service_hung"), (1210, "service_died"), (1230, "service_started"))
+    )
+    made = Made(4000, [(500, 1500)], [stop], Observed(events=story))
+
+    assert judged(made, must_hang=True).problems == []
+    for left_out in range(3):
+        made.observed = Observed(events=story[:left_out] + story[left_out + 1 :])
+        assert judged(made, must_hang=True).verdict == "failed"
+    made.observed = Observed()
+    assert judged(made, must_hang=True).verdict == "unknown"
