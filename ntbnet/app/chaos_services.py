@@ -17,7 +17,7 @@ SLACK_NS = 50_000_000
 DIED, HUNG, STARTED = "supervisor.service_died", "supervisor.service_hung", "supervisor.service_started"
 ONE_DEATH = frozenset({"kill", "stop"})
 """Kinds of which a service dies once; a crash that is met on the way up may come again, and memory that is
-lost takes the others of its node along."""
+lost takes its other users along."""
 
 
 def judge_services(
@@ -75,8 +75,7 @@ def _reason(
 def _victims(fault: FaultRecord) -> frozenset[str]:
     """Who may die of a fault."""
     if fault.kind == "unlink":
-        nodes = {topology.NODE_OF[service] for service in fault.services}
-        return frozenset(name for name in topology.SERVICES if topology.NODE_OF[name] in nodes)
+        return frozenset(topology.SERVICES)  # memory is made anew, and whoever maps it, on either node
     if fault.kind == "crash":
         after = CRASH_POINTS[point].after if (point := fault.note.rpartition(" ")[2]) in CRASH_POINTS else ""
         return frozenset({*fault.services, after} - {""})

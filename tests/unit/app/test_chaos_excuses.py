@@ -171,6 +171,14 @@ def test_a_death_is_that_of_the_latest_fault_that_explains_it() -> None:
     assert judged(made).problems == []
 
 
+def test_memory_that_is_lost_takes_its_users_along() -> None:
+    unlink = FaultRecord(0, "unlink", ("epc",), 500 * MS, 500 * MS)
+    deaths = [told(at, "service_died", name) for at, name in ((505, "epc"), (560, "peer-rc"))]
+    made = Made(faults=[unlink], observed=Observed(events=tuple(deaths)))
+
+    assert judged(made).problems == []
+
+
 def test_a_stopped_service_has_to_be_found_hung_killed_and_replaced() -> None:
     stop = FaultRecord(0, "stop", ("epc",), 500 * MS, 1400 * MS)
     story = tuple(
