@@ -27,7 +27,7 @@ SECONDS = {
     "lost-frames": 1,
     "damaged-control": 2,
     "bad-wire": 2,
-    "bad-device": 2,
+    "bad-device": 8,
     "spurious-storm": 2,
     "slow-consumer": 1,
     "soak": 3,

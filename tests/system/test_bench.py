@@ -53,7 +53,7 @@ def test_basics_measures_everything_and_leaves_nothing(name: str, programs: None
     assert left_of(name) == []
     assert result["unverified"] == []
     # eight of the polled bridge, and budget and wish of each way with interrupts
-    assert len(result["budgets"]) == 12
+    assert len(result["budgets"]) == 15
     assert result["throughput_edma"]["valid"] == {"rc->ep": True, "ep->rc": True}
     assert {"cpu", "cores", "kernel", "python", "loadavg"} <= result["machine"].keys()
     assert result["startup_s"]["n"] == QUICK.startups
