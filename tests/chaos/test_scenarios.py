@@ -28,7 +28,7 @@ SECONDS = {
     "damaged-control": 2,
     "bad-wire": 2,
     "bad-device": 8,
-    "spurious-storm": 2,
+    "spurious-storm": 3,
     "slow-consumer": 1,
     "soak": 3,
 }
