@@ -468,7 +468,7 @@ def _lock_within(folder: Path, timeout_s: float) -> int | None:
         except BlockingIOError:
             if time.monotonic() > end_s:
                 raise SetupError(f"{folder} is locked by another process, {timeout_s:g} s long") from None
-        time.sleep(_LOOK_AGAIN_S)
+        time.sleep(_LOOK_AGAIN_S)  # flock has no time limit of its own; who holds it writes one number
 
 
 def _unlock(fd: int) -> None:

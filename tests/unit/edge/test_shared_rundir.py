@@ -13,7 +13,6 @@ from ntbnet.edge.privileges import account
 from ntbnet.edge.rundir import RESTARTED_EPOCHS, RunDir
 from ntbnet.errors import ConfigError, SetupError
 
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another user")
 NOBODY = pwd.getpwnam("nobody")
 
 
@@ -28,7 +27,6 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-@as_root
 def test_user_gets_sockets_and_epochs_and_may_pass_through(run: RunDir) -> None:
     run.share(NOBODY.pw_uid, NOBODY.pw_gid)
 
@@ -37,7 +35,6 @@ def test_user_gets_sockets_and_epochs_and_may_pass_through(run: RunDir) -> None:
     assert {name for name, uid in owners.items() if uid} == {"sockets", "epochs"}
 
 
-@as_root
 def test_shared_folder_is_good_enough_to_go_on_with(run: RunDir) -> None:
     run.share(NOBODY.pw_uid, NOBODY.pw_gid)
 
@@ -48,7 +45,6 @@ def test_shared_folder_is_good_enough_to_go_on_with(run: RunDir) -> None:
     assert (run.path / "epochs" / "epc").stat().st_uid == NOBODY.pw_uid
 
 
-@as_root
 @pytest.mark.parametrize("wrong", [0o711, 0o750, 0o770, 0o720])
 def test_folder_that_lets_others_do_more_is_refused(run: RunDir, wrong: int) -> None:
     run.path.chmod(wrong)
@@ -57,7 +53,6 @@ def test_folder_that_lets_others_do_more_is_refused(run: RunDir, wrong: int) -> 
         run.create()
 
 
-@as_root
 def test_folder_that_another_user_made_is_refused(run: RunDir) -> None:
     os.chown(run.path, NOBODY.pw_uid, NOBODY.pw_gid)
 
@@ -65,7 +60,6 @@ def test_folder_that_another_user_made_is_refused(run: RunDir) -> None:
         run.create()
 
 
-@as_root
 def test_counter_that_the_user_made_a_trap_of_neither_hangs_nor_leads_away(
     run: RunDir, tmp_path: Path
 ) -> None:
@@ -82,7 +76,6 @@ def test_counter_that_the_user_made_a_trap_of_neither_hangs_nor_leads_away(
     assert secret.read_text() == "7\n"
 
 
-@as_root
 def test_account_is_the_users(run: RunDir) -> None:
     found = account("nobody")
 
@@ -91,7 +84,6 @@ def test_account_is_the_users(run: RunDir) -> None:
     assert account("") is None
 
 
-@as_root
 @pytest.mark.parametrize("user", ["root", "no-such-user-1"])
 def test_user_that_cannot_be_is_refused(user: str) -> None:
     with pytest.raises(ConfigError, match=rf'run\.user = "{user}": must '):
