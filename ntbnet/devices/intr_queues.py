@@ -70,6 +70,8 @@ class QueueInterrupts:
         self._changed_bit = 0
         self._offered = False
         self._failure = ""
+        self._said = ""
+        """The failure that was logged; each link meets the same one again."""
         self._publish_work = DelayedWork(tasks, "interrupts-publish", self._publish_again)
         self._read_work = DelayedWork(tasks, "interrupts-read", self._read_again)
 
@@ -90,7 +92,8 @@ class QueueInterrupts:
     def announce(self) -> Task[None]:
         """Open the interrupt window and publish every descriptor; part of each link work.
 
-        A backend that fails is logged, and the queues keep doorbells until the next link.
+        A backend that fails is logged, once while it fails the same way, and the queues keep doorbells
+        until the next link.
         """
         backend = self._receiving()
         if backend is not None:
@@ -99,6 +102,8 @@ class QueueInterrupts:
             except KernelError as failure:
                 self._fail(backend, "setup_mws", failure)
         yield from self._publish()
+        if not self._failure:
+            self._said = ""
         self._offered = True
 
     def _publish(self) -> Task[None]:
@@ -136,7 +141,9 @@ class QueueInterrupts:
 
     def _fail(self, backend: IntrBackend, step: str, failure: KernelError) -> None:
         self._failure = f"{backend.name} failed in {step}: {failure}"
-        self._outbox.log("intr.failed", backend=backend.name, step=step, reason=str(failure))
+        if self._failure != self._said:
+            self._said = self._failure
+            self._outbox.log("intr.failed", backend=backend.name, step=step, reason=str(failure))
 
     def descriptors_changed(self) -> None:
         """The backend's descriptors hold other values: publish them and tell the peer."""

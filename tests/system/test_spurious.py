@@ -5,12 +5,14 @@ They are forged into paths whose rightful sender is silent: an engine that nobod
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
+from ntbnet.devices.edma_line import UNHEARD_NS
 from ntbnet.regs.edma import edma_block
 from ntbnet.wire import Irq, IrqSource, MemWrite
 from tests.conftest import MakeBridge
@@ -110,8 +112,11 @@ def test_rings_that_nobody_asked_for_end_with_the_handler_and_do_not_storm_witho
     status = endpoint.edma_base + block.offset("RD_INT_STATUS")
     handled, told = counter(bridge, "peer-ep", "edma_interrupts"), counter(bridge, "edma", "irqs")
     with unharmed_traffic(bridge), forging(bridge, "epc", "edma") as forger:
+        begun_ns = time.monotonic_ns()
         for _ in range(TIMES):
             forger.inject(MemWrite(status, bytes(4)))
+        until(rises(bridge, "edma", "test_interrupts", 0), 5, "rings")
+        reminders = (time.monotonic_ns() - begun_ns) // UNHEARD_NS
 
     assert counter(bridge, "edma", "test_interrupts") == TIMES
     new_told = counter(bridge, "edma", "irqs") - told
@@ -120,6 +125,6 @@ def test_rings_that_nobody_asked_for_end_with_the_handler_and_do_not_storm_witho
         assert counter(bridge, "peer-ep", "edma_interrupts") - handled == new_told
         assert counter(bridge, "peer-ep", "irqs_spurious") == 0
     else:
-        assert new_told == 1
+        assert 1 <= new_told <= 1 + reminders
         assert counter(bridge, "edma", "rings_collapsed") == TIMES - 1
         assert len(events(bridge, "peer-ep", "irq.spurious")) == 1

@@ -175,12 +175,20 @@ def test_window_that_cannot_be_opened_is_one_warning_and_doorbells() -> None:
     assert [row["step"] for row in pair.ep.logs("intr.failed")] == ["setup_mws"]
     assert isinstance(send(pair, rc)[-1], Irq)
     assert ep.lengths == [5]
-    pair.ep.ntb.fail_windows = {}
+    flap(pair)
+    assert len(pair.ep.logs("intr.failed")) == 1
+    for failure in ({}, {1: KernelError(errno.ENOSPC, "no window left")}):
+        pair.ep.ntb.fail_windows = failure
+        flap(pair)
+        assert (trigger(pair.rc) == "0x40=0x50") == (not failure)
+    assert len(pair.ep.logs("intr.failed")) == 2
+
+
+def flap(pair: Pair) -> None:
     pair.set_link(0)
     pair.advance(20 * MS)
     pair.set_link(1)
     pair.advance(100 * MS)
-    assert trigger(pair.rc) == "0x40=0x50"
 
 
 @pytest.mark.covers("EDMA 98")
