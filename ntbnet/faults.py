@@ -3,7 +3,8 @@
 A *plan* is a seed and rules; a rule says which kind of fault hits which path or service, and how often.
 Whether a message is hit depends on the plan's seed, the kind, the path and the message's number on that path
 alone (``decide``), never on the time or on what else happened: the same seed and the same traffic give the
-same faults.
+same faults. Several rules of one kind are told apart by their order among themselves, so that each has dice
+of its own; what other kinds a plan has changes nothing.
 
 The number counts what the kind can hit: device messages of a path, interrupts on their way to a CPU, answers
 to reads, packets of an interface. It begins at 0 when the plan is installed and goes on across sessions and
@@ -48,7 +49,10 @@ INTERRUPTS, ANSWERS, WINDOWS, HANDLED = ("interrupt",), ("completion",), ("windo
 """What the other kinds hit; nothing to choose. ``window``: a write of a link epoch that is not the first;
 ``handled``: any message that a service takes."""
 FRAMES = ("sent", "received")
-"""What ``of`` may name for ``drop-frame``: packets read from the interface, packets on their way to it."""
+"""What ``of`` may name for ``drop-frame``: packets read from the interface, packets on their way to it.
+``slow`` may name the latter, beside ``handled``."""
+REPEATING = ("spurious-interrupt", "interrupt-storm")
+"""Kinds that have an interrupt come again, ``burst`` times."""
 
 SENDER, RECEIVER, SERVICE = "sender", "receiver", "service"
 PLACES = {
@@ -142,7 +146,11 @@ KINDS: Mapping[str, FaultKind] = {
         (("delay_us", 0),),
     ),
     "slow": FaultKind(
-        "a service takes delay_us longer over a message", SERVICE, HANDLED, HANDLED, (("delay_us", 200),)
+        "a service takes delay_us longer over a message, or over a packet that it gives to its node",
+        SERVICE,
+        (*HANDLED, "received"),
+        HANDLED,
+        (("delay_us", 200),),
     ),
     "lost-interrupt": FaultKind(
         "an interrupt does not reach its CPU: late, but not lost for good, is what it announced",
@@ -244,7 +252,7 @@ class FaultRule:
     """Receiving service of the path; empty: any. Not for kinds whose place is a service."""
     service: Annotated[str, _LABEL] = ""
     """Service that is hit, for kinds whose place is a service; empty: all."""
-    of: Annotated[tuple[str, ...], _Words((*MESSAGES, *FRAMES))] = ()
+    of: Annotated[tuple[str, ...], _Words((*MESSAGES, *HANDLED, *FRAMES))] = ()
     """What is hit, of KINDS[kind].of; empty: KINDS[kind].default_of. For kinds with a choice."""
     rate: Annotated[int, Integer(1, MILLION, "of a million")] = 0
     """How many of a million are hit, 1..1000000; which ones, ``decide`` says."""
@@ -280,13 +288,20 @@ class FaultRule:
         """True when the rule is about the path from ``src`` to ``dst``."""
         return self.src in {"", src} and self.dst in {"", dst}
 
-    def strikes(self, seed: int, path: str, number: int) -> bool:
-        """True when the ``number``-th thing of ``path`` is hit, limits aside."""
+    def strikes(self, seed: int, path: str, number: int, dice: str = "") -> bool:
+        """True when the ``number``-th thing of ``path`` is hit, limits aside.
+
+        Args:
+            seed: of the plan.
+            path: as ``decide`` takes it.
+            number: of the thing on the path.
+            dice: what ``FaultPlan.dice`` says of this rule; empty: it is the only one of its kind.
+        """
         if self.at:
             return number in self.at
         if self.every:
             return number % self.every == self.every - 1
-        return decide(seed, self.kind, path, number) * MILLION >> 32 < self.rate
+        return decide(seed, dice or self.kind, path, number) * MILLION >> 32 < self.rate
 
 
 _NOT_GIVEN = {"delay_us": -1, "bytes": 0, "burst": 0}
@@ -298,6 +313,12 @@ class FaultPlan:
 
     seed: Annotated[int, Integer(0, MAX_NUMBER)] = 0
     faults: tuple[FaultRule, ...] = ()
+
+    def dice(self, index: int) -> str:
+        """What ``decide`` is asked with for a rule: its kind, with a number from the second one on."""
+        kind = self.faults[index].kind
+        earlier = sum(rule.kind == kind for rule in self.faults[:index])
+        return f"{kind} {earlier + 1}" if earlier else kind
 
     def for_service(self, service: str) -> dict[int, FaultRule]:
         """The rules that ``service`` injects, by their place in the plan."""
@@ -314,7 +335,7 @@ def decide(seed: int, kind: str, path: str, sequence: int) -> int:
 
     Args:
         seed: of the plan, 0..2^53-1.
-        kind: of the fault; other words give other, independent bits for the same thing.
+        kind: of the fault (``FaultPlan.dice``); other words give other, independent bits for the same thing.
         path: ``src>dst``, or the name of a service.
         sequence: number of the thing on the path, 0 or more.
     """

@@ -216,7 +216,13 @@ EVENTS: dict[str, Event] = {
         "a fault was injected; at most 100 of them a second in one service",
     ),
     "chaos.faults_counted": Event(
-        "info", ("injected", "kind", "count"), "so many more faults were injected and not logged one by one"
+        "info",
+        (
+            *("injected", "kind", "rule", "path", "count"),
+            *("first_sequence", "last_sequence", "first_ns", "last_ns"),
+        ),
+        "so many more faults of a rule were injected on a path, in that time, and not logged one by one; "
+        "path null: by the service's process before this one",
     ),
     "chaos.crashed": Event(
         "info", ("injected", "point", "nth", "before"), "the service dies at a crash point, as it was told to"

@@ -29,8 +29,8 @@ from ntbnet.app.chaos_history import (
 )
 from ntbnet.app.chaos_judgement import RULES, Judgement, Recovery
 from ntbnet.app.chaos_scenario import NODES, OUTAGE_MS, SUPERVISOR, Bounds, Scenario
-from ntbnet.app.chaos_services import judge_services
-from ntbnet.app.chaos_windows import Window, longest_outside, merged, pauses, strikes
+from ntbnet.app.chaos_services import DIED, judge_services
+from ntbnet.app.chaos_windows import INJECTED, Window, longest_outside, merged, pauses, strikes
 
 MOST_PROBLEMS = 20
 """Of one sort; the rest is counted."""
@@ -78,6 +78,8 @@ class _Judge:
         self._judge_errors()
         self._judge_leaks()
         self._judge_injection()
+        self._judge_pressure()
+        self._judge_log()
         result = self.result
         result.problems += [f"{text} (and {more} more)" for text, more in self._excess.items()]
         if result.damaged or result.duplicated or result.misordered:
@@ -189,6 +191,9 @@ class _Judge:
             if result.lost:
                 self._problem("loss", f"{result.lost} datagrams, allowed is none")
             return
+        if bounds.loss == "counted":
+            self._judge_counted_loss()
+            return
         injected = sum(self._history.observed.injected.values())
         if bounds.loss == "injected" and result.lost > injected:
             self._problem(
@@ -198,6 +203,20 @@ class _Judge:
             reason = self._unexcused(key, sequence, sent_ns)
             if reason:
                 self._problem("loss", f"datagram {sequence} of {_name(key)}: {reason}")
+
+    def _judge_counted_loss(self) -> None:
+        """Each loss is one of the packets that the sending node's kernel or interface counts."""
+        lost = Counter((life, way) for (life, way, _), _, _ in self._lost)
+        counted = {
+            (node.life, NODES.index(node.node)): _dropped(node) for node in self._history.observed.nodes
+        }
+        for (life, way), number in lost.items():
+            if number > counted.get((life, way), 0):
+                self._problem(
+                    "loss",
+                    f"{number} datagrams {WAYS[way]}, but {NODES[way]} counts "
+                    f"{counted.get((life, way), 0)} dropped packets",
+                )
 
     def _unexcused(self, key: FlowKey, sequence: int, sent_ns: int) -> str:
         """Why the loss of a datagram is nobody's fault; "" when it is somebody's."""
@@ -393,6 +412,31 @@ class _Judge:
         self.result.leaks += 1
         self._problem("leak", text)
 
+    def _judge_pressure(self) -> None:
+        """That the bridge took less than the nodes sent, when the run is about that."""
+        bounds, nodes = self._bounds, self._history.observed.nodes
+        stops = sum(node.netdev.get("tx_stops", 0) for node in nodes if node.netdev is not None)
+        dropped = sum(map(_dropped, nodes))
+        for number, least, what in (
+            (stops, bounds.min_stops, "times a full ring stopped a sender"),
+            (dropped, bounds.min_dropped, "packets were dropped for want of room"),
+        ):
+            if number < least:
+                self._gaps.append(f"only {number} {what}, at least {least} make a test")
+
+    def _judge_log(self) -> None:
+        """The log accounts for every injected fault, unless who injected it was killed before it told."""
+        observed = self._history.observed
+        if self._scenario.faults or any(event.event == DIED for event in observed.events):
+            return
+        told: Counter[str] = Counter()
+        for event in observed.events:
+            if event.event in INJECTED:
+                told[event.kind] += event.count
+        for kind, times in observed.injected.items():
+            if told[kind] < times:
+                self._gaps.append(f"the logs tell of {told[kind]} of {times} faults {kind}")
+
     def _judge_injection(self) -> None:
         observed = self._history.observed
         injected = self.result.injected = sum(observed.injected.values())
@@ -402,6 +446,12 @@ class _Judge:
             if rule.injected < least:
                 self._gaps.append(
                     f"rule {number} ({rule.kind}) struck {rule.injected} times, at least {least} make a test"
+                )
+            least = min(rule.again_wanted // 2, self._bounds.min_again)
+            if rule.again < least:
+                self._gaps.append(
+                    f"rule {number} ({rule.kind}) had interrupts come {rule.again} times again, "
+                    f"at least {least} make a test"
                 )
         if self._scenario.rules and len(observed.rules) != len(self._scenario.rules):
             self._gaps.append("nothing was counted of what the rules did")
@@ -422,6 +472,14 @@ _OF_TCP = frozenset({Kind.TCP_SENT_END, Kind.TCP_RECEIVED_END, Kind.TCP_BROKEN})
 
 def _name(key: FlowKey) -> str:
     return f"flow {key[2]} {WAYS[key[1]]}"
+
+
+def _dropped(node: NodeCounters) -> int:
+    """Packets that a node wanted to send and the bridge did not take."""
+    netdev = node.netdev or {}
+    return (
+        node.interface.get("tx_dropped", 0) + netdev.get("tx_dropped", 0) + netdev.get("tx_dropped_busy", 0)
+    )
 
 
 def _told(fault: FaultRecord) -> str:

@@ -116,6 +116,9 @@ class LoggedEvent:
         kind: of an injected fault; else "".
         name: of the service that the supervisor speaks of; else "".
         path: on which an injected fault struck; else "".
+        count: injected faults that it tells of.
+        since_ns: monotonic; the first of them.
+        until_ns: monotonic; the last of them.
     """
 
     service: str
@@ -124,6 +127,9 @@ class LoggedEvent:
     kind: str = ""
     name: str = ""
     path: str = ""
+    count: int = 1
+    since_ns: int | None = None
+    until_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,11 +140,15 @@ class RuleCount:
         kind: of the fault.
         injected: times.
         expected: times that rate and traffic let expect; None where the traffic it is about is not counted.
+        again: interrupts that came again by it, and were handed to whom they interrupt.
+        again_wanted: interrupts that had to come again.
     """
 
     kind: str
     injected: int
     expected: int | None = None
+    again: int = 0
+    again_wanted: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +171,7 @@ class NodeCounters:
         node: rc or ep.
         udp: of /proc/net/snmp, increase over the life.
         interface: ``rx_packets`` that the bridge gave to the node, ``tx_packets`` that the node gave to the
-            bridge; increase over the life.
+            bridge, ``tx_dropped`` that the bridge did not take in time; increase over the life.
         netdev: the peer service's own counters, increase over the life; None when it was restarted, or its
             driver was, since those counters begin anew then.
     """

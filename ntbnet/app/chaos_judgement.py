@@ -53,7 +53,10 @@ class Judgement:
             "verdict": self.verdict,
             "faults": len([one for one in self.recoveries if one.fault.kind != RULES]),
             "injected": self.injected,
-            "injected_by_rule": [{"kind": rule.kind, "injected": rule.injected} for rule in self.rules],
+            "injected_by_rule": [
+                {"kind": rule.kind, "injected": rule.injected, "interrupts_again": rule.again}
+                for rule in self.rules
+            ],
             "recovery_ms": self.recovery_ms(),
             "tcp_ok": self.tcp_ok,
             "tcp_bytes": self.tcp_bytes,

@@ -20,7 +20,7 @@ from ntbnet.app import chaos_faults
 from ntbnet.app.bridge import Bridge
 from ntbnet.app.chaos_history import FaultRecord
 from ntbnet.app.chaos_scenario import HITS, SUPERVISOR, Fault, Scenario, flat
-from ntbnet.devices.crash_points import CRASH_POINTS, SETTINGS
+from ntbnet.devices.crash_points import CRASH_POINTS, RESET, SETTINGS
 from ntbnet.edge.process import ProcessRecord, alive, send_signal
 from ntbnet.edge.shm import dram_path
 from ntbnet.errors import SetupError
@@ -309,6 +309,8 @@ class Nemesis:
             # what is stored while a link comes up is reached by a replacement, or beside one
             restarted = CRASH_POINTS[step.point].after or service
             self._signal({restarted: self._living(restarted)}, signal.SIGKILL)
+        elif CRASH_POINTS[step.point].reached == RESET:
+            self._bridge.reset(topology.NODE_OF[service])
         if not self._wait(lambda: chaos_faults.has_crashed(self._run, service), CRASH_TIMEOUT_S):
             chaos_faults.disarm_crash(self._run, service)
             raise SetupError(f"{service} {NEVER_CAME} {step.point}")

@@ -91,7 +91,12 @@ class Recorder:
             found[node] = {
                 "udp": _snmp(udp, "Udp"),
                 "interface": _interface(interfaces, config.netdev.tun),
-                "netdev": netdev and {**netdev, "tun_write_drops": answer.get("tun_write_drops", 0)},
+                "netdev": netdev
+                and {
+                    **netdev,
+                    "tun_write_drops": answer.get("tun_write_drops", 0),
+                    "tx_dropped_busy": answer.get("counters", {}).get("tx_dropped_busy", 0),
+                },
                 # the driver's counters begin anew with each start of the service and each link epoch
                 "who": (self._bridge.run.process(service), answer.get("link", {}).get("epoch")),
             }
@@ -182,8 +187,20 @@ def _event(service: str, line: str) -> list[LoggedEvent]:
         return []  # half a line of a killed process
     if fields.get("event") not in HEEDED:
         return []
-    words = [str(fields.get(key, "")) for key in ("kind", "name", "path")]
-    return [LoggedEvent(service, str(fields["event"]), int(fields.get("mono_ns", 0)), *words)]
+    kind, name, path = (str(fields.get(key) or "") for key in ("kind", "name", "path"))
+    return [
+        LoggedEvent(
+            service,
+            str(fields["event"]),
+            int(fields.get("mono_ns", 0)),
+            kind,
+            name,
+            path,
+            count=int(fields.get("count", 1)),
+            since_ns=fields.get("first_ns"),
+            until_ns=fields.get("last_ns"),
+        )
+    ]
 
 
 def _logged(service: str, line: str) -> LoggedError:
@@ -225,8 +242,9 @@ def _interface(text: str, name: str) -> dict[str, int]:
         label, _, numbers = line.partition(":")
         if label.strip() == name:
             fields = numbers.split()
-            return {"rx_packets": int(fields[1]), "tx_packets": int(fields[9])}
-    return {"rx_packets": 0, "tx_packets": 0}
+            found = {"rx_packets": fields[1], "tx_packets": fields[9], "tx_dropped": fields[11]}
+            return {key: int(value) for key, value in found.items()}
+    return {"rx_packets": 0, "tx_packets": 0, "tx_dropped": 0}
 
 
 def _named(name: str, modules: AbstractSet[bytes]) -> Iterator[ProcessRecord]:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +37,7 @@ from ntbnet.app.forks import child_environment
 from ntbnet.edge.clock import monotonic_ns
 from ntbnet.edge.node import spec_from
 from ntbnet.errors import ConfigError, SetupError
-from ntbnet.faults import FaultPlan
+from ntbnet.faults import REPEATING, FaultPlan, FaultRule
 
 FLOW_TIMEOUT_S = 15.0
 STOP_TIMEOUT_S = PATIENCE_NS / 1e9 + 10
@@ -149,12 +149,7 @@ def run(wanted: Wanted, folder: Path, say: Say) -> Done:
     observed = Observed(
         errors=tuple(recorder.errors(stderrs)),
         injected=injected.by_kind,
-        rules=tuple(
-            RuleCount(rule.kind, times, expected)
-            for rule, times, expected in zip(
-                wanted.scenario.rules, injected.by_rule, injected.expected, strict=False
-            )
-        ),
+        rules=tuple(_counted(wanted.scenario.rules, injected)),
         events=tuple(recorder.events()),
         planned=0 if wanted.scenario.phases.seconds else wanted.scenario.planned,
         given_up=tuple(given_up),
@@ -166,6 +161,15 @@ def run(wanted: Wanted, folder: Path, say: Say) -> Done:
     chaos_history.write_observed(folder, observed)
     history = chaos_history.read(folder)
     return Done(wanted, history, judge(history, wanted.scenario))
+
+
+def _counted(rules: Sequence[FaultRule], injected: Injected) -> Iterator[RuleCount]:
+    """What was injected, by rule; nothing when nothing was counted."""
+    for rule, times, expected, again in zip(
+        rules, injected.by_rule, injected.expected, injected.again, strict=False
+    ):
+        wanted = times * rule.parameter("burst") if rule.kind in REPEATING else 0
+        yield RuleCount(rule.kind, times, expected, again, wanted)
 
 
 def judge(history: History, scenario: Scenario) -> Judgement:

@@ -146,8 +146,9 @@ class Bounds:
     silence_ms: Annotated[int, Integer(OUTAGE_MS, 60_000, "ms")] = 250
     """Longest time without a packet of a flow far from any fault, 60..60000 ms; never less than outage_ms."""
 
-    loss: Annotated[str, Choice(("none", "injected", "windows"))] = "windows"
-    """What may be lost; none: nothing; injected: as many datagrams as faults were injected, each of
+    loss: Annotated[str, Choice(("none", "counted", "injected", "windows"))] = "windows"
+    """What may be lost; none: nothing; counted: as many datagrams each way as packets were counted as dropped
+    for want of room where they were sent; injected: as many datagrams as faults were injected, each of
     which hits one; windows: what was on its way when a fault came, and what was sent until the recovery."""
 
     in_flight_ms: Annotated[int, Integer(1, 600_000, "ms")] = 250
@@ -171,6 +172,16 @@ class Bounds:
 
     min_injected: Annotated[int, Integer(0, 1 << 30, "faults")] = 0
     """Fewer faults injected by [[rules]] make the run say nothing: the verdict is unknown."""
+
+    min_again: Annotated[int, Integer(0, 1 << 30, "interrupts")] = 0
+    """Fewer interrupts that a storm, or spurious ones, brought to whom they interrupt make the run say
+    nothing; never more than half of those that a rule had to bring."""
+
+    min_stops: Annotated[int, Integer(0, 1 << 30, "times")] = 0
+    """Fewer times that a full ring stopped what a node sends make the run say nothing."""
+
+    min_dropped: Annotated[int, Integer(0, 1 << 30, "packets")] = 0
+    """Fewer packets that a node dropped because the bridge took no more make the run say nothing."""
 
 
 @dataclass(frozen=True, slots=True)

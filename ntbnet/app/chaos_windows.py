@@ -21,7 +21,7 @@ LOSSES = frozenset({"drop-frame"})
 """Kinds that cost a packet, and nothing after it. All others may delay, and cost nothing."""
 INJECTED = frozenset({"chaos.fault_injected", "chaos.faults_counted"})
 COUNTED_NS = 1_000_000_000
-"""Faults that are counted, not told one by one, are those of the second before."""
+"""Where nobody knows when faults happened that are counted, not told one by one: in that time before."""
 
 
 def strikes(events: Iterable[LoggedEvent], scenario: Scenario) -> list[Window]:
@@ -35,8 +35,11 @@ def strikes(events: Iterable[LoggedEvent], scenario: Scenario) -> list[Window]:
     for number, event in enumerate(event for event in events if event.event in INJECTED):
         if event.kind not in OUTAGES | LOSSES:
             continue
-        from_ns = event.time_ns - (COUNTED_NS if event.event == "chaos.faults_counted" else 0)
-        until_ns = event.time_ns
+        from_ns = until_ns = event.time_ns
+        if event.since_ns is not None and event.until_ns is not None:
+            from_ns, until_ns = event.since_ns, event.until_ns
+        elif event.event == "chaos.faults_counted":
+            from_ns -= COUNTED_NS
         if event.kind in OUTAGES:
             until_ns += held_ns.get(event.kind, 0) + recovery_ns
         record = FaultRecord(number, event.kind, (event.service,), from_ns, until_ns, event.path)

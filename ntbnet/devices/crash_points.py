@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 TRAFFIC, POLLED, DMA = "traffic", "polled", "dma"
-BRING_UP, CLASSIC, MSIX = "bring-up", "classic", "msix"
+BRING_UP, CLASSIC, MSIX, RESET = "bring-up", "classic", "msix", "reset"
 SETTINGS: dict[str, dict[str, object]] = {
     TRAFFIC: {},
     POLLED: {"transport.use_intr": False},
@@ -19,9 +19,10 @@ SETTINGS: dict[str, dict[str, object]] = {
     BRING_UP: {},
     CLASSIC: {"ntb.ctrl_layout": "classic", "ntb.num_mws": 1},
     MSIX: {"bridge.profile": "rk3588"},
+    RESET: {"node.rc.dram_on_reset": "lost", "node.ep.dram_on_reset": "lost"},
 }
-"""Set-up -> configuration keys (dotted) it needs. The first three are reached by packets both ways, the
-others while a service starts and the link comes up."""
+"""Set-up -> configuration keys (dotted) it needs. The first three are reached by packets both ways, the last
+one by a reset of the node by command, the others while a service starts and the link comes up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +78,13 @@ CRASH_POINTS: dict[str, CrashPoint] = {
         "all doorbell words, when the host is lost", ("epc",), BRING_UP, "", "rc-host"
     ),
     "intr.rung": CrashPoint(
-        "an interrupt's word at the peer, where that lies in memory; in no profile that is delivered",
-        (),
-        TRAFFIC,
+        "an interrupt's register at the peer, by the host's direct store", ("peer-rc",), TRAFFIC, "local"
     ),
     # memory requests that came as messages
     "inbound": CrashPoint("the host's write through a BAR, to endpoint memory", ("epc",), BRING_UP),
-    "dma": CrashPoint("the endpoint's write to host memory", ("peer-rc",), DMA),
-    "dma.part": CrashPoint("as dma, of a burst that no mapping holds as a whole", (), TRAFFIC),
+    "dma": CrashPoint(
+        "the endpoint's write to host memory, or each part of one that a mapping holds", ("peer-rc",), DMA
+    ),
     # eDMA
     "edma.list": CrashPoint("descriptor list of a DMA channel", ("peer-ep",), DMA),
     "edma.payload": CrashPoint("payload that waits for the engine", ("peer-ep",), DMA),
@@ -111,7 +111,7 @@ CRASH_POINTS: dict[str, CrashPoint] = {
     "ctrl.command_status": CrashPoint("answer to a command", ("epc",), BRING_UP),
     # a reset by command
     "reset": CrashPoint(
-        "memory that a reset by command loses, zeroed; neither traffic nor a start comes to it", (), BRING_UP
+        "memory that a reset by command loses, zeroed, by the driver that had it", _PEERS, RESET
     ),
     # leases
     "lease": CrashPoint("link epoch in which a host stores directly", _PEERS, BRING_UP, "local"),

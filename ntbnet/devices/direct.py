@@ -224,7 +224,7 @@ class CpuBus:
         at = grant.at + addr - grant.base
         if grant.owner:
             self.counters["direct_rings"] += 1
-            self._outbox.wake(grant.owner, MemWrite(at, bytes(data), self._tasks.epoch))
+            self._outbox.wake(grant.owner, MemWrite(at, bytes(data), self._tasks.epoch), what)
         else:
             assert self._far is not None, "grants of memory are taken only where there is memory"
             if self._outbox.effects:

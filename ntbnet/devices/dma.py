@@ -71,12 +71,10 @@ class DmaFilter:
     def store(self, addr: int, data: Buffer) -> None:
         """A write of the endpoint: what is mapped lands, the rest is a fault."""
         base = self._dram.span.base
-        if self.find(addr, len(data)):
-            self._dram.store("dma", addr - base, data)
-            return
-        for offset, size in split_posted(addr, len(data)):
-            if self.find(addr + offset, size):
-                self._dram.store("dma.part", addr + offset - base, data[offset : offset + size])
+        is_whole = self.find(addr, len(data)) is not None
+        for offset, size in ((0, len(data)),) if is_whole else split_posted(addr, len(data)):
+            if is_whole or self.find(addr + offset, size):
+                self._dram.store("dma", addr + offset - base, data[offset : offset + size])
             else:
                 self._fault("write", addr + offset, size)
 

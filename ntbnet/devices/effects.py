@@ -78,6 +78,8 @@ class Wake:
 
     dst: str
     message: Irq | MemWrite
+    what: str = ""
+    """Name of the store (see ``crash_points``); empty for what is none."""
 
 
 @dataclass(slots=True)
@@ -116,9 +118,9 @@ class Outbox:
         """What ``signal`` queues; for signals that are always the same, to be queued with ``add``."""
         return Wake(dst, message) if self.wakes else Send(dst, message)
 
-    def wake(self, dst: str, message: Irq | MemWrite) -> None:
-        """Queue a wake of ``dst``."""
-        self.effects.append(Wake(dst, message))
+    def wake(self, dst: str, message: Irq | MemWrite, what: str = "") -> None:
+        """Queue a wake of ``dst``; ``what`` names a store."""
+        self.effects.append(Wake(dst, message, what))
 
     def log(self, event: str, **keys: Any) -> None:
         """Queue one structured event."""

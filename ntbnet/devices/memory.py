@@ -143,6 +143,8 @@ class Window:
         return self._u8[at : at + length]
 
 
+_watchers: list[tuple[Callable[[str], None], Callable[[str], None]]] = []
+"""Who watches, if anybody: one."""
 _STORES = {name: Window.__dict__[name] for name in ("store", "store_u16", "store_u32", "zero", "room")}
 
 
@@ -153,12 +155,28 @@ def watch_stores(before: Callable[[str], None], after: Callable[[str], None]) ->
     """
     for name, bare in _STORES.items():
         setattr(Window, name, _watched(bare, before, after))
+    _watchers[:] = [(before, after)]
 
 
 def unwatch_stores() -> None:
     """Undo ``watch_stores``. Idempotent."""
     for name, bare in _STORES.items():
         setattr(Window, name, bare)
+    _watchers.clear()
+
+
+def are_stores_watched() -> bool:
+    """True between ``watch_stores`` and ``unwatch_stores``."""
+    return bool(_watchers)
+
+
+def store_elsewhere(what: str, store: Callable[..., object], *args: Any) -> None:
+    """``store(*args)``, a named store to no window (to registers of another process), watched as such."""
+    for before, _ in _watchers:
+        before(what)
+    store(*args)
+    for _, after in _watchers:
+        after(what)
 
 
 def _watched(

@@ -54,7 +54,9 @@ COUNTERS = (
     "tx_dropped",
     "tx_errors",
     "tx_aborted_errors",
+    "tx_stops",
 )
+"""Those of the kernel's interface; and how often a full ring stopped what the node sends."""
 
 
 class _Subqueue:
@@ -175,7 +177,7 @@ class Netdev:
         self.rx_packets = self.rx_bytes = self.rx_errors = 0
         self.rx_dropped = self.rx_length_errors = self.rx_fifo_errors = 0
         self.tx_packets = self.tx_bytes = self.tx_dropped = 0
-        self.tx_errors = self.tx_aborted_errors = 0
+        self.tx_errors = self.tx_aborted_errors = self.tx_stops = 0
         self.mtu = self._longest_given = self._buffer_bytes = 0
         try:
             self.set_mtu(mtu)
@@ -339,6 +341,7 @@ class Netdev:
     def _stop(self, stopped: bool) -> None:
         if stopped != self.stopped:
             self.stopped = stopped
+            self.tx_stops += stopped
             self._poll_ns = POLL_NS
             self._outbox.add(StopQueue(stopped))
 

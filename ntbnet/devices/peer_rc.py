@@ -78,6 +78,16 @@ class RcPeer(Peer):
             self._offered = 0
         return super().on_path(peer, up, session, reason, now_ns)
 
+    def is_interrupt(self, src: str, message: Message) -> bool:
+        """True for an MSI that the endpoint writes straight to this host."""
+        device = self._device
+        return (
+            src == ENDPOINT
+            and isinstance(message, MemWrite)
+            and isinstance(device, NtbEpf)
+            and device.is_msi_target(message.addr, len(message.data))
+        )
+
     def _endpoint_write(self, addr: int, data: bytes | memoryview) -> None:
         device = self._device
         if not isinstance(device, NtbEpf) or not device.is_msi_target(addr, len(data)):

@@ -17,6 +17,7 @@ it our neighbour's, then what he sent with it is lost, which is Surprise Down of
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
@@ -41,6 +42,9 @@ LINGER_MS = 20
 """How long ``close`` waits, at most, for the kernel to take a last message."""
 DRAIN_BATCH = 128
 """Messages taken from one neighbour before others get their turn."""
+DRAIN_S = 0.02
+"""Time after which they get it anyway: what messages lead to may take long, and a loop that does not turn
+is one of a process that hangs."""
 RECONNECT_MS, RECONNECT_MAX_MS = 2, 20
 """Wait before a lost neighbour's socket is looked for again, which recovery waits for; it doubles."""
 
@@ -137,6 +141,7 @@ class ZmqBus:
         socket = self._in[label]
         if socket.closed:
             return
+        until_s = time.monotonic() + DRAIN_S
         for _ in range(DRAIN_BATCH):
             try:
                 frame = socket.recv(zmq.NOBLOCK)
@@ -149,10 +154,16 @@ class ZmqBus:
             # cheaper than to be refused the next message, and it arms the edge-triggered descriptor as well
             if not _events(socket) & zmq.POLLIN:
                 break
+            if time.monotonic() > until_s:
+                self._drain_later(label)
+                break
         else:
-            assert self._loop is not None
-            self._loop.call_soon(self._drain, label)
+            self._drain_later(label)
         self._on_batch(label)
+
+    def _drain_later(self, label: str) -> None:
+        assert self._loop is not None
+        self._loop.call_soon(self._drain, label)
 
     def send(self, label: str, header: bytes, payload: bytes | memoryview) -> bool:
         """Send one message with the next ``flush``, behind earlier ones; False when the backlog is full."""

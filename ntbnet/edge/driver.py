@@ -26,6 +26,7 @@ from ntbnet.devices.effects import (
     Store,
     Wake,
 )
+from ntbnet.devices.memory import are_stores_watched, store_elsewhere
 from ntbnet.devices.path import Path
 from ntbnet.edge.bus import ZmqBus
 from ntbnet.edge.clock import Timer, monotonic_ns
@@ -71,6 +72,14 @@ class LeavingDevice(Device, Protocol):
 
     def is_shut_down(self) -> bool:
         """True once there is nothing left to wait for."""
+
+
+@runtime_checkable
+class SignalledDevice(Device, Protocol):
+    """A device whose CPU some writes interrupt: message-signalled interrupts."""
+
+    def is_interrupt(self, src: str, message: Message) -> bool:
+        """True for such a write of the neighbour ``src``."""
 
 
 @runtime_checkable
@@ -163,7 +172,9 @@ class Driver:
         assert self._loop is not None, "only a driver that was started injects"
         self._faults = faults
         if faults is not None:
-            faults.attach(self._clock, self._loop, self._flush_all, self.perform, self._paths)
+            device = self._device
+            signalled = (device.is_interrupt,) if isinstance(device, SignalledDevice) else ()
+            faults.attach(self._clock, self._loop, self._flush_all, self.perform, self._paths, *signalled)
         self._connect()
 
     def _call_faulty(self, faults: FaultLayer) -> None:
@@ -330,7 +341,10 @@ class Driver:
         """Perform effects in order; a path that changes by them waits in ``_unsettled``."""
         for effect in effects:
             if isinstance(effect, Wake):  # of no device in fabric message
-                self._wake(effect.dst, effect.message)
+                if effect.what and are_stores_watched():
+                    store_elsewhere(effect.what, self._wake_at_once, effect)
+                else:
+                    self._wake(effect.dst, effect.message)
             elif isinstance(effect, Send):
                 path = self._paths[effect.dst]
                 frames = path.send(effect.message, now_ns)
@@ -358,6 +372,11 @@ class Driver:
                 path = self._paths[effect.dst]
                 path.surprise_down(effect.reason, now_ns)
                 self._unsettled.append(path)
+
+    def _wake_at_once(self, effect: Wake) -> None:
+        """So that what is behind the store finds it done."""
+        self._wake(effect.dst, effect.message)
+        self._flush()
 
     # time
 

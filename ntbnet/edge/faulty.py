@@ -14,18 +14,18 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path as FilePath
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, TypeGuard
 
 from ntbnet.edge.lane import Frame, Lane, Loop
-from ntbnet.edge.strikes import Emitter, Strikes, Words
-from ntbnet.faults import RECEIVER, SENDER, SERVICE, FaultPlan, FaultRule, decide
+from ntbnet.edge.strikes import TELL_S, Emitter, Hit, Strikes, Words
+from ntbnet.faults import RECEIVER, SENDER, SERVICE, FaultPlan, decide
 from ntbnet.wire import Completion, Irq, IrqSource, Kind, MemWrite, Message, Status
 
 if TYPE_CHECKING:
     from ntbnet.devices.effects import Effect
     from ntbnet.devices.path import Path
 
-TURN = 500
+TURN = 50
 """Interrupts of a storm taken before the event loop gets its turn."""
 AGAIN_S = 0.001
 """Distance at which a stuck interrupt comes again."""
@@ -57,8 +57,8 @@ class FaultLayer:
     Args:
         service: its label.
         plan: what to inject.
-        counts: WORDS numbers, kept across restarts: injections by rule, then things seen by stream.
-        log: gets ``chaos.fault_injected``.
+        counts: WORDS numbers, kept across restarts (see ``fault_files``).
+        log: gets ``chaos.fault_injected`` and ``chaos.faults_counted``.
         memory: file of the node's DRAM; None: there is none to unlink.
         sleep: what a slow service does.
         is_on: asked once a second: False ends the injection; a service that was stopped while the plan was
@@ -90,6 +90,7 @@ class FaultLayer:
         flush: Callable[[], None],
         perform: Callable[[Sequence[Effect]], None],
         paths: dict[str, Path],
+        is_interrupt: Callable[[str, Message], bool] = lambda _src, _message: False,
     ) -> None:
         """Take what the driver has, before anything is injected.
 
@@ -99,12 +100,15 @@ class FaultLayer:
             flush: hands over what was sent.
             perform: performs effects that nobody's message asked for.
             paths: of the service, by neighbour.
+            is_interrupt: True for a message of a neighbour, no Irq, that interrupts this service's CPU.
         """
         self._clock = self._strikes.clock = clock
         self._loop = loop
         self._flush = flush
         self._perform = perform
         self._paths = paths
+        self._is_interrupt = is_interrupt
+        self._strikes.remind = lambda: loop.call_later(TELL_S, self._strikes.tell_unlogged)
 
     # on the way out
 
@@ -116,8 +120,8 @@ class FaultLayer:
         def faulty_send(dst: str, header: bytes, payload: bytes | memoryview) -> bool:
             number, path = self._strikes.number(f"to {dst}"), f"{self._service}>{dst}"
             word, lane = _WORDS[Kind(header[_KIND_AT])], self._lanes[dst]
-            rules = self._strikes.hit_by(SENDER, word, self._service, dst, path, number)
-            taken = lane.send(self._frames((header, payload), rules, path, number), is_own=False)
+            hits = self._strikes.hit_by(SENDER, word, self._service, dst, path, number)
+            taken = lane.send(self._frames((header, payload), hits, path, number), is_own=False)
             for other in self._lanes.values():
                 if other is not lane:
                     other.overtaken()
@@ -132,22 +136,22 @@ class FaultLayer:
 
         def faulty_send_now(dst: str, header: bytes, payload: bytes | memoryview) -> bool:
             number, path = self._strikes.number(f"own to {dst}"), f"{self._service}>{dst} own"
-            rules = self._strikes.hit_by(SENDER, "path", self._service, dst, path, number)
-            return self._lanes[dst].send(self._frames((header, payload), rules, path, number), is_own=True)
+            hits = self._strikes.hit_by(SENDER, "path", self._service, dst, path, number)
+            return self._lanes[dst].send(self._frames((header, payload), hits, path, number), is_own=True)
 
         return faulty_send, faulty_send_now
 
-    def _frames(self, frame: Frame, rules: list[FaultRule], path: str, number: int) -> list[Frame]:
+    def _frames(self, frame: Frame, hits: list[Hit], path: str, number: int) -> list[Frame]:
         """What becomes of one message: none, one or two."""
         lane = self._lanes[path.partition(">")[2].partition(" ")[0]]
         frames = [frame]
-        for rule in rules:
+        for rule, _, dice in hits:
             if rule.kind == "drop":
                 frames = []
             elif rule.kind == "duplicate":
                 frames = frames * 2
             elif rule.kind in {"corrupt", "truncate"}:
-                where = decide(self.plan.seed, "corrupt where", path, number)
+                where = decide(self.plan.seed, f"{dice} where", path, number)
                 count = rule.parameter("bytes")
                 is_cut = rule.kind == "truncate"
                 frames = [_truncate(one, count) if is_cut else _corrupt(one, count, where) for one in frames]
@@ -199,29 +203,33 @@ class FaultLayer:
         """The device's ``handle``, of a slow service, or one that is told something else."""
 
         def faulty(src: str, message: Message, now_ns: int) -> Sequence[Effect]:
-            for rule in self._strikes.hit_by(
+            for hit in self._strikes.hit_by(
                 SERVICE, "handled", "", "", self._service, self._strikes.number("handled")
             ):
-                if rule.kind == "slow":
-                    self._sleep(rule.parameter("delay_us") / 1e6)
+                if hit.rule.kind == "slow":
+                    self._sleep(hit.rule.parameter("delay_us") / 1e6)
                 elif self._memory is not None:
                     with suppress(OSError):  # a service that gave up its privileges may not
                         self._memory.unlink()
             if isinstance(message, Completion):
                 message = self._answer(src, message)
-            elif (
-                isinstance(message, Irq)
-                and message.source != IrqSource.PEER_DOORBELL
-                and self._is_lost(src, message, lambda one: self._perform(handle(src, one, self._clock())))
+            elif self._interrupts(message, src) and self._is_lost(
+                src, message, lambda one: self._perform(handle(src, one, self._clock()))
             ):
                 return ()
             return handle(src, message, now_ns)
 
         return faulty
 
+    def _interrupts(self, message: Message, src: str) -> TypeGuard[Interrupt]:
+        """True for what interrupts this service's CPU, by whatever message."""
+        if isinstance(message, Irq):
+            return message.source != IrqSource.PEER_DOORBELL
+        return isinstance(message, MemWrite) and self._is_interrupt(src, message)
+
     def _answer(self, src: str, answer: Completion) -> Completion:
         number, path = self._strikes.number(f"answers from {src}"), f"{src}>{self._service} answers"
-        for rule in self._strikes.hit_by(RECEIVER, "completion", src, self._service, path, number):
+        for rule, _, _ in self._strikes.hit_by(RECEIVER, "completion", src, self._service, path, number):
             if rule.kind == "all-ones":
                 answer = Completion(answer.tag, answer.status, b"\xff" * len(answer.data), answer.epoch)
             else:
@@ -242,33 +250,42 @@ class FaultLayer:
         """True for an interrupt that does not arrive; has others come again."""
         number, path = self._strikes.number(f"interrupts from {src}"), f"{src}>{self._service} interrupts"
         is_lost = False
-        for rule in self._strikes.hit_by(RECEIVER, "interrupt", src, self._service, path, number):
+        for rule, index, dice in self._strikes.hit_by(
+            RECEIVER, "interrupt", src, self._service, path, number
+        ):
             if rule.kind == "lost-interrupt":
                 is_lost = True
             elif rule.kind == "stuck-doorbell":
                 until_ns = self._clock() + rule.parameter("delay_us") * 1000
-                self._loop.call_later(AGAIN_S, self._stick, message, again, until_ns)
+                self._loop.call_later(AGAIN_S, self._stick, message, again, until_ns, index)
             else:
-                if rule.kind == "spurious-interrupt" and isinstance(message, Irq):
-                    message = _stranger(message, decide(self.plan.seed, "spurious bits", path, number))
-                self._loop.call_soon(self._storm, message, again, rule.parameter("burst"))
+                one: Interrupt = message
+                if rule.kind == "spurious-interrupt" and (
+                    isinstance(message, Irq) or self._is_interrupt(src, message)
+                ):
+                    one = _stranger(message, decide(self.plan.seed, f"{dice} bits", path, number))
+                self._loop.call_soon(self._storm, one, again, rule.parameter("burst"), index)
         return is_lost
 
-    def _storm(self, message: Interrupt, again: Callable[[Interrupt], None], left: int) -> None:
+    def _storm(self, message: Interrupt, again: Callable[[Interrupt], None], left: int, index: int) -> None:
         for _ in range(min(left, TURN)):
             if self._is_over:
                 return
             again(message)
+            self._strikes.came_again(index)
         self._flush()
         if left > TURN:
-            self._loop.call_soon(self._storm, message, again, left - TURN)
+            self._loop.call_soon(self._storm, message, again, left - TURN, index)
 
-    def _stick(self, message: Interrupt, again: Callable[[Interrupt], None], until_ns: int) -> None:
+    def _stick(
+        self, message: Interrupt, again: Callable[[Interrupt], None], until_ns: int, index: int
+    ) -> None:
         if self._is_over or self._clock() >= until_ns:
             return
         again(message)
+        self._strikes.came_again(index)
         self._flush()
-        self._loop.call_later(AGAIN_S, self._stick, message, again, until_ns)
+        self._loop.call_later(AGAIN_S, self._stick, message, again, until_ns, index)
 
     # packets
 
@@ -277,24 +294,29 @@ class FaultLayer:
 
         def faulty(buffer: memoryview) -> int:
             length = read(buffer)
-            while length and self._is_dropped("sent"):
+            while length and self._loses_packet("sent"):
                 length = read(buffer)
             return length
 
         return faulty
 
     def around_write(self, write: Callable[[memoryview, bytes], bool]) -> Callable[[memoryview, bytes], bool]:
-        """``Tun.write``, that loses packets."""
+        """``Tun.write``, that loses packets, or takes its time over them."""
 
         def faulty(packet: memoryview, offload_header: bytes) -> bool:
-            return True if self._is_dropped("received") else write(packet, offload_header)
+            return True if self._loses_packet("received") else write(packet, offload_header)
 
         return faulty
 
-    def _is_dropped(self, word: str) -> bool:
-        return bool(
-            self._strikes.hit_by(SERVICE, word, "", "", f"{self._service} {word}", self._strikes.number(word))
-        )
+    def _loses_packet(self, word: str) -> bool:
+        is_lost = False
+        number = self._strikes.number(word)
+        for hit in self._strikes.hit_by(SERVICE, word, "", "", f"{self._service} {word}", number):
+            if hit.rule.kind == "slow":
+                self._sleep(hit.rule.parameter("delay_us") / 1e6)
+            else:
+                is_lost = True
+        return is_lost
 
     # the end
 
@@ -315,11 +337,15 @@ class FaultLayer:
         }
 
 
-def _stranger(interrupt: Irq, chance: int) -> Irq:
+def _stranger(interrupt: Interrupt, chance: int) -> Interrupt:
     """The same interrupt, or, every other time, another one of its kind."""
     if chance & 1:
         return interrupt
     number = chance >> 8 & 31
+    if isinstance(interrupt, MemWrite):
+        # a message-signalled one: the low bits of what is written say which
+        data = int.from_bytes(interrupt.data, "little") & ~31 | number
+        return MemWrite(interrupt.addr, data.to_bytes(len(interrupt.data), "little"), interrupt.epoch)
     bits = number if interrupt.source is IrqSource.MSI_VECTOR else 1 << number
     return Irq(interrupt.source, bits, interrupt.epoch)
 

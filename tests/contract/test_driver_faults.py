@@ -15,7 +15,7 @@ import pytest
 from ntbnet.app.ask import ask
 from ntbnet.devices.effects import Send
 from ntbnet.edge.driver import Driver
-from ntbnet.edge.fault_files import Crash, FaultFolder
+from ntbnet.edge.fault_files import TOLD_AT, Crash, FaultFolder
 from ntbnet.edge.fault_source import FaultSource
 from ntbnet.edge.wake import encode
 from ntbnet.faults import plan_from
@@ -155,7 +155,39 @@ async def test_faults_beyond_a_hundred_a_second_are_counted_in_the_log(rig: Rig,
 
     one_by_one, counted = rig.logged("chaos.fault_injected"), rig.logged("chaos.faults_counted")
     assert 100 <= len(one_by_one) <= 200
+    told = {line["sequence"] for line in one_by_one}
+    for line in counted:
+        assert (line["injected"], line["kind"], line["rule"]) == (True, "duplicate", 0)
+        assert (line["path"], line["under_faults"]) == ("epc>rc-host", True)
+        assert line["first_ns"] <= line["last_ns"] <= line["mono_ns"]
+        told |= set(range(line["first_sequence"], line["last_sequence"] + 1))
     assert len(one_by_one) + sum(line["count"] for line in counted) == 1000
+    assert told == set(range(1000))
+
+
+async def test_what_was_only_counted_is_told_within_a_second(rig: Rig, asked: Ask) -> None:
+    rig.install({"kind": "duplicate", "rate": 1_000_000}, {"kind": "delay", "every": 1, "delay_us": 0})
+    await asked(b"faults look")
+    rig.driver.perform([WRITE] * 300)
+    async with asyncio.timeout(10):
+        while not rig.logged("chaos.faults_counted"):
+            await asked(b"faults")
+
+    lines = rig.logged("chaos.faults_counted")
+    assert {line["kind"] for line in lines} == {"duplicate", "delay"}
+    assert sum(line["count"] for line in lines) + len(rig.logged("chaos.fault_injected")) == 600
+
+
+async def test_what_a_killed_process_did_not_tell_its_replacement_tells(rig: Rig, asked: Ask) -> None:
+    rig.install({"kind": "drop", "rate": 1}, {"kind": "slow", "rate": 1})
+    counts = rig.folder.counts("epc")
+    counts[0], counts[TOLD_AT] = 40, 25
+    await asked(b"faults look")
+    await asked(b"faults look")
+
+    (line,) = rig.logged("chaos.faults_counted")
+    keys = ("injected", "kind", "rule", "path", "count")
+    assert [line[key] for key in keys] == [True, "drop", 0, None, 15]
 
 
 async def test_frames_are_lost_both_ways(rig: Rig, asked: Ask, monkeypatch: pytest.MonkeyPatch) -> None:

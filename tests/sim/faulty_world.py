@@ -7,7 +7,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from ntbnet.edge.fault_files import WORDS
+from ntbnet.edge.driver import SignalledDevice
+from ntbnet.edge.fault_files import AGAIN_AT, WORDS
 from ntbnet.edge.faulty import FaultLayer
 from ntbnet.edge.wake import decode
 from ntbnet.faults import FaultPlan, plan_from
@@ -86,6 +87,10 @@ class FaultyWorld(World):
         rules = [index for index, rule in enumerate(self.plan.faults) if rule.kind == kind]
         return sum(words[index] for words in self.counts.values() for index in rules)
 
+    def came_again(self, name: str) -> int:
+        """How many interrupts came again in that service."""
+        return sum(self.counts[name][AGAIN_AT:][: len(self.plan.faults if self.plan else ())])
+
     def start(self, *names: str) -> None:
         super().start(*names)
         for name in names:
@@ -103,9 +108,11 @@ class FaultyWorld(World):
                 process.perform(effects)
                 process.arm()
 
-        layer.attach(lambda: self.now_ns, VirtualLoop(self), lambda: None, perform, process.paths)
-        send, send_now = layer.around_sends(partial(self._carry, name), partial(self._carry, name))
         device: Any = process.device
+        signalled = (device.is_interrupt,) if isinstance(device, SignalledDevice) else ()
+        loop = VirtualLoop(self)
+        layer.attach(lambda: self.now_ns, loop, lambda: None, perform, process.paths, *signalled)
+        send, send_now = layer.around_sends(partial(self._carry, name), partial(self._carry, name))
         device.handle = layer.around_handle(device.handle)
         on_wake = layer.around_on_wake(lambda src, message: self._take(name, src, message))
         wake = layer.around_wake(lambda dst, message: World.wake(self, name, dst, message))

@@ -19,6 +19,7 @@ from ntbnet.devices.effects import (
     Store,
     Wake,
 )
+from ntbnet.devices.memory import store_elsewhere
 from ntbnet.devices.path import Path
 from ntbnet.devices.peer import Peer
 from ntbnet.edge.wake import decode as decode_wake
@@ -123,7 +124,7 @@ class Process:
             elif isinstance(effect, Store):
                 effect.memory.store(effect.what, effect.offset, effect.data)
             elif isinstance(effect, Wake):
-                self.world.wake(self.name, effect.dst, effect.message)
+                store_elsewhere(effect.what, self.world.wake, self.name, effect.dst, effect.message)
             elif isinstance(effect, Deliver):
                 self.world.delivered[NODE_OF[self.name]].append(bytes(effect.packet))
             elif isinstance(effect, Log):

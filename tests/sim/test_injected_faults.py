@@ -125,6 +125,23 @@ def test_lost_interrupts_delay_and_strand_nothing(text: str) -> None:
     world.exchange(3, within_ns=100 * MS)
 
 
+@pytest.mark.parametrize("name", ["peer-rc", "peer-ep"])
+def test_storm_reaches_the_driver_of_either_node(name: str) -> None:
+    """In fabric ``message`` the host's interrupts are writes to its MSI target."""
+    world = FaultyWorld(seed=11).bring_up()
+    assert isinstance(world, FaultyWorld)
+    storm = {"kind": "interrupt-storm", "dst": name, "at": [3], "limit": 1, "burst": 5000}
+    world.install(storm, {"kind": "spurious-interrupt", "dst": name, "every": 3, "burst": 2})
+    world.start_traffic()
+    world.run_for(SECOND)
+
+    assert world.times("interrupt-storm") == 1
+    assert world.came_again(name) == 5000 + 2 * world.times("spurious-interrupt") > 5010
+    world.stop_traffic()
+    world.check_history()
+    world.exchange(3)
+
+
 def test_write_of_an_older_epoch_is_discarded_and_counted() -> None:
     world = under("stale-window")
     world.stop_traffic()

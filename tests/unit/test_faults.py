@@ -56,6 +56,22 @@ def test_plan_is_read_from_toml() -> None:
     )
 
 
+def test_two_rules_of_a_kind_have_dice_of_their_own_and_others_change_nothing() -> None:
+    one, two = FaultRule("drop", rate=300_000), FaultRule("drop", rate=300_000)
+    alone = FaultPlan(7, (one,))
+    plan = FaultPlan(7, (FaultRule("delay", rate=5), one, FaultRule("ur", rate=5), two))
+
+    def hit(plan: FaultPlan, index: int) -> list[bool]:
+        rule, dice = plan.faults[index], plan.dice(index)
+        return [rule.strikes(plan.seed, "peer-rc>epc", number, dice) for number in range(2000)]
+
+    assert hit(plan, 1) == hit(alone, 0) == hit(plan, 1)
+    assert [one.strikes(7, "peer-rc>epc", number) for number in range(2000)] == hit(alone, 0)
+    both = sum(a and b for a, b in zip(hit(plan, 1), hit(plan, 3), strict=True))
+    assert 120 < both < 240  # 0.3 * 0.3 of 2000 are 180
+    assert len({plan.dice(index) for index in range(4)}) == 4
+
+
 def test_plan_survives_the_way_to_a_service_and_back() -> None:
     plan = plan_from(tomllib.loads(SAMPLE), "sample")
 

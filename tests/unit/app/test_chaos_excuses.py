@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from ntbnet.app.chaos_checker import check
-from ntbnet.app.chaos_history import FaultRecord, Kind, LoggedError, LoggedEvent, Observed, Record, RuleCount
+from ntbnet.app.chaos_history import (
+    FaultRecord,
+    Kind,
+    LoggedError,
+    LoggedEvent,
+    NodeCounters,
+    Observed,
+    Record,
+    RuleCount,
+)
 from ntbnet.app.chaos_judgement import Judgement
-from ntbnet.app.chaos_scenario import parse
+from ntbnet.app.chaos_scenario import Bounds, parse
 from tests.unit.app.chaos_histories import MS, Made, kill, scenario, strike, told, without
 
 RULES = FaultRecord(0, "rules", (), 100 * MS, 4900 * MS)
@@ -136,7 +147,7 @@ def test_every_rule_has_to_strike(counts: list[RuleCount], verdict: str) -> None
 
     assert found.verdict == verdict
     assert found.as_json()["injected_by_rule"] == [
-        {"kind": one.kind, "injected": one.injected} for one in counts
+        {"kind": one.kind, "injected": one.injected, "interrupts_again": 0} for one in counts
     ]
 
 
@@ -193,3 +204,55 @@ def test_a_stopped_service_has_to_be_found_hung_killed_and_replaced() -> None:
         assert judged(made, must_hang=True).verdict == "failed"
     made.observed = Observed()
     assert judged(made, must_hang=True).verdict == "unknown"
+
+
+def counters(tx_dropped: int, tx_stops: int) -> tuple[NodeCounters, ...]:
+    """Of the node rc, whose kernel and history agree."""
+    udp = dict.fromkeys(("InDatagrams", "OutDatagrams", "SndbufErrors", "RcvbufErrors", "InCsumErrors"), 0)
+    netdev = {"tx_stops": tx_stops, "rx_packets": 0, "rx_dropped": 0, "tun_write_drops": 0}
+    return (NodeCounters(0, "rc", udp, {"rx_packets": 0, "tx_dropped": tx_dropped}, netdev),)
+
+
+@pytest.mark.parametrize(
+    ("tx_dropped", "tx_stops", "problem"),
+    [
+        (50, 5, ""),
+        (50, 4, "a full ring stopped"),
+        (9, 5, "were dropped for want"),
+        (10, 5, "but rc counts 10"),
+    ],
+)
+def test_pressure_has_to_be_seen_and_losses_counted(tx_dropped: int, tx_stops: int, problem: str) -> None:
+    bounds = Bounds(loss="counted", min_stops=5, min_dropped=10)
+    plain = replace(parse('description = "x"\n[phases]\nseconds = 5\n', "x"), bounds=bounds)
+    made = without(Made(2000, [], [RULES], Observed(nodes=counters(tx_dropped, tx_stops))), 500, 600)
+
+    found = check(made.history(), plain)
+
+    seen = [text for text in found.problems if "stopped" in text or "dropped" in text]
+    assert any(problem in text for text in seen) if problem else not seen
+
+
+@pytest.mark.parametrize(("again", "is_enough"), [(1000, True), (999, False)])
+def test_storm_has_to_reach_whom_it_interrupts(again: int, is_enough: bool) -> None:
+    rules = '[[rules]]\nkind = "interrupt-storm"\nat = [1]\n[bounds]\nmin_again = 1000\n'
+    plain = parse(f'description = "x"\n[phases]\nseconds = 5\n{rules}', "x")
+    counts = (RuleCount("interrupt-storm", 1, None, again, 100_000),)
+
+    found = check(Made(5000, [], [RULES], Observed(rules=counts)).history(), plain)
+
+    assert any("come 999 times again" in text for text in found.problems) is not is_enough
+
+
+@pytest.mark.parametrize(("counted", "is_enough"), [(6, True), (5, False)])
+def test_log_has_to_account_for_every_fault(counted: int, is_enough: bool) -> None:
+    plain = parse('description = "x"\n[phases]\nseconds = 5\n[[rules]]\nkind = "delay"\nrate = 9\n', "x")
+    events = (
+        strike(500, "delay"),
+        LoggedEvent("epc", "chaos.faults_counted", 600 * MS, "delay", count=counted, since_ns=1, until_ns=2),
+    )
+    seen = Observed(rules=(RuleCount("delay", 7),), injected={"delay": 7}, events=events)
+
+    found = check(Made(5000, [], [RULES], seen).history(), plain)
+
+    assert any("the logs tell of 6 of 7" in text for text in found.problems) is not is_enough
