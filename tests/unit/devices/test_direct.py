@@ -48,9 +48,9 @@ def test_store_that_leaves_every_grant_is_a_message(addr: int, size: int) -> Non
 
 def test_aligned_word_to_registers_wakes_their_owner_at_the_local_address() -> None:
     cpu = settled()
-    cpu.bus.write(REGISTERS + 0xA0, b"\x01\0\0\0")
+    cpu.bus.write(REGISTERS + 0xA0, b"\x01\0\0\0", "intr.rung")
 
-    assert cpu.effects() == [Wake("edma", MemWrite(0xE65D_50A0, b"\x01\0\0\0", EPOCH))]
+    assert cpu.effects() == [Wake("edma", MemWrite(0xE65D_50A0, b"\x01\0\0\0", EPOCH), "intr.rung")]
 
 
 @pytest.mark.parametrize(("offset", "size"), [(2, 4), (0, 2), (0, 8), (1, 1)])
