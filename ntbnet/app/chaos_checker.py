@@ -390,7 +390,7 @@ class _Judge:
         for service in by_service:
             # what replaces a process is forked anew: it starts no larger than the one before
             sizes = [
-                max(sample.private_bytes for sample in samples)
+                max(sample.anonymous_bytes for sample in samples)
                 for (name, _), samples in by_process.items()
                 if name == service
             ]
@@ -404,7 +404,7 @@ class _Judge:
         for (service, pid), samples in by_process.items():
             # a process allocates while it starts: its first sample is no ground when there are others
             base = samples[min(1, len(samples) - 2) if len(samples) > 1 else 0]
-            more = (samples[-1].private_bytes - base.private_bytes) // 1024
+            more = (samples[-1].anonymous_bytes - base.anonymous_bytes) // 1024
             if more > bounds.memory_growth_kib:
                 self._leak(f"{service} ({pid}) grew by {more} KiB, allowed {bounds.memory_growth_kib} KiB")
 

@@ -153,12 +153,16 @@ class RuleCount:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What one process held at one moment."""
+    """What one process held at one moment.
+
+    Anonymous memory, not private memory: pages that a fork shares with the fork server become private
+    to either of them when the other one ends, though nobody took more.
+    """
 
     time_ns: int
     service: str
     pid: int
-    private_bytes: int
+    anonymous_bytes: int
     descriptors: int
 
 

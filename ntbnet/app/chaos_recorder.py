@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from ntbnet import topology
-from ntbnet.app.bench_cost import private_bytes
 from ntbnet.app.bridge import Bridge
 from ntbnet.app.chaos_history import LoggedError, LoggedEvent, NodeCounters, Sample
 from ntbnet.app.chaos_scenario import NODES, SUPERVISOR
@@ -19,8 +18,7 @@ from ntbnet.app.forks import MODULE as FORK_SERVER_MODULE
 from ntbnet.edge.netns import inside, netns_inode
 from ntbnet.edge.node import spec_from
 from ntbnet.edge.process import ProcessRecord, alive, record_of
-from ntbnet.edge.shm import SHM_FOLDER, dram_path
-from ntbnet.errors import SetupError
+from ntbnet.edge.shm import SHM_FOLDER
 
 UDP_KEYS = ("InDatagrams", "OutDatagrams", "SndbufErrors", "RcvbufErrors", "InCsumErrors")
 SAMPLE_INTERVAL_NS = 2_000_000_000
@@ -117,15 +115,14 @@ class Recorder:
         processes[FORK_SERVER] = min(
             _named(run.name, {FORK_SERVER_MODULE.encode()}), key=lambda one: one.start_ticks, default=None
         )
-        shared = [str(dram_path(run.name, node)) for node in NODES]
         for name, process in processes.items():
             if process is None or not alive(process) or _age_s(process) < GROWN_S:
                 continue
             self._seen[f"{name} {process.pid}"] = process
             try:
-                held = private_bytes(process.pid, *shared)
+                held = _anonymous_bytes(process.pid)
                 descriptors = sum(1 for _ in Path(f"/proc/{process.pid}/fd").iterdir())
-            except (SetupError, OSError):
+            except OSError:
                 continue  # it has just ended
             self.samples.append(Sample(time_ns, name, process.pid, held, descriptors))
 
@@ -223,6 +220,21 @@ def _age_s(process: ProcessRecord) -> float:
     """Since its start. Source: proc(5), /proc/uptime and the start time in clock ticks."""
     uptime_s = float(Path("/proc/uptime").read_text(encoding="ascii").split()[0])
     return uptime_s - process.start_ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _anonymous_bytes(pid: int) -> int:
+    """Memory of a process that no file backs, shared by fork or not.
+
+    Raises:
+        OSError: the process ended.
+
+    Source: proc(5), /proc/<pid>/smaps_rollup, Anonymous.
+    """
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines():
+        key, _, rest = line.partition(":")
+        if key == "Anonymous":
+            return int(rest.split()[0]) * 1024
+    raise ProcessLookupError(pid)
 
 
 def _increase(then: Mapping[str, int], now: Mapping[str, int]) -> dict[str, int]:

@@ -165,7 +165,7 @@ class Bounds:
     """True: every stop has to be noticed: the service found hung, killed and replaced."""
 
     memory_growth_kib: Annotated[int, Integer(0, 1 << 20, "KiB")] = 4096
-    """Most by which private memory of one process may grow in the run, KiB."""
+    """Most by which the anonymous memory of one process may grow in the run, KiB."""
 
     fd_growth: Annotated[int, Integer(0, 1000, "descriptors")] = 4
     """Most by which open descriptors of one service may have grown at the end, 0..1000."""
