@@ -70,16 +70,13 @@ def check() -> None:
     """Meet a request.
 
     Raises:
-        KeyboardInterrupt: SIGINT asked for the end.
-        SystemExit: another signal did; 128 and its number.
+        SystemExit: with 128 and the signal's number.
     """
     name = _request.name
     if name is None or not _request.wakes:
         return
     _request.name = None
     os.eventfd_read(_request.wakes[0])  # the way out may wait too
-    if name == signal.SIGINT.name:
-        raise KeyboardInterrupt
     sys.exit(128 + signal.Signals[name])
 
 

@@ -27,7 +27,7 @@ def ended(program: str) -> tuple[int, str]:
     return done.returncode, done.stdout
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP"])
 @pytest.mark.parametrize(
     "wait",
     [
@@ -41,12 +41,6 @@ def test_request_ends_the_command_where_it_waits_and_not_before(name: str, wait:
     code, said = ended(f"send('{name}')\nprint('still here')\n{wait}\nprint('too late')")
 
     assert (code, said) == (128 + getattr(signal, name), "still here\n")
-
-
-def test_interrupt_is_a_keyboard_interrupt() -> None:
-    program = "send('SIGINT')\ntry: stop_request.check()\nexcept KeyboardInterrupt: print('interrupted')"
-
-    assert ended(program) == (0, "interrupted\n")
 
 
 def test_request_cuts_a_wait_short() -> None:
