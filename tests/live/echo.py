@@ -13,7 +13,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Self
 
 from ntbnet.edge.netns import inside
@@ -96,13 +96,8 @@ def echo(netns: str, address: str, count: int = 1, patience_s: float = PATIENCE_
 
 
 @contextlib.contextmanager
-def echoes(netns: str, address: str, interval_s: float) -> Iterator[Callable[[], int]]:
-    """Requests by the clock while the block runs.
-
-    Yields:
-        What to call at its end: sends no more, waits for what is on its way, and tells how many requests
-        there were. AssertionError: some were not answered.
-    """
+def echoes(netns: str, address: str, interval_s: float) -> Iterator[Echo]:
+    """Requests by the clock while the block runs; behind it, each has to be answered."""
     is_over = threading.Event()
 
     def send() -> None:
@@ -113,18 +108,12 @@ def echoes(netns: str, address: str, interval_s: float) -> Iterator[Callable[[],
     with Echo(netns, address) as one:
         thread = threading.Thread(target=send)
         thread.start()
-
-        def finish() -> int:
-            is_over.set()
-            thread.join()
-            assert one.receive(PATIENCE_S), f"{sorted(one.unanswered)} of {one.sent} were not answered"
-            return one.sent
-
         try:
-            yield finish
+            yield one
         finally:
             is_over.set()
             thread.join()
+        assert one.receive(PATIENCE_S), f"{sorted(one.unanswered)} of {one.sent} were not answered"
 
 
 def _checksum(packet: bytes) -> int:
