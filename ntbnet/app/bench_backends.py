@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from ntbnet.app.stop_request import pause
 from ntbnet.config import Config, load_text, to_toml
 from ntbnet.edge.startup import read_profile
 from ntbnet.errors import ConfigError, SetupError
@@ -117,7 +118,7 @@ def backend_counts(status: Mapping[str, Any]) -> dict[str, int]:
 
 
 def settled_counts(
-    status: Callable[[], Mapping[str, Any]], wait: Callable[[float], None] = time.sleep
+    status: Callable[[], Mapping[str, Any]], wait: Callable[[float], None] = pause
 ) -> dict[str, int]:
     """Counters once nothing moves any more: services answer one after the other, not in one instant.
 

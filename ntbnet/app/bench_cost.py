@@ -12,6 +12,7 @@ from typing import Any
 from ntbnet import topology
 from ntbnet.app.bench_samples import Samples
 from ntbnet.app.forks import child_environment
+from ntbnet.app.stop_request import check, pause
 from ntbnet.edge.shm import dram_path
 from ntbnet.errors import SetupError
 
@@ -47,6 +48,7 @@ def import_times(runs: int) -> dict[str, Samples]:
     taken: dict[str, list[float]] = {module: [] for module in modules}
     for number in range(runs + 1):
         for module in modules:
+            check()
             command = [sys.executable, "-c", _TIMED_IMPORT.format(module=module)]
             done = subprocess.run(
                 command, env=child_environment(), capture_output=True, text=True, check=True
@@ -109,7 +111,7 @@ def run_times_ns(pid: int) -> dict[int, int]:
 
 
 def idle_cost(
-    pids: Mapping[str, int], windows: int, window_s: float, wait: Callable[[float], None] = time.sleep
+    pids: Mapping[str, int], windows: int, window_s: float, wait: Callable[[float], None] = pause
 ) -> dict[str, Samples]:
     """Percent of one core that each service and ``total`` use, one sample for each window."""
     taken: dict[str, list[float]] = {name: [] for name in (*pids, "total")}

@@ -24,6 +24,7 @@ from ntbnet.app.bench_lab import Direction, Lab, Say, require_programs
 from ntbnet.app.bench_latency import await_backend
 from ntbnet.app.bench_samples import Samples
 from ntbnet.app.pingpong import udp_inside
+from ntbnet.app.stop_request import pause
 from ntbnet.config import Config, load_text
 from ntbnet.errors import SetupError
 
@@ -104,7 +105,7 @@ def play(traffics: Sequence[Traffic], packets: int, packets_per_s: float) -> Non
     for number in range(packets * len(traffics)):
         pause_s = started_s + number * interval_s - time.monotonic()
         if pause_s > 0:
-            time.sleep(pause_s)  # the pace of the traffic
+            pause(pause_s)  # the pace of the traffic
         traffic = traffics[number % len(traffics)]
         traffic.take()
         traffic.send()
@@ -112,7 +113,7 @@ def play(traffics: Sequence[Traffic], packets: int, packets_per_s: float) -> Non
     while any(traffic.arrived < traffic.sent for traffic in traffics) and time.monotonic() < deadline:
         for traffic in traffics:
             traffic.take()
-        time.sleep(0.005)  # between looks at sockets that other processes fill
+        pause(0.005)  # between looks at sockets that other processes fill
 
 
 def complaint(sent: int, arrived: int, frames: int) -> str | None:
@@ -144,7 +145,7 @@ def costs_us(labs: Sequence[Lab], windows: int, seconds: float) -> tuple[list[fl
         traffics = [over(lab.direction("rc", "ep"), stack) for lab in labs]
         before = _frames(labs)
         for _ in range(windows):
-            idle_ns = _used_ns(pids, lambda: time.sleep(seconds))  # what is measured: nothing
+            idle_ns = _used_ns(pids, lambda: pause(seconds))  # what is measured: nothing
             busy_ns = _used_ns(pids, lambda: play(traffics, packets, PACKETS_PER_S))
             rest_ns = busy_ns[0] - idle_ns[0] * busy_ns[1] / idle_ns[1]
             costs.append(rest_ns / (packets * len(labs)) / 1000)

@@ -21,6 +21,7 @@ from typing import IO, Any
 
 from ntbnet.app.bridge import Bridge
 from ntbnet.app.forks import child_environment
+from ntbnet.app.stop_request import finish, pause
 from ntbnet.config import Config
 from ntbnet.edge.netns import inside, netns_inode
 from ntbnet.edge.node import spec_from
@@ -83,7 +84,7 @@ def run_program(namespace: str, argv: Sequence[str], timeout_s: float) -> subpro
             argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
     try:
-        output, complaints = process.communicate(timeout=timeout_s)
+        output, complaints = finish(process, timeout_s)
     except subprocess.TimeoutExpired:
         raise SetupError(f"{argv[0]} in {namespace} took longer than {timeout_s:.0f} s") from None
     finally:
@@ -113,7 +114,7 @@ def serving(namespace: str, argv: Sequence[str], port: int, protocol: str = "tcp
         while not _listens(process.pid, port, protocol):
             if process.poll() is not None or time.monotonic() > deadline:
                 raise SetupError(f"{argv[0]} in {namespace} does not listen on port {port}")
-            time.sleep(LOOK_INTERVAL_S)  # between looks at another process; nothing to await
+            pause(LOOK_INTERVAL_S)  # between looks at another process; nothing to await
         yield
     finally:
         _end(process)
@@ -262,7 +263,7 @@ class Lab:
                 raise SetupError(f"the bridge did not start: {words[-1] if words else 'no reason given'}")
             if netns_inode(link.sender) is not None and run_program(link.sender, ping, 10).returncode == 0:
                 return
-            time.sleep(LOOK_INTERVAL_S)  # between looks at another process; nothing to await
+            pause(LOOK_INTERVAL_S)  # between looks at another process; nothing to await
         raise SetupError(f"no ping reply in {REPLY_TIMEOUT_S:.0f} s")
 
     def down(self) -> None:

@@ -36,6 +36,7 @@ from ntbnet.app.bench_latencies import PUBLISHED
 from ntbnet.app.bench_pump import PUMPS, pump
 from ntbnet.app.bench_tally import REFERENCES, Combination, Tally, summary
 from ntbnet.app.bench_traffic import poll_period_ms
+from ntbnet.app.stop_request import pause
 from ntbnet.config import Config
 from ntbnet.errors import SetupError
 
@@ -208,7 +209,7 @@ def await_backend(lab: Lab, backend: str) -> None:
     while (status := lab.bridge.status())["backend"] != backend:
         if time.monotonic() > deadline:
             raise SetupError(f"the bridge uses {status['backend']}: {status['backend_reason']}")
-        time.sleep(LOOK_INTERVAL_S)  # between questions to other processes; nothing to await here
+        pause(LOOK_INTERVAL_S)  # between questions to other processes; nothing to await here
 
 
 def run(

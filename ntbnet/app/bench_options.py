@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import signal
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from ntbnet.app import stop_request
 from ntbnet.config import Config
 
 DEFAULT_NAME = "ntbnet-bench"
@@ -81,8 +80,8 @@ def measuring(
 ) -> Callable[[Callable[..., dict[str, Any]]], Callable[..., None]]:
     """Make a command of ``app`` from a function that measures, and takes ``Options`` first.
 
-    A picture is refused before anything is measured where it cannot be drawn; SIGTERM ends the command
-    through every ``finally``, so that bridges are stopped. Exit code 1 when the result has figures that do
+    A picture is refused before anything is measured where it cannot be drawn; signals end the command as
+    ``stop_request`` says, so that bridges are stopped. Exit code 1 when the result has figures that do
     not count (``invalid`` or ``unverified``), and says which.
 
     Args:
@@ -111,7 +110,7 @@ def measuring(
                 from ntbnet.app import bench_plot
 
                 bench_plot.require_matplotlib(options.plot)
-            signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+            stop_request.hear()
             result = measure(options, **given)
             complaints = result.get("invalid") or result.get("unverified") or ()
             for complaint in complaints:

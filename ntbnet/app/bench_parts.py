@@ -19,6 +19,7 @@ from ntbnet.app.bench_latencies import Latencies
 from ntbnet.app.bench_pump import process_end
 from ntbnet.app.granted_window import WINDOW_ADDR, granted_bus
 from ntbnet.app.interrupt_pingpong import REFERENCE
+from ntbnet.app.stop_request import check, readable
 from ntbnet.devices.memory import Window
 from ntbnet.errors import SetupError
 
@@ -59,6 +60,7 @@ class Stores:
         stores, copies = list[float](), list[float]()
         kinds = [(self._store, stores), (self._copy, copies)]
         for number in range(passes):
+            check()
             for kind, rates in kinds if number % 2 == 0 else reversed(kinds):
                 began_ns = time.monotonic_ns()
                 kind(blocks)
@@ -162,6 +164,7 @@ def _answer(out: IO[bytes], what: str) -> Any:
     Raises:
         SetupError: it ended without.
     """
+    readable([out], None)
     line = out.readline()
     if not line:
         raise SetupError(f"{what} did not finish")

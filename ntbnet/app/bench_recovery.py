@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import select
 import signal
 import socket
 import struct
@@ -14,6 +13,7 @@ from typing import Any, Self
 from ntbnet.app.bench_lab import Direction, Lab
 from ntbnet.app.bench_samples import Samples
 from ntbnet.app.bench_traffic import poll_period_ms
+from ntbnet.app.stop_request import readable
 from ntbnet.edge.netns import inside
 from ntbnet.edge.process import send_signal
 from ntbnet.errors import SetupError
@@ -75,10 +75,10 @@ class EchoProbes:
                 if is_done(now_ns):
                     return
             left_s = max(self._next_ns - time.monotonic_ns(), 0) / 1e9
-            readable, _, _ = select.select([self._echo, self._sender], [], [], left_s)
-            if self._echo in readable:
+            found = readable([self._echo, self._sender], left_s)
+            if self._echo in found:
                 self._answer()
-            if self._sender in readable:
+            if self._sender in found:
                 self._collect()
 
     def _probe(self, now_ns: int) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from ntbnet.app.bench_lab import Direction, Lab, json_from, run_program, serving
 from ntbnet.app.bench_samples import Samples, ratios
+from ntbnet.app.stop_request import pause
 from ntbnet.config import Config, offload_bytes
 from ntbnet.devices.netdev import TX_TIME_NS
 from ntbnet.devices.tick import Tick
@@ -119,7 +120,7 @@ def _crossed(lab: Lab, way: Direction, before: Ring) -> Ring:
         )
         if ring.sent == ring.received or time.monotonic() > deadline:
             return ring
-        time.sleep(0.02)  # between questions to other processes; nothing to await here
+        pause(0.02)  # between questions to other processes; nothing to await here
 
 
 def stream(way: Direction, seconds: int, load: Load) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from ntbnet import topology
 from ntbnet.app import interrupts
 from ntbnet.app.ask import ask
 from ntbnet.app.leftovers import kill, remove_leftovers
+from ntbnet.app.stop_request import pause
 from ntbnet.config import Config
 from ntbnet.edge.process import ProcessRecord, alive, send_signal
 from ntbnet.edge.rundir import RunDir
@@ -167,7 +168,7 @@ class Bridge:
                     f"no answer from {', '.join(silent)}" if silent else f"link is {status['link']['state']}"
                 )
                 raise SetupError(f"bridge {self.run.name} did not come up in {timeout_s:.0f} s: {reason}")
-            time.sleep(pause_s)  # between questions to other processes; nothing to await here
+            pause(pause_s)  # between questions to other processes; nothing to await here
 
     # commands
 

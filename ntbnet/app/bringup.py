@@ -7,19 +7,18 @@ in between outlives such a request.
 from __future__ import annotations
 
 import asyncio
-import signal
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
 from ntbnet.app.bridge import SUPERVISOR, Bridge
+from ntbnet.app.stop_request import STOP_SIGNALS
 from ntbnet.app.supervisor import Supervisor
 from ntbnet.config import Config
 from ntbnet.edge.startup import load_config
 from ntbnet.errors import ConfigError, SetupError
 
 T = TypeVar("T")
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def load_whole_config(path: str | None, profile: str | None) -> Config:

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from ntbnet.app import stop_request
 from ntbnet.errors import ConfigError
 
 DEFAULT_CHAOS_NAME = "ntbnet-chaos"
@@ -104,7 +105,7 @@ def run(
     words += ["--config", config] if config else []
     again = shlex.join(["ntbnet", "chaos", "run", scenario, *words])
     wanted = chaos_run.Wanted(loaded, seed, chosen, name, chaos_run.read_tables(config), again)
-    chaos_run.stop_on_sigterm()
+    stop_request.hear()
     with chaos_run.history_folder(keep) as folder:
         done = chaos_run.run(wanted, folder, _say)
         if keep is not None:
@@ -147,7 +148,7 @@ def sweep(
     words += [word for one in fabric or () for word in ("--fabric", one)]
     words += [word for one in point or () for word in ("--point", one)]
     again = shlex.join(["ntbnet", "chaos", "sweep", *words])
-    chaos_run.stop_on_sigterm()
+    stop_request.hear()
     with chaos_run.history_folder(keep) as folder:
         result = chaos_sweep.sweep(fabrics, point or (), seed, name, folder, _say, again)
     if as_json:

@@ -20,6 +20,7 @@ from ntbnet.app import chaos_faults
 from ntbnet.app.bridge import Bridge
 from ntbnet.app.chaos_history import FaultRecord
 from ntbnet.app.chaos_scenario import HITS, SUPERVISOR, Fault, Scenario, flat
+from ntbnet.app.stop_request import pause
 from ntbnet.devices.crash_points import CRASH_POINTS, RESET, SETTINGS
 from ntbnet.edge.process import ProcessRecord, alive, send_signal
 from ntbnet.edge.shm import dram_path
@@ -336,5 +337,5 @@ class Nemesis:
             if left_s <= 0:
                 return False
             self._idle()
-            time.sleep(min(LOOK_S, left_s))  # between looks at other processes; nothing to await
+            pause(min(LOOK_S, left_s))  # between looks at other processes; nothing to await
         return True

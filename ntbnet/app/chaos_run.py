@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -34,6 +33,7 @@ from ntbnet.app.chaos_nemesis import Nemesis, Step, schedule
 from ntbnet.app.chaos_recorder import Recorder
 from ntbnet.app.chaos_scenario import CALM, NODES, OUTAGE_MS, Scenario
 from ntbnet.app.forks import child_environment
+from ntbnet.app.stop_request import finish
 from ntbnet.edge.clock import monotonic_ns
 from ntbnet.edge.node import spec_from
 from ntbnet.errors import ConfigError, SetupError
@@ -233,7 +233,7 @@ class _Load:
             SetupError: it ended before, or does not end.
         """
         try:
-            _, said = self._child.communicate("stop\n" if patient else "hurry\n", timeout=STOP_TIMEOUT_S)
+            _, said = finish(self._child, STOP_TIMEOUT_S, "stop\n" if patient else "hurry\n")
         except subprocess.TimeoutExpired:
             self.kill()
             raise SetupError("the traffic did not end") from None
@@ -397,8 +397,3 @@ def history_folder(keep: Path | None) -> Iterator[Path]:
     if not is_empty:
         raise ConfigError(f"--keep {keep}: must be an empty folder, or none yet")
     yield keep.absolute()
-
-
-def stop_on_sigterm() -> None:
-    """Leave through every ``finally``, so that bridge and traffic end."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))

@@ -46,7 +46,8 @@ LAST_REPLY_TIMEOUT_S = 5
 LATENCY_S = 0.7
 """Of each ping-pong: enough for some sixty polled round trips."""
 WARM_UP_S = 0.1
-_COUNTS = re.compile(r"(\d+) packets transmitted, (\d+) received")
+_SENT = re.compile(r"(\d+) packets transmitted")
+_ANSWERED = re.compile(r"bytes from .*icmp_seq=(\d+)")
 _TIMES = re.compile(r"= ([\d.]+)/([\d.]+)/([\d.]+)/")
 
 
@@ -194,19 +195,32 @@ async def _ping(config: Config, source: str, family: str, count: int) -> dict[st
     address = _address(config, source, family)
     # without a deadline, ping waits for the last reply only twice as long as the slowest one took
     deadline_s = str(int(count * PING_INTERVAL_S) + LAST_REPLY_TIMEOUT_S)
-    options = ("-q", "-n", "-i", str(PING_INTERVAL_S), "-c", str(count), "-w", deadline_s)
+    options = ("-n", "-i", str(PING_INTERVAL_S), "-c", str(count), "-w", deadline_s)
     _, output = await _run_ping(config, source, *options, address)
-    counts, times = _COUNTS.search(output), _TIMES.search(output)
-    if counts is None:
-        raise SetupError(f"ping said nothing that can be read: {output.strip()[-120:]}")
+    sent, answered, times = pinged(output, count), len(set(_ANSWERED.findall(output))), _TIMES.search(output)
     low, average, high = (float(value) for value in times.groups()) if times else (None, None, None)
     return {
         "from": source,
         "family": family,
-        "sent": int(counts[1]),
-        "received": int(counts[2]),
+        "sent": sent,
+        "received": answered,
         "rtt_ms": {"min": low, "avg": average, "max": high},
     }
+
+
+def pinged(output: str, count: int) -> int:
+    """Requests that were sent, from what ``ping -c COUNT -w DEADLINE`` printed.
+
+    With a deadline it goes on until that many replies came. What it sent meanwhile because a reply was late
+    does not count: those behind the last one that was answered.
+
+    Raises:
+        SetupError: it printed something else.
+    """
+    sent, answered = _SENT.search(output), {int(number) for number in _ANSWERED.findall(output)}
+    if sent is None:
+        raise SetupError(f"ping said nothing that can be read: {output.strip()[-120:]}")
+    return max(answered) if len(answered) >= count else int(sent[1])
 
 
 def show(result: dict[str, Any], console: Console) -> None:

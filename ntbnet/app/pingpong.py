@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from struct import Struct
 
 from ntbnet.app.forks import child_environment
+from ntbnet.app.stop_request import check
 from ntbnet.edge.netns import inside
 from ntbnet.errors import SetupError
 
@@ -123,6 +124,7 @@ def _exchange(client: socket.socket, seconds: float, warm_up_s: float, most: int
     counted_ns = time.monotonic_ns() + int(warm_up_s * 1e9)
     end_ns = counted_ns + int(seconds * 1e9)
     while time.monotonic_ns() < end_ns and (most is None or len(trips.spans) < most):
+        check()
         number = trips.sent
         trips.sent += 1
         sent_ns = time.monotonic_ns()

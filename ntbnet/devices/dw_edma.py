@@ -65,9 +65,11 @@ class DwEdma:
         outbox: where register writes go.
         counters: takes ``edma_interrupts``, and ``edma_line_N`` for each line that was high.
         map_format: layout of the registers.
+        is_present: it is there from the beginning, without ``probe``.
 
     Attributes:
         device: which controller it belongs to, by the address of its registers.
+        was_present: it is there, or has been.
     """
 
     def __init__(
@@ -76,6 +78,8 @@ class DwEdma:
         outbox: Outbox,
         counters: Counter[str],
         map_format: MapFormat = MapFormat.UNROLL,
+        *,
+        is_present: bool = True,
     ) -> None:
         self.device = hardware.edma_base
         self._outbox = outbox
@@ -89,13 +93,13 @@ class DwEdma:
         self._names_of: dict[int, tuple[str, ...]] = {}
         """Set of lines -> the counters of its lines."""
         self._counters = counters
-        self.is_present = True
+        self.is_present = self.was_present = is_present
 
     # the instance
 
     def probe(self) -> None:
         """The engine is there (again), with registers as after a reset."""
-        self.is_present = True
+        self.is_present = self.was_present = True
 
     def remove(self) -> None:
         """The engine is gone: every callback is freed, and its owner told (EDMA 139)."""
@@ -129,10 +133,12 @@ class DwEdma:
             on_removed: called when the engine goes, after the registration has ended.
 
         Raises:
-            KernelError: EINVAL: nothing to run; ENODEV: no engine.
+            KernelError: EINVAL: nothing to run; EAGAIN: no engine yet; ENODEV: no engine any more.
         """
         if function is None:
             raise KernelError(errno.EINVAL, "no function to run")
+        if not self.was_present:
+            raise KernelError(errno.EAGAIN, "the eDMA engine is not there yet")
         if not self.is_present:
             raise KernelError(errno.ENODEV, "the eDMA engine is gone")
         self._callbacks += (_Callback(function, data, on_removed),)

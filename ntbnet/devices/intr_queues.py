@@ -16,6 +16,7 @@ ntb_transport_setup_qp_peer_intr, ntb_transport_intr_desc_changed).
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -141,7 +142,8 @@ class QueueInterrupts:
 
     def _fail(self, backend: IntrBackend, step: str, failure: KernelError) -> None:
         self._failure = f"{backend.name} failed in {step}: {failure}"
-        if self._failure != self._said:
+        # EAGAIN: what is missing only starts later, and has the descriptors published again when it comes
+        if failure.errno != errno.EAGAIN and self._failure != self._said:
             self._said = self._failure
             self._outbox.log("intr.failed", backend=backend.name, step=step, reason=str(failure))
 

@@ -24,6 +24,10 @@ from ntbnet.devices.tx_dma import TxDmaEngine
 from ntbnet.errors import KernelError
 from ntbnet.wire import Irq, IrqSource, Notice
 
+ENGINE_WAIT_NS = 200_000_000
+"""How long the driver is not bound because the engine only starts."""
+ENGINE_LOOK_NS = 2_000_000
+
 
 class EpPeer(Peer):
     """``peer-ep``: the NTB device of the endpoint function on its virtual bus."""
@@ -45,8 +49,7 @@ class EpPeer(Peer):
         self._msi = None
         if endpoint.ep_msi_page and any(window.target == "msi" for window in config.windows):
             self._msi = MsiDomain(endpoint.ep_msi_page + MSI_WORD_OFFSET, GICV2M_DATA)
-        self._edma = DwEdma(endpoint, self._outbox, self.counters)
-        self._edma.remove()  # its path is not up yet
+        self._edma = DwEdma(endpoint, self._outbox, self.counters, is_present=False)
         if config.transport.dw_edma:
             self._edmas = DwEdmas(self._edma)
         self._driver = EdmaDriver(endpoint, self._outbox)
@@ -91,6 +94,7 @@ class EpPeer(Peer):
             self._tasks.spawn("attach", self._attach())
 
     def _attach(self) -> Task[None]:
+        yield from self._await_engine()
         reply: dict[str, Any] | None = None
         while reply is None:
             try:
@@ -108,6 +112,12 @@ class EpPeer(Peer):
         )
         device.bound()
         yield from self._bring_up(device)
+
+    def _await_engine(self) -> Task[None]:
+        """Give an engine that only starts its time, so that the link begins with its interrupts."""
+        until_ns = self._tasks.now_ns + ENGINE_WAIT_NS
+        while self._edmas is not None and not self._edma.was_present and self._tasks.now_ns < until_ns:
+            yield Sleep(ENGINE_LOOK_NS)
 
     def _on_notice(self, message: Notice) -> None:
         if message.name == "epoch":

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT as requests: none is lost, and none interrupts anything.
+"""Signals that ask for the end, as requests: none is lost, and none interrupts anything.
 
 The usual order, loop first and handlers in it, leaves two gaps in which a signal ends the process
 as it stands: before the loop's handlers are there, and after the loop is closed. What a service
@@ -8,17 +8,17 @@ makes before its loop and removes after it would stay behind.
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import FrameType
 
 
 class StopSignals:
-    """Hears both signals from its making to the end of the process; main thread only."""
+    """Hears the signals from its making to the end of the process; main thread only."""
 
-    def __init__(self) -> None:
+    def __init__(self, numbers: Iterable[signal.Signals] = (signal.SIGTERM, signal.SIGINT)) -> None:
         self._first: str | None = None
         self._tell: Callable[[str], object] | None = None
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in numbers:
             signal.signal(number, self._on_signal)
 
     def listen(self, tell: Callable[[str], object]) -> None:

@@ -24,13 +24,12 @@ from ntbnet.edge.rundir import RunDir
 from ntbnet.edge.startup import read_profile
 from ntbnet.errors import NtbnetError
 from tests.fabric import FABRIC, text_in_fabric
+from tests.live.echo import echo
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED_MEMORY = Path("/dev/shm")
 CLI = (sys.executable, "-m", "ntbnet.app.cli")
 COMMAND_TIMEOUT_S = 40.0
-PING_INTERVAL_S = 0.3
-"""ping waits for its last reply as long, and that is long on a busy machine."""
 _numbers = count()
 
 
@@ -250,11 +249,10 @@ class LiveBridge:
         """Run a program inside a node to its end, where ``ntbnet exec`` is not what is tested."""
         return run_command("ip", "netns", "exec", self.netns(node), *command)
 
-    def pings(self, source: str = "rc", *family: str, count: int = 1) -> bool:
-        """True when every reply to so many requests to the other node comes, the last within a second."""
-        target = self.address("ep" if source == "rc" else "rc", "ipv6" if family else "ipv4")
-        words = ("ping", *family, "-c", str(count), "-i", str(PING_INTERVAL_S), "-W", "1", target)
-        return " 0% packet loss" in self.run_inside(source, *words).stdout
+    def pings(self, source: str = "rc", family: str = "ipv4", count: int = 1) -> bool:
+        """True when every reply to so many requests to the other node comes."""
+        target = self.address("ep" if source == "rc" else "rc", family)
+        return echo(self.netns(source), target, count)
 
     # violence
 

@@ -25,13 +25,13 @@ from ntbnet.edge.rundir import RunDir
 from tests.live.bridge import (
     CLI,
     COMMAND_TIMEOUT_S,
-    PING_INTERVAL_S,
     leftovers,
     new_name,
     processes_of,
     run_command,
     until,
 )
+from tests.live.echo import echo
 
 ADDRESSES = {"rc": "198.18.0.1", "ep": "198.18.0.2"}
 """Of the veth ends. Source: RFC 2544, the block for tests between networks."""
@@ -105,23 +105,11 @@ dir = "{folder / node}"
         """Run a program in this machine's node to its end."""
         return run_command(*self.exec_words(*command), timeout_s=timeout_s)
 
-    def ping(self, *family: str, count: int = 5) -> None:
+    def ping(self, family: str = "ipv4", count: int = 5) -> None:
         """Ping the other machine's node; every reply has to come."""
         side = self.config.node.ep if self.node == "rc" else self.config.node.rc
-        address = (side.ipv6 if family else side.ipv4).partition("/")[0]
-        netns = f"/run/netns/{self.name}-{self.node}"
-        done = run_command(
-            "nsenter",
-            f"--net={netns}",
-            "ping",
-            *family,
-            "-c",
-            str(count),
-            "-i",
-            str(PING_INTERVAL_S),
-            address,
-        )
-        assert " 0% packet loss" in done.stdout, done.stdout + done.stderr
+        address = (side.ipv6 if family == "ipv6" else side.ipv4).partition("/")[0]
+        assert echo(f"{self.name}-{self.node}", address, count)
 
     def exec_words(self, *command: str) -> list[str]:
         """Command line that runs a program in this machine's node."""

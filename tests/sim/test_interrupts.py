@@ -109,6 +109,18 @@ def test_engine_that_starts_long_after_its_cpu_is_used_all_the_same() -> None:
     world.exchange(3)
 
 
+def test_link_begins_with_the_interrupts_of_an_engine_that_starts_a_little_later() -> None:
+    world = World(seed=12)
+    world.start("rc-host", "epc", "peer-rc", "peer-ep")
+    world.run_for(50 * MS)
+    world.start("edma")
+    world.settle(lambda: all(world.carrier.values()), SECOND)
+
+    assert backends(world)[0][0] == "dw-edma-testirq"
+    assert world.events("intr.failed") == []
+    assert [row["trigger"] for row in world.events("intr.trigger_changed", "peer-rc")] == ["0xa0=0x0"]
+
+
 @pytest.mark.parametrize("profile", SHIPPED)
 def test_use_intr_false_is_doorbells_both_ways_with_the_reason(profile: str) -> None:
     world = bridge(profile, POLLED)

@@ -268,8 +268,10 @@ def test_up_told_to_stop_while_starting_leaves_nothing(
         process.terminate()
         _, said = process.communicate(timeout=30)
 
-    assert process.returncode == 1, said
-    assert said.splitlines()[-1] == "ntbnet: stopped before it was done"
+    # it may have come up between our look and the signal
+    is_up = "link is up" in said
+    assert process.returncode == (0 if is_up else 1), said
+    assert is_up or said.splitlines()[-1] == "ntbnet: stopped before it was done"
     assert leftovers(bridge.name) == []
 
 

@@ -70,7 +70,7 @@ def test_user_owns_sockets_and_counters_and_nothing_else(live: LiveBridge) -> No
 
 def test_packets_cross_and_carrier_follows_the_link(live: LiveBridge) -> None:
     assert " 0% packet loss" in live.cli("ping", "-c", "3").stdout
-    assert live.pings("ep", "-6", count=3)
+    assert live.pings("ep", "ipv6", count=3)
 
     for node in ("rc", "ep"):
         assert "NO-CARRIER" not in live.exec(node, "ip", "link", "show", "ntb0").stdout

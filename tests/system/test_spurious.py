@@ -26,7 +26,6 @@ TIMES = 5
 UNUSED_VECTOR, UNKNOWN_VECTOR = 1, 0x7F
 """MSI vectors of the host: one that its driver has and does not use, one that it was never granted."""
 UNKNOWN_LOCAL_MSI = 999
-EPOCH = 1
 
 
 def counter(bridge: LiveBridge, service: str, name: str) -> int:
@@ -48,14 +47,15 @@ def forging(bridge: LiveBridge, src: str, dst: str) -> Iterator[Forger]:
 
 
 @contextmanager
-def unharmed_traffic(bridge: LiveBridge) -> Iterator[None]:
-    """Transfers both ways run meanwhile, and end well in the same link epoch."""
+def unharmed_traffic(bridge: LiveBridge) -> Iterator[int]:
+    """Transfers both ways run meanwhile, and end well in the same link epoch, which it yields."""
+    epoch = bridge.wait_for_link()["link"]["epoch"]
     transfers = [TcpTransfer(bridge, node, 16 << 20, seed=3) for node in ("rc", "ep")]
     until(lambda: all(transfer.received for transfer in transfers), 20, "traffic")
-    yield
+    yield epoch
     for transfer in transfers:
         transfer.finish(60)
-    assert bridge.status()["link"]["epoch"] == EPOCH
+    assert bridge.status()["link"]["epoch"] == epoch
     assert bridge.complaints() == []
 
 
@@ -66,14 +66,14 @@ def rises(bridge: LiveBridge, service: str, name: str, before: int) -> Callable[
 def test_unknown_messages_to_both_cpus_are_counted_and_logged_once(make_bridge: MakeBridge) -> None:
     bridge = make_bridge('bridge.profile = "generic"\n')
     target = bridge.config.profile.rc.msi_target
-    with unharmed_traffic(bridge):
+    with unharmed_traffic(bridge) as epoch:
         with forging(bridge, "edma", "peer-ep") as forger:
             for number in range(TIMES):
-                forger.inject(Irq(IrqSource.MSI_VECTOR, UNKNOWN_LOCAL_MSI + number, EPOCH))
+                forger.inject(Irq(IrqSource.MSI_VECTOR, UNKNOWN_LOCAL_MSI + number, epoch))
         with forging(bridge, "edma", "epc") as forger:
             for vector in (UNUSED_VECTOR, UNKNOWN_VECTOR):
                 for _ in range(TIMES):
-                    forger.inject(MemWrite(target, vector.to_bytes(4, "little"), EPOCH))
+                    forger.inject(MemWrite(target, vector.to_bytes(4, "little"), epoch))
         until(rises(bridge, "peer-rc", "irqs_spurious", 0), 5, "spurious interrupts of the host")
         until(rises(bridge, "peer-rc", "msis_refused", 0), 5, "refused messages")
 

@@ -18,7 +18,7 @@ from ntbnet.app import forks as forks_module
 from ntbnet.app.forks import Forked, ForkServer
 from ntbnet.app.supervisor import Supervisor
 from ntbnet.config import load_text
-from ntbnet.edge.process import ProcessRecord, alive, send_signal
+from ntbnet.edge.process import ProcessRecord, send_signal
 from ntbnet.edge.rundir import RunDir
 from ntbnet.edge.shm import dram_path
 from tests.conftest import MakeBridge
@@ -166,20 +166,32 @@ def test_stopped_children_end_with_a_killed_supervisor(live: LiveBridge, number:
         until(lambda: is_gone(children[name]), 2, f"end of {name}")  # noqa: B023 - called at once
 
 
-def test_all_stopped_children_have_one_deadline_together(make_bridge: MakeBridge) -> None:
-    bridge = make_bridge("[supervisor]\nstop_timeout_ms = 1000")
-    children = [record for name, record in bridge.run.processes().items() if name != "supervisor"]
-    supervisor = bridge.supervisor()
-    assert send_signal(supervisor, signal.SIGTERM)
+def test_children_that_do_not_end_have_one_deadline_together(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "run", new_name())
+    run.create()
+    config = load_text("[supervisor]\nstop_timeout_ms = 1000", "test")
+    supervisor = Supervisor(config, run, None, lambda _: None)
+    stubborn = [
+        subprocess.Popen(["sh", "-c", "trap '' TERM; echo; exec sleep 60"], stdout=subprocess.PIPE)
+        for _ in topology.SERVICES
+    ]
+    for child, process in zip(supervisor._children.values(), stubborn, strict=True):
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"\n"
+        child.process = Forked(process.pid)
+    stubborn[0].send_signal(signal.SIGSTOP)
+
     started_s = time.monotonic()
+    asyncio.run(supervisor.stop())
+    took_s = time.monotonic() - started_s
 
-    # stopped again and again: that they are continued does not get them to end
-    while any(alive(record) for record in children):
-        for record in children:
-            send_signal(record, signal.SIGSTOP)
-
-    assert 0.9 < time.monotonic() - started_s < 2.5
-    until(lambda: is_gone(supervisor), 10, "end of the supervisor")
+    for child, process in zip(supervisor._children.values(), stubborn, strict=True):
+        assert child.process is not None
+        process.returncode = child.process.wait()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+    assert 1 <= took_s < 2.5
+    assert not run.exists()
 
 
 def test_down_ends_programs_that_run_in_a_node(live: LiveBridge) -> None:
