@@ -352,7 +352,7 @@ class _Run:
         for step in schedule(self._scenario, self._wanted.seed, self._wanted.fabric):
             if phases.is_repeated and monotonic_ns() >= until_ns and nemesis.done >= phases.faults:
                 break
-            if seconds and step.fault.kind not in CALM and monotonic_ns() >= calm_ns:
+            if phases.calm_percent and step.fault.kind not in CALM and monotonic_ns() >= calm_ns:
                 continue
             took_ms = nemesis.do(step)
             of = (
