@@ -156,7 +156,7 @@ def run(wanted: Wanted, folder: Path, say: Say) -> Done:
             )
         ),
         events=tuple(recorder.events()),
-        planned=phases.faults if (phases := wanted.scenario.phases).is_repeated else wanted.scenario.planned,
+        planned=wanted.scenario.planned,
         given_up=tuple(given_up),
         samples=tuple(recorder.samples),
         nodes=tuple(recorder.nodes),
@@ -346,7 +346,7 @@ class _Run:
         phases, nemesis = self._scenario.phases, self._nemesis
         seconds = phases.seconds
         until_ns = began_ns + seconds * 1_000_000_000
-        total = phases.faults or self._scenario.planned
+        total = self._scenario.planned
         calm_ns = until_ns - seconds * 10_000_000 * phases.calm_percent
         last: Step | None = None
         for step in schedule(self._scenario, self._wanted.seed, self._wanted.fabric):

@@ -214,8 +214,8 @@ class Scenario:
 
     @property
     def planned(self) -> int:
-        """Steps of one round of [[faults]]."""
-        return sum(fault.count for fault in self.faults)
+        """Least number of steps: one round of [[faults]], or what a phase that repeats them says."""
+        return self.phases.faults if self.phases.is_repeated else sum(fault.count for fault in self.faults)
 
     def length(self, seconds: int, faults: int = 0) -> Scenario:
         """The same with a fault phase of ``seconds`` and at least so many faults; 0 changes nothing.

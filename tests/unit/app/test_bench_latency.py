@@ -114,7 +114,7 @@ def counts_of_losses() -> set[str]:
 # validity
 
 
-def counts(backend: str = "msi", **changed: int) -> dict[str, int]:
+def counts(backend: str = "msi", /, **changed: int) -> dict[str, int]:
     """Of 100 messages and their answers, with three more frames each way, one of them in another's burst."""
     return {
         "frames_rc_to_ep": 103,
