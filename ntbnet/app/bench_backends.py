@@ -31,6 +31,8 @@ TRIGGERS = {
 """By backend RC->EP, the counter that moves with each ring of it."""
 TO_RC = "msis"
 """The counter that moves with each ring EP->RC: vectors of the host, whoever they were handed to."""
+MERGED = "wakes_merged"
+"""Rings EP->RC that met an equal one which had not left yet, and are told with it."""
 FOUND = "found_by_slow_look"
 """Frames at either end whose interrupt was lost: they waited for a look, and say nothing of a backend."""
 
@@ -91,13 +93,14 @@ def write_config(config: Config, folder: Path) -> str:
 
 
 def backend_counts(status: Mapping[str, Any]) -> dict[str, int]:
-    """Frames each way and every trigger's counter, from a bridge's status.
+    """Frames and rings each way, and every trigger's counter, from a bridge's status.
 
     Raises:
         SetupError: a service did not answer.
     """
     counters = {
-        service["name"]: {**service["counters"], **service["stores"]} for service in status["services"]
+        service["name"]: {**service["counters"], **service["stores"], **service["wakes"]}
+        for service in status["services"]
     }
     silent = [service["name"] for service in status["services"] if service["state"] != "up"]
     if silent:
@@ -105,14 +108,17 @@ def backend_counts(status: Mapping[str, Any]) -> dict[str, int]:
     queues = status["link"]["queues"]
     return {
         "frames_rc_to_ep": sum(queue["rc"].get("tx_pkts", 0) for queue in queues),
+        "rings_rc_to_ep": sum(queue["rc"].get("rings", 0) for queue in queues),
         "arrived_at_ep": sum(queue["ep"].get("rx_pkts", 0) for queue in queues),
         "frames_ep_to_rc": sum(queue["ep"].get("tx_pkts", 0) for queue in queues),
+        "rings_ep_to_rc": sum(queue["ep"].get("rings", 0) for queue in queues),
         "arrived_at_rc": sum(queue["rc"].get("rx_pkts", 0) for queue in queues),
         "doorbell_polls_hit": counters["epc"].get("doorbell_polls_hit", 0),
         "test_interrupts": counters["edma"].get("test_interrupts", 0),
         "local_msis": counters["epc"].get("local_msis", 0),
         # by way of the host, or straight to its driver (as a message or a wake): each is counted once
         TO_RC: counters["rc-host"].get("msis", 0) + counters["peer-rc"].get("msis", 0),
+        MERGED: counters["peer-ep"].get("wakes_merged", 0),
         FOUND: sum(queue[end].get("found", 0) for queue in queues for end in ("rc", "ep")),
     }
 
@@ -147,38 +153,63 @@ def loss_complaints(name: str, dropped: int, duplicated: int, out_of_order: int)
     return [f"{name}: {dropped} messages dropped, {duplicated} duplicated, {out_of_order} out of order"]
 
 
-def found_complaints(counts: Mapping[str, int]) -> list[str]:
-    """Why a run does not count in which frames were not delivered by an interrupt or a poll; else []."""
-    return [f"{counts[FOUND]} frames were delivered by the slow look ({FOUND})"] if counts[FOUND] else []
+def crossing_complaints(backend: str, counts: Mapping[str, int]) -> list[str]:
+    """Why counters contradict each other, or that ``backend`` rang RC->EP, it alone; [] when they do not.
+
+    Every frame that was sent arrived. The sender rings once for a burst, so never more often than it sends.
+    What it rang with has counted each ring; a poll finds one that was rung once more before it as one. No
+    frame had to wait for a look.
+
+    Args:
+        backend: one of TRIGGERS.
+        counts: what ``backend_counts`` moved by during the run.
+    """
+    used = TRIGGERS[backend]
+    rung, answers_rung = counts["rings_rc_to_ep"], counts["rings_ep_to_rc"]
+    found = []
+    for way, sent, arrived, rings in (
+        ("RC to EP", counts["frames_rc_to_ep"], counts["arrived_at_ep"], rung),
+        ("EP to RC", counts["frames_ep_to_rc"], counts["arrived_at_rc"], answers_rung),
+    ):
+        if arrived != sent:
+            found.append(f"{sent} frames from {way}, {arrived} arrived")
+        if not bool(sent) <= rings <= sent:
+            found.append(f"{sent} frames from {way}, rung {rings} times")
+    if backend == POLLED and not bool(rung) <= counts[used] <= rung:
+        found.append(f"rung {rung} times from RC to EP, but {counts[used]} polls found it ({used})")
+    if backend != POLLED and counts[used] != rung:
+        found.append(f"rung {rung} times from RC to EP, but {counts[used]} counted ({used})")
+    if counts[TO_RC] + counts[MERGED] != answers_rung:
+        merged = f"{counts[TO_RC]} counted ({TO_RC}) and {counts[MERGED]} merged ({MERGED})"
+        found.append(f"rung {answers_rung} times from EP to RC, but {merged}")
+    others = {name: counts[name] for name in TRIGGERS.values() if name != used}
+    found += [f"another trigger was used: {name} {count}" for name, count in others.items() if count]
+    if counts[FOUND]:
+        found.append(f"{counts[FOUND]} frames were delivered by the slow look ({FOUND})")
+    return found
 
 
 def complaints(backend: str, counts: Mapping[str, int], messages: int) -> list[str]:
     """Why counters do not bear out that ``messages`` crossed RC->EP by ``backend``; [] when they do.
 
-    Each message is one ring, and each answer one MSI: no two messages of a ping-pong are of one burst. Other
-    frames may be rung together with one of them, and a poll may find several rings at once.
+    Each message is one ring that a poll finds by itself, and each answer one MSI: no two messages of a
+    ping-pong are of one burst. Other frames may be rung together with one of them.
 
     Args:
         backend: one of TRIGGERS.
         counts: what ``backend_counts`` moved by during the run.
         messages: sent by the measuring program.
     """
-    frames, used = counts["frames_rc_to_ep"], TRIGGERS[backend]
-    rings = counts[used]
+    frames, rung = counts["frames_rc_to_ep"], counts["rings_rc_to_ep"]
+    answers, answers_rung = counts["frames_ep_to_rc"], counts["rings_ep_to_rc"]
     found = []
     if not messages <= frames <= messages + EXTRA_FRAMES:
         found.append(f"{messages} messages, but {frames} frames from RC to EP")
-    if counts["arrived_at_ep"] != frames:
-        found.append(f"{frames} frames from RC to EP, {counts['arrived_at_ep']} arrived")
-    if backend == POLLED and not messages <= rings <= frames:
-        found.append(f"{messages} messages, but {rings} polls that found the doorbell ({used})")
-    if backend != POLLED and not min(messages, frames) <= rings <= frames:
-        found.append(f"{messages} messages in {frames} frames from RC to EP, but {rings} rings ({used})")
-    if counts["arrived_at_rc"] != counts["frames_ep_to_rc"]:
-        found.append(f"{counts['frames_ep_to_rc']} frames from EP to RC, {counts['arrived_at_rc']} arrived")
-    if not min(messages, counts["frames_ep_to_rc"]) <= counts[TO_RC] <= counts["frames_ep_to_rc"]:
-        found.append(f"{counts['frames_ep_to_rc']} frames from EP to RC, but {counts[TO_RC]} rings ({TO_RC})")
-    others = {name: counts[name] for name in TRIGGERS.values() if name != used}
-    found += [f"another trigger was used: {name} {count}" for name, count in others.items() if count]
-    found += found_complaints(counts)
+    elif rung < messages:
+        found.append(f"{messages} messages, but rung {rung} times from RC to EP")
+    elif backend == POLLED and counts[TRIGGERS[POLLED]] < messages:
+        found.append(f"{messages} messages, but {counts[TRIGGERS[POLLED]]} polls found the doorbell")
+    if answers_rung < min(messages, answers):
+        found.append(f"{messages} messages, but rung {answers_rung} times from EP to RC")
+    found += crossing_complaints(backend, counts)
     return [f"{backend}: {text}" for text in found]

@@ -8,7 +8,7 @@ beside both; a ratio is to that. A round that does not count is in no median.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,12 @@ from typing import Any
 from ntbnet.app import bench_budgets, bench_head
 from ntbnet.app.bench_backends import (
     POLLED,
-    TO_RC,
-    TRIGGERS,
     backend_configs,
-    backend_counts,
     chosen,
+    crossing_complaints,
     difference,
     fabrics,
-    found_complaints,
+    settled_counts,
     with_fabric,
     write_config,
 )
@@ -186,34 +184,15 @@ class Bench:
 
     def _measure(self, lab: Lab, way: Direction, place: Setting, load: Load) -> Cell:
         cell = self.cells.setdefault((place, load, way.name), Cell())
-        before = backend_counts(lab.bridge.status())
+        before = settled_counts(lab.bridge.status)
         result, complaint = checked_stream(lab, way, self._plan.seconds, load)
-        moved = difference(before, backend_counts(lab.bridge.status()))
+        moved = difference(before, settled_counts(lab.bridge.status))
         found = [complaint] if complaint else []
-        found += trigger_complaints(place.backend, moved)
+        found += crossing_complaints(place.backend, moved)
         what = f"{place} {way.name} {load.protocol} x{load.streams}"
         cell.invalid += [f"{what}: {text}" for text in found]
         cell.raw.append({**result, "valid": not found})
         return cell
-
-
-def trigger_complaints(backend: str, counts: Mapping[str, int]) -> list[str]:
-    """Why counters do not bear out that ``backend`` rang RC->EP, it alone, and MSIs EP->RC; [] when they do.
-
-    A frame that a slow look had to find is not one of these either.
-
-    Whatever the direction, frames cross both ways: data, or what acknowledges it. One ring may stand for
-    several.
-
-    Args:
-        backend: one of TRIGGERS.
-        counts: what ``backend_counts`` moved by during the run.
-    """
-    used = TRIGGERS[backend]
-    found = [f"nothing was rung ({name})" for name in (used, TO_RC) if not counts[name]]
-    others = {name: counts[name] for name in TRIGGERS.values() if name != used and counts[name]}
-    found += [f"another trigger was used: {name} {count}" for name, count in others.items()]
-    return found + found_complaints(counts)
 
 
 def run(name: str, config: Config, plan: Plan, say: Say) -> dict[str, Any]:

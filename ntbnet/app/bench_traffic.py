@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ntbnet.app.bench_backends import LOOK_INTERVAL_S
 from ntbnet.app.bench_lab import Direction, Lab, json_from, run_program, serving
 from ntbnet.app.bench_samples import Samples, ratios
 from ntbnet.app.stop_request import pause
@@ -19,6 +21,7 @@ IPERF3_PORT = 5201
 MARGIN_S = 20.0
 """What a measurement may take beyond its own duration."""
 COUNTERS_TIMEOUT_S = 2.0
+IP_TIMEOUT_S = 5.0
 
 
 FRAME_OVERHEAD_BYTES = 128
@@ -54,19 +57,28 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Ring:
-    """What crossed a bridge one way, by both ends' transport counters, summed over the queues."""
+    """What crossed a bridge one way, by the interfaces of both nodes and both transports, over all queues."""
 
     sent: int
     """Frames that the sender's transport put into the ring."""
     received: int
     """Frames that the receiver's transport took out of it."""
     received_bytes: int
+    given: int
+    """Packets that the sending node's interface gave to its service, by that node's kernel."""
+    taken: int
+    """Packets that the receiving node's interface took."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Every packet that was given is a frame, and every frame a packet that was taken."""
+        return self.given == self.sent == self.received == self.taken
 
     def complaint(self, load: Load, result: Mapping[str, Any]) -> str | None:
         """Why the counters do not bear out a transfer; None when they do.
 
-        Every frame that was put into the ring was taken out, and what crossed is what iperf3 delivered at
-        least, what it sent at most.
+        Every packet of the sender was put into the ring as a frame, and every frame taken out and given to
+        the receiver. What crossed is what iperf3 delivered at least, what it sent at most.
 
         Args:
             load: what was sent.
@@ -74,6 +86,9 @@ class Ring:
         """
         if not 0 < self.sent == self.received:
             return f"{self.sent} frames sent, {self.received} received"
+        if not self.is_whole:
+            packets = f"{self.given} packets left their node, {self.taken} entered the other one"
+            return f"{packets}, for {self.sent} frames"
         delivered, sent = result["bytes"], result["bytes_sent"]
         if self.received_bytes < delivered:
             return f"{self.received_bytes} bytes crossed the ring, fewer than the {delivered} delivered"
@@ -87,8 +102,8 @@ class Ring:
         return None
 
 
-def ring_counters(status: Mapping[str, Any], way: Direction) -> Ring:
-    """Counters in the direction ``rc->ep`` or ``ep->rc``.
+def ring_counters(status: Mapping[str, Any], way: Direction, given: int, taken: int) -> Ring:
+    """Counters in the direction ``rc->ep`` or ``ep->rc``; see ``Ring`` for the last two.
 
     Raises:
         SetupError: a peer did not answer.
@@ -105,22 +120,56 @@ def ring_counters(status: Mapping[str, Any], way: Direction) -> Ring:
         raise SetupError("a peer does not answer while being measured") from None
     if not ends:
         raise SetupError("the link has no queue while being measured")
-    return Ring(sum(sent), sum(received), sum(received_bytes))
+    return Ring(sum(sent), sum(received), sum(received_bytes), given, taken)
+
+
+def interface_packets(namespace: str, device: str) -> tuple[int, int]:
+    """Packets that a TUN gave to the process that has it open, and took from it, as the kernel counts them.
+
+    Raises:
+        SetupError: there is no such interface.
+    """
+    done = run_program(namespace, ["ip", "-j", "-s", "link", "show", "dev", device], IP_TIMEOUT_S)
+    try:
+        counters = json.loads(done.stdout)[0]["stats64"]
+        return int(counters["tx"]["packets"]), int(counters["rx"]["packets"])
+    except (LookupError, TypeError, ValueError):
+        raise SetupError(f"no counters of {device} in {namespace}: {done.stderr.strip()}") from None
+
+
+def _ring(lab: Lab, way: Direction) -> Ring:
+    device = lab.config.netdev.tun
+    given, _ = interface_packets(way.sender, device)
+    _, taken = interface_packets(way.receiver, device)
+    return ring_counters(lab.bridge.status(), way, given, taken)
+
+
+def _settled_ring(lab: Lab, way: Direction) -> Ring:
+    """Counters once nothing is on its way any more."""
+    deadline = time.monotonic() + COUNTERS_TIMEOUT_S
+    ring = _ring(lab, way)
+    while True:
+        time.sleep(LOOK_INTERVAL_S)  # between questions to other processes; nothing to await here
+        before, ring = ring, _ring(lab, way)
+        if ring == before or time.monotonic() > deadline:
+            return ring
 
 
 def _crossed(lab: Lab, way: Direction, before: Ring) -> Ring:
     """What crossed since ``before``, once what is still in flight has arrived."""
     deadline = time.monotonic() + COUNTERS_TIMEOUT_S
     while True:
-        now = ring_counters(lab.bridge.status(), way)
+        now = _ring(lab, way)
         ring = Ring(
             now.sent - before.sent,
             now.received - before.received,
             now.received_bytes - before.received_bytes,
+            now.given - before.given,
+            now.taken - before.taken,
         )
-        if ring.sent == ring.received or time.monotonic() > deadline:
+        if ring.is_whole or time.monotonic() > deadline:
             return ring
-        pause(0.02)  # between questions to other processes; nothing to await here
+        pause(LOOK_INTERVAL_S)  # between questions to other processes; nothing to await here
 
 
 def stream(way: Direction, seconds: int, load: Load) -> dict[str, Any]:
@@ -142,7 +191,7 @@ def checked_stream(lab: Lab, way: Direction, seconds: int, load: Load) -> tuple[
     Raises:
         SetupError: iperf3 fails, or a peer does not answer.
     """
-    before = ring_counters(lab.bridge.status(), way)
+    before = _settled_ring(lab, way)
     result = stream(way, seconds, load)
     ring = _crossed(lab, way, before)
     frames = {"tx_pkts": ring.sent, "rx_pkts": ring.received, "rx_bytes": ring.received_bytes}

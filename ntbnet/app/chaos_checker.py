@@ -38,6 +38,9 @@ MOST_PROBLEMS = 20
 IDLE_INTERVALS = 3
 """Nothing tried in any flow for so many intervals of one: the sending program was not run."""
 
+SILENT = frozenset({"kill", "stop"})
+"""Faults that excuse no error: services die and are replaced, and that is all."""
+
 FlowKey = tuple[int, int, int]
 """Life of the bridge, way, flow."""
 
@@ -368,7 +371,8 @@ class _Judge:
                 self._problem("counters", text)
 
     def _judge_errors(self) -> None:
-        near = [*self._acts, *self._strikes]
+        # who dies of a signal, or sees others die, has nothing to say that is an error
+        near = [*(act for act in self._acts if act[2].kind not in SILENT), *self._strikes]
         for error in self._history.observed.errors:
             excused = error.time_ns is not None and self._is_excused(error.time_ns, 0, near)
             if not error.injected and not excused:

@@ -79,6 +79,9 @@ def run(
     seconds: Annotated[
         int, typer.Option("--seconds", min=0, max=86400, help="Length of the fault phase; 0: the scenario's.")
     ] = 0,
+    faults: Annotated[
+        int, typer.Option("--faults", min=0, max=100000, help="Least number of faults; 0: the scenario's.")
+    ] = 0,
     plot: Annotated[
         Path | None,
         typer.Option("--plot", metavar="FILE.png", help="Draw throughput, faults and recovery (matplotlib)."),
@@ -98,10 +101,11 @@ def run(
 
     if plot is not None:
         require_matplotlib(plot)
-    loaded = chaos_scenario.load(scenario).length(seconds)
+    loaded = chaos_scenario.load(scenario).length(seconds, faults)
     chosen = _fabric(fabric, loaded.fabrics, scenario)
     words = ["--seed", str(seed), "--fabric", chosen]
     words += ["--seconds", str(seconds)] if seconds else []
+    words += ["--faults", str(faults)] if faults else []
     words += ["--config", config] if config else []
     again = shlex.join(["ntbnet", "chaos", "run", scenario, *words])
     wanted = chaos_run.Wanted(loaded, seed, chosen, name, chaos_run.read_tables(config), again)

@@ -69,7 +69,7 @@ class Step:
 
 
 def schedule(scenario: Scenario, seed: int, fabric: str) -> Iterator[Step]:
-    """The steps of a scenario; endless when its phase has a length."""
+    """The steps of a scenario; endless when its phase repeats them."""
     steps = [
         _steps(scenario, fault, fabric, random.Random(f"{seed}:{number}"))
         for number, fault in enumerate(scenario.faults)
@@ -77,7 +77,7 @@ def schedule(scenario: Scenario, seed: int, fabric: str) -> Iterator[Step]:
     counts = [fault.count for fault in scenario.faults]
     if scenario.phases.order == "random":
         return _shuffled(steps, counts, random.Random(f"{seed}:order"))
-    if not scenario.phases.seconds:
+    if not scenario.phases.is_repeated:
         return chain.from_iterable(islice(one, count) for one, count in zip(steps, counts, strict=True))
     return _rounds(steps, counts)
 
@@ -201,6 +201,8 @@ class Nemesis:
         match step.fault.kind:
             case "kill":
                 self._signal(before, signal.SIGKILL)
+                # one that still dies looks alive to the next step, which would kill it once more
+                self._wait(lambda: not any(map(alive, before.values())), ALIVE_TIMEOUT_S)
             case "stop":
                 self._signal(before, signal.SIGSTOP)
                 self._wait(lambda: not any(map(alive, before.values())), step.fault.hold_ms / 1000)

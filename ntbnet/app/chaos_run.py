@@ -151,7 +151,7 @@ def run(wanted: Wanted, folder: Path, say: Say) -> Done:
         injected=injected.by_kind,
         rules=tuple(_counted(wanted.scenario.rules, injected)),
         events=tuple(recorder.events()),
-        planned=0 if wanted.scenario.phases.seconds else wanted.scenario.planned,
+        planned=wanted.scenario.planned,
         given_up=tuple(given_up),
         samples=tuple(recorder.samples),
         nodes=tuple(recorder.nodes),
@@ -347,18 +347,23 @@ class _Run:
 
     def _act(self, began_ns: int) -> None:
         """Every step of the schedule, or as many as there is time for."""
-        seconds, nemesis = self._scenario.phases.seconds, self._nemesis
+        phases, nemesis = self._scenario.phases, self._nemesis
+        seconds = phases.seconds
         until_ns = began_ns + seconds * 1_000_000_000
         total = self._scenario.planned
-        calm_ns = until_ns - seconds * 10_000_000 * self._scenario.phases.calm_percent
+        calm_ns = until_ns - seconds * 10_000_000 * phases.calm_percent
         last: Step | None = None
         for step in schedule(self._scenario, self._wanted.seed, self._wanted.fabric):
-            if seconds and monotonic_ns() >= until_ns:
+            if phases.is_repeated and monotonic_ns() >= until_ns and nemesis.done >= phases.faults:
                 break
-            if seconds and step.fault.kind not in CALM and monotonic_ns() >= calm_ns:
+            if phases.calm_percent and step.fault.kind not in CALM and monotonic_ns() >= calm_ns:
                 continue
             took_ms = nemesis.do(step)
-            of = f"{(monotonic_ns() - began_ns) / 1e9:.0f} of {seconds} s" if seconds else f"of {total}"
+            of = (
+                f"{(monotonic_ns() - began_ns) / 1e9:.0f} of {seconds} s"
+                if seconds and nemesis.done >= phases.faults
+                else f"of {total}"
+            )
             back = (
                 "packets stay away" if took_ms is None else f"back after {took_ms:.0f} ms" if took_ms else ""
             )

@@ -77,6 +77,9 @@ class Phases:
     seconds: Annotated[int, Integer(0, 86400, "s")] = 0
     """Length of the fault phase, 0..86400 s; 0: until every fault of [[faults]] was done."""
 
+    faults: Annotated[int, Integer(0, 100000, "faults")] = 0
+    """Least number of faults, 0..100000: the phase goes on beyond its seconds until they were done."""
+
     calm_percent: Annotated[int, Integer(0, 90, "percent")] = 0
     """Last part of the seconds in which processes are left alone (flaps, resets and rules go on), 0..90."""
 
@@ -86,6 +89,11 @@ class Phases:
     order: Annotated[str, Choice(("given", "random"))] = "given"
     """given: one entry of [[faults]] after the other; random: the seed chooses entry by entry, until the
     seconds are over."""
+
+    @property
+    def is_repeated(self) -> bool:
+        """[[faults]] are done again and again, until the phase has had its length."""
+        return self.seconds > 0 or self.faults > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,12 +225,21 @@ class Scenario:
 
     @property
     def planned(self) -> int:
-        """Steps of one round of [[faults]]."""
-        return sum(fault.count for fault in self.faults)
+        """Least number of steps: one round of [[faults]], or what a phase that repeats them says."""
+        return self.phases.faults if self.phases.is_repeated else sum(fault.count for fault in self.faults)
 
-    def length(self, seconds: int) -> Scenario:
-        """The same with a fault phase of ``seconds``; 0 changes nothing."""
-        return replace(self, phases=replace(self.phases, seconds=seconds)) if seconds else self
+    def length(self, seconds: int, faults: int = 0) -> Scenario:
+        """The same with a fault phase of ``seconds`` and at least so many faults; 0 changes nothing.
+
+        Raises:
+            ConfigError: it has no faults to repeat, or leaves processes alone at the end.
+        """
+        if faults and (not self.faults or self.phases.calm_percent):
+            raise ConfigError(f"{self.source}: no number of faults: without [[faults]], or with calm_percent")
+        phases = self.phases
+        return replace(
+            self, phases=replace(phases, seconds=seconds or phases.seconds, faults=faults or phases.faults)
+        )
 
     def summary(self) -> dict[str, Any]:
         """What ``chaos list`` shows of it."""
@@ -310,6 +327,8 @@ def _check(scenario: Scenario, reader: TableReader) -> None:
         raise reader.error("phases.seconds", phases.seconds, "at least 1 without [[faults]]")
     if phases.order == "random" and not (phases.seconds and scenario.faults):
         raise reader.error("phases.order", "random", '"given" without [[faults]] or phases.seconds')
+    if phases.faults and (not scenario.faults or phases.calm_percent):
+        raise reader.error("phases.faults", phases.faults, "0 without [[faults]], or with calm_percent")
     if phases.calm_percent and not (phases.seconds and CALM & {fault.kind for fault in scenario.faults}):
         raise reader.error(
             "phases.calm_percent", phases.calm_percent, "0 without seconds, and a flap or reset"

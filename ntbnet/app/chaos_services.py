@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from ntbnet import topology
 from ntbnet.app.chaos_history import FaultRecord, LoggedEvent
 from ntbnet.app.chaos_windows import Window
+from ntbnet.app.child import SILENT_S
 from ntbnet.devices.crash_points import CRASH_POINTS
 
 NOTICE_NS = 1_000_000_000
@@ -15,6 +16,8 @@ NOTICE_NS = 1_000_000_000
 SLACK_NS = 50_000_000
 """The time of a crash is taken from a file's."""
 DIED, HUNG, STARTED = "supervisor.service_died", "supervisor.service_hung", "supervisor.service_started"
+SHORT_NS = int((SILENT_S["up"] - 1) * 1e9)
+"""Who is stopped for less cannot be found hung: a sign of life is half a second old by then at most."""
 ONE_DEATH = frozenset({"kill", "stop"})
 """Kinds of which a service dies once; a crash that is met on the way up may come again, and memory that is
 lost takes its other users along."""
@@ -34,7 +37,7 @@ def judge_services(
     claimed: Counter[tuple[int, str]] = Counter()
     for event in events:
         if event.event == HUNG and not any(
-            fault.kind == "stop" and event.name in fault.services and _is_in(event.time_ns, window)
+            _may_hang(fault) and event.name in fault.services and _is_in(event.time_ns, window)
             for window in windows
             for fault in window[2:]
         ):
@@ -79,7 +82,12 @@ def _victims(fault: FaultRecord) -> frozenset[str]:
     if fault.kind == "crash":
         after = CRASH_POINTS[point].after if (point := fault.note.rpartition(" ")[2]) in CRASH_POINTS else ""
         return frozenset({*fault.services, after} - {""})
-    return frozenset(fault.services if fault.kind in ONE_DEATH else ())
+    return frozenset(fault.services if fault.kind == "kill" or _may_hang(fault) else ())
+
+
+def _may_hang(fault: FaultRecord) -> bool:
+    """True for a stop that lasted long enough to be found hung, and replaced."""
+    return fault.kind == "stop" and fault.until_ns - fault.at_ns >= SHORT_NS
 
 
 def _is_replaced(events: Sequence[LoggedEvent], service: str, fault: FaultRecord) -> bool:

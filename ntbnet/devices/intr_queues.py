@@ -219,7 +219,7 @@ class QueueInterrupts:
         yield from self.read_peer()
         for line in self._lines:
             if line.queue.link_is_up:
-                line.queue.tx.trigger()
+                line.queue.tx.ring_anyway()
 
     # the end
 

@@ -296,6 +296,7 @@ class Queue:
             "link": "up" if self.link_is_up else "down",
             "rx_info_impossible": tx.impossible,
             "interrupts": self.interrupts,
+            "rings": tx.rings,
             "rings_saved": tx.rings_saved,
             "polled": self.rx.is_polled,
             "found": self.found,

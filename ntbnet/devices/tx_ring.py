@@ -62,7 +62,8 @@ class TxRing:
         dma: copies long payloads; None: the CPU copies all.
         trigger: tells the peer of frames, behind their stores; the doorbell, or an interrupt.
         heeds_polling: the peer may say that it need not be told.
-        rings_saved: how often it was not told.
+        rings: how often the peer was told, since the start.
+        rings_saved: how often it was not told, as it looks by itself.
     """
 
     __slots__ = (
@@ -85,6 +86,7 @@ class TxRing:
         "heeds_polling",
         "impossible",
         "index",
+        "rings",
         "rings_saved",
         "trigger",
         "tx_async",
@@ -113,7 +115,7 @@ class TxRing:
         self.entries = geometry.max_entry
         self.impossible = 0
         self.heeds_polling = False
-        self.rings_saved = 0
+        self.rings = self.rings_saved = 0
         self.dma: TxDma | None = None
         self._in_flight: deque[_Frame] = deque()
         self.reset()
@@ -247,6 +249,11 @@ class TxRing:
             if self._info.load_u32(self._info_offset) & POLLING:
                 self.rings_saved += 1
                 return
+        self.ring_anyway()
+
+    def ring_anyway(self) -> None:
+        """Tell the peer to look, whatever it was told."""
+        self.rings += 1
         self.trigger()
 
     def send(

@@ -197,7 +197,7 @@ class Wakes:
         if queued is None:
             self._queued[dst] = [record]
         else:
-            _add(queued, record)
+            self._add(queued, record)
 
     def flush(self) -> None:
         """Write everything that was sent."""
@@ -228,11 +228,18 @@ class Wakes:
         waiting = self._waiting.setdefault(dst, [])
         if not waiting and self._loop is not None:
             self._loop.call_later(RETRY_S, self._retry, dst)
-        _add(waiting, record)
+        self._add(waiting, record)
         if len(waiting) > MAX_WAITING:
             # of a reader that stands still the newest interrupt matters most
             self.counters["wakes_dropped"] += 1
             del waiting[0]
+
+    def _add(self, records: list[bytes], record: bytes) -> None:
+        """Add a record behind the others; of equal interrupts the first stays, stores are never merged."""
+        if record[_KIND_AT] != _IRQ or record not in records:
+            records.append(record)
+        else:
+            self.counters["wakes_merged"] += 1
 
     def _retry(self, dst: str) -> None:
         waiting = self._waiting[dst]
@@ -251,12 +258,6 @@ class Wakes:
             os.close(fd)
         self._fd = -1
         self._out.clear()
-
-
-def _add(records: list[bytes], record: bytes) -> None:
-    """Add a record behind the others; of equal interrupts the first one stays, stores are never merged."""
-    if record[_KIND_AT] != _IRQ or record not in records:
-        records.append(record)
 
 
 def _empty(fd: int) -> None:

@@ -216,7 +216,7 @@ class Process:
         for queue in () if transport is None else transport.queues:
             if queue.active:
                 queue.run_rx()
-                queue.tx.trigger()
+                queue.tx.ring_anyway()
         if isinstance(self.device, Peer):
             self.perform(self.device.end_burst(self.world.now_ns))
 

@@ -82,6 +82,34 @@ def test_profile_uses_the_first_backend_it_has_and_hears_each_packet_at_once(pro
     assert count(world, "peer-ep", name) >= 21
 
 
+def times_rung(world: World, name: str) -> int:
+    return sum(int(queue["rings"]) for queue in world.device(name).snapshot()["link"]["queues"])
+
+
+@pytest.mark.parametrize("profile", SHIPPED)
+def test_what_is_rung_with_counts_each_ring_of_the_sender(profile: str, fabric: str) -> None:
+    world = bridge(profile)
+    counted_by = ("epc", "local_msis") if profile == "generic" else ("edma", "test_interrupts")
+
+    def counters() -> tuple[int, int, int, int]:
+        to_rc = count(world, "rc-host", "msis") + count(world, "peer-rc", "msis")
+        return (
+            times_rung(world, "peer-rc"),
+            count(world, *counted_by),
+            times_rung(world, "peer-ep"),
+            to_rc,
+        )
+
+    before = counters()
+    ping_pong_us(world)
+    rung, counted, answers_rung, answers = (
+        after - at_first for after, at_first in zip(counters(), before, strict=True)
+    )
+
+    assert rung == counted >= 20
+    assert answers_rung == answers >= 20
+
+
 def test_interrupts_are_at_least_12_times_faster_than_polls(fabric: str) -> None:
     polled = ping_pong_us(World(seed=5, text=SMALL + POLLED).bring_up())
     interrupted = ping_pong_us(World(seed=5).bring_up())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -12,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
-from ntbnet.app.bench_backends import TRIGGERS, backend_configs, fabrics
+from ntbnet.app import bench_latency_report
+from ntbnet.app.bench_backends import MERGED, POLLED, TO_RC, TRIGGERS, backend_configs, fabrics
 from ntbnet.app.bench_latencies import PUBLISHED, QUANTILES
 from ntbnet.app.bench_tally import PUMP_OF, REFERENCES
 from ntbnet.edge.startup import load_config
@@ -66,7 +69,11 @@ def check(result: dict[str, Any], profile: str, fabrics: Sequence[str]) -> None:
         moved, hops = row["backend_counts"], row["hops"]
         assert row["samples"] <= row["messages"] <= moved["frames_rc_to_ep"] == moved["arrived_at_ep"]
         assert {name for name in TRIGGERS.values() if moved[name]} == {TRIGGERS[row["backend"]]}
-        assert moved["msis"] == moved["frames_ep_to_rc"] == moved["arrived_at_rc"] >= row["samples"]
+        assert moved["rings_rc_to_ep"] >= row["messages"]
+        assert moved["frames_ep_to_rc"] == moved["arrived_at_rc"] >= row["samples"]
+        assert moved[TO_RC] + moved[MERGED] == moved["rings_ep_to_rc"] >= row["samples"]
+        if row["backend"] != POLLED:
+            assert moved[TRIGGERS[row["backend"]]] == moved["rings_rc_to_ep"]
         assert hops["trips"] > 0
         assert hops["sum_us"] == pytest.approx(sum(hop["p50_us"] for hop in hops["hops"]), abs=0.1)
     for fabric in fabrics:
@@ -94,34 +101,55 @@ def test_every_backend_is_measured_and_counted(programs: None, name: str, tmp_pa
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
-def test_without_sockperf_the_built_in_ping_pong_takes_its_place(
-    programs: None, name: str, tmp_path: Path
-) -> None:
+@pytest.fixture(scope="module")
+def built_in(programs: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Result of a run in both fabrics where sockperf is not installed."""
+    folder, name = tmp_path_factory.mktemp("path"), new_name()
     for program in ("ip", "ping"):
         found = shutil.which(program)
         assert found is not None
-        tmp_path.joinpath(program).symlink_to(found)
+        folder.joinpath(program).symlink_to(found)
 
-    done = measure(name, "--json", "--fabric", "local", path=str(tmp_path))
+    done = measure(name, "--json", path=str(folder))
 
     assert done.returncode == 0, done.stderr
     assert "sockperf is not installed" in done.stderr
-    result = json.loads(done.stdout)
-    assert result["tool"] == "built-in"
-    check(result, "r-car-s4", ["local"])
+    assert leftovers(name) == []
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
 
 
-def test_table_shows_the_published_figures_and_the_hops(programs: None, name: str) -> None:
-    done = measure(name, "--fabric", "message", "--profile", "r-car-s4-db-in-bar0")
+def test_without_sockperf_the_built_in_ping_pong_takes_its_place(built_in: dict[str, Any]) -> None:
+    assert built_in["tool"] == "built-in"
+    check(built_in, "r-car-s4", fabrics())
+
+
+def check_table(text: str, result_fabrics: Sequence[str], backends: Sequence[str]) -> None:
+    """The published figures, and for each fabric its ratio, and the hops of each backend."""
+    published = ("5995.680", "p99.999")
+    hops = ("peer-rc: ring write", "until its handler", "the sum ")
+    for words in published:
+        assert words in text
+    for words in hops:
+        assert text.count(words) >= len(result_fabrics) * len(backends)
+    for fabric in result_fabrics:
+        assert f"{fabric}: polled / eDMA" in text
+        for backend in backends:
+            assert f"{fabric} {backend}: where a round trip goes" in text
+    assert "INVALID" not in text
+
+
+def test_table_of_both_fabrics_shows_the_published_figures_and_the_hops(built_in: dict[str, Any]) -> None:
+    told = io.StringIO()
+
+    bench_latency_report.show(built_in, Console(file=told))
+
+    check_table(told.getvalue(), fabrics(), list(backend_configs(load_config(None, "r-car-s4"))))
+
+
+def test_without_json_the_table_is_printed(programs: None, name: str) -> None:
+    profile = "r-car-s4-db-in-bar0"
+    done = measure(name, "--fabric", "message", "--profile", profile)
 
     assert done.returncode == 0, done.stderr
-    for text in (
-        "5995.680",
-        "p99.999",
-        "polled / eDMA",
-        "peer-rc: ring write",
-        "until its handler",
-        "the sum ",
-    ):
-        assert text in done.stdout
-    assert "INVALID" not in done.stdout
+    check_table(done.stdout, ["message"], list(backend_configs(load_config(None, profile))))

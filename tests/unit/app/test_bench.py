@@ -124,16 +124,22 @@ def transfer(**changed: int) -> dict[str, int | None]:
 
 @pytest.mark.parametrize("crossed", [5_000_000, 5_000_000 + 3500 * 128 + 2 * 1500 + (256 << 10)])
 def test_ring_bears_out_a_transfer_when_both_ends_agree_and_it_held_its_bytes(crossed: int) -> None:
-    assert Ring(3500, 3500, crossed).complaint(TCP, transfer()) is None
+    assert Ring(3500, 3500, crossed, 3500, 3500).complaint(TCP, transfer()) is None
 
 
 @pytest.mark.parametrize(
     ("ring", "reason"),
     [
-        (Ring(3500, 3499, 5_100_000), "3500 frames sent, 3499 received"),
-        (Ring(0, 0, 0), "0 frames sent, 0 received"),
-        (Ring(3500, 3500, 4_999_999), "fewer than the 5000000 delivered"),
-        (Ring(3500, 3500, 5_000_000 + 3500 * 128 + 2 * 1500 + (256 << 10) + 1), "more than 5000000 sent"),
+        (Ring(3500, 3499, 5_100_000, 3500, 3499), "3500 frames sent, 3499 received"),
+        (Ring(0, 0, 0, 0, 0), "0 frames sent, 0 received"),
+        (Ring(3500, 3500, 5_100_000, 3501, 3500), "3501 packets left their node, 3500 entered the other one"),
+        (Ring(3500, 3500, 5_100_000, 3499, 3500), "for 3500 frames"),
+        (Ring(3500, 3500, 5_100_000, 3500, 3499), "3500 packets left their node, 3499 entered the other one"),
+        (Ring(3500, 3500, 4_999_999, 3500, 3500), "fewer than the 5000000 delivered"),
+        (
+            Ring(3500, 3500, 5_000_000 + 3500 * 128 + 2 * 1500 + (256 << 10) + 1, 3500, 3500),
+            "more than 5000000 sent",
+        ),
     ],
 )
 def test_ring_that_does_not_fit_a_transfer_says_why(ring: Ring, reason: str) -> None:
@@ -144,7 +150,8 @@ def test_ring_that_does_not_fit_a_transfer_says_why(ring: Ring, reason: str) -> 
 def test_datagrams_are_counted_one_by_one(frames: int, fits: bool) -> None:
     result = transfer(bytes=1_177_600, bytes_sent=1_472_000, packets=800, packets_sent=1000)
 
-    assert (Ring(frames, frames, 1_500_000).complaint(UDP, result) is None) is fits
+    ring = Ring(frames, frames, 1_500_000, frames, frames)
+    assert (ring.complaint(UDP, result) is None) is fits
 
 
 def test_datagrams_fill_a_packet_of_the_mtu() -> None:
@@ -156,11 +163,11 @@ def test_ring_counters_are_those_of_all_queues() -> None:
     way = Direction("ep->rc", "a", "b", "192.0.2.1")
     ends = {"tx_pkts": 1, "rx_pkts": 2, "rx_bytes": 3}
     queue = {"rc": {"tx_pkts": 0, "rx_pkts": 20, "rx_bytes": 30}, "ep": ends}
-    assert ring_counters({"link": {"queues": [queue, queue]}}, way) == Ring(2, 40, 60)
+    assert ring_counters({"link": {"queues": [queue, queue]}}, way, 5, 6) == Ring(2, 40, 60, 5, 6)
     broken: tuple[list[Any], list[Any]] = ([], [{"rc": {}, "ep": {}}])
     for queues in broken:
         with pytest.raises(SetupError):
-            ring_counters({"link": {"queues": queues}}, way)
+            ring_counters({"link": {"queues": queues}}, way, 0, 0)
 
 
 def test_bounds_without_a_watched_ring_are_those_of_the_kernel() -> None:

@@ -14,6 +14,8 @@ from rich.console import Console
 from ntbnet.app import bench_latency_report, bench_plot
 from ntbnet.app.bench_backends import (
     FOUND,
+    MERGED,
+    TO_RC,
     TRIGGERS,
     backend_configs,
     backend_counts,
@@ -112,61 +114,77 @@ def counts_of_losses() -> set[str]:
 # validity
 
 
-def counts(**changed: int) -> dict[str, int]:
-    frames = {"frames_rc_to_ep": 103, "arrived_at_ep": 103, "frames_ep_to_rc": 103, "arrived_at_rc": 103}
-    return {**frames, **dict.fromkeys(TRIGGERS.values(), 0), "msis": 103, FOUND: 0, **changed}
+def counts(backend: str = "msi", /, **changed: int) -> dict[str, int]:
+    """Of 100 messages and their answers, with three more frames each way, one of them in another's burst."""
+    return {
+        "frames_rc_to_ep": 103,
+        "arrived_at_ep": 103,
+        "rings_rc_to_ep": 102,
+        "frames_ep_to_rc": 103,
+        "arrived_at_rc": 103,
+        "rings_ep_to_rc": 102,
+        TO_RC: 101,
+        MERGED: 1,
+        **dict.fromkeys(TRIGGERS.values(), 0),
+        FOUND: 0,
+        TRIGGERS[backend]: 102,
+        **changed,
+    }
 
 
 @pytest.mark.parametrize("backend", TRIGGERS)
-def test_a_run_with_a_ring_for_each_frame_counts(backend: str) -> None:
-    assert complaints(backend, counts(**{TRIGGERS[backend]: 103}), 100) == []
+def test_a_run_whose_rings_were_all_counted_counts(backend: str) -> None:
+    assert complaints(backend, counts(backend), 100) == []
 
 
-def test_polls_may_find_two_frames_at_once_but_no_two_messages() -> None:
-    assert complaints("doorbell", counts(doorbell_polls_hit=100), 100) == []
-    (complaint,) = complaints("doorbell", counts(doorbell_polls_hit=99), 100)
-    assert complaint == "doorbell: 100 messages, but 99 polls that found the doorbell (doorbell_polls_hit)"
+def test_polls_may_find_two_rings_at_once_but_no_two_messages() -> None:
+    assert complaints("doorbell", counts("doorbell", doorbell_polls_hit=100), 100) == []
+    (complaint,) = complaints("doorbell", counts("doorbell", doorbell_polls_hit=99), 100)
+    assert complaint == "doorbell: 100 messages, but 99 polls found the doorbell"
 
 
 @pytest.mark.parametrize(
     ("backend", "changed", "reason"),
     [
-        (
-            "dw-edma-testirq",
-            {"test_interrupts": 99},
-            "100 messages in 103 frames from RC to EP, but 99 rings",
+        *(
+            (
+                backend,
+                {TRIGGERS[backend]: counted},
+                f"rung 102 times from RC to EP, but {counted} counted ({TRIGGERS[backend]})",
+            )
+            for backend in ("dw-edma-testirq", "msi")
+            for counted in (0, 101, 103)
         ),
-        (
-            "dw-edma-testirq",
-            {"test_interrupts": 104},
-            "100 messages in 103 frames from RC to EP, but 104 rings",
-        ),
-        ("msi", {"local_msis": 0}, "100 messages in 103 frames from RC to EP, but 0 rings"),
-        ("msi", {"local_msis": 103, "test_interrupts": 1}, "another trigger was used: test_interrupts 1"),
-        (
-            "msi",
-            {"local_msis": 103, "doorbell_polls_hit": 2},
-            "another trigger was used: doorbell_polls_hit 2",
-        ),
-        ("doorbell", {"doorbell_polls_hit": 104}, "100 messages, but 104 polls"),
+        ("msi", {"rings_rc_to_ep": 101}, "rung 101 times from RC to EP, but 102 counted (local_msis)"),
+        ("msi", {"test_interrupts": 1}, "another trigger was used: test_interrupts 1"),
+        ("msi", {"doorbell_polls_hit": 2}, "another trigger was used: doorbell_polls_hit 2"),
         (
             "doorbell",
-            {"doorbell_polls_hit": 103, "arrived_at_ep": 102},
-            "103 frames from RC to EP, 102 arrived",
+            {"doorbell_polls_hit": 103},
+            "rung 102 times from RC to EP, but 103 polls found it (doorbell_polls_hit)",
+        ),
+        ("doorbell", {"arrived_at_ep": 102}, "103 frames from RC to EP, 102 arrived"),
+        (
+            "msi",
+            {"rings_rc_to_ep": 99, "local_msis": 99},
+            "100 messages, but rung 99 times from RC to EP",
+        ),
+        (
+            "msi",
+            {"rings_rc_to_ep": 104, "local_msis": 104},
+            "103 frames from RC to EP, rung 104 times",
         ),
     ],
 )
 def test_a_run_whose_counters_contradict_it_is_refused(
     backend: str, changed: dict[str, int], reason: str
 ) -> None:
-    (complaint,) = complaints(backend, counts(**changed), 100)
-
-    assert complaint.startswith(f"{backend}: {reason}")
+    assert complaints(backend, counts(backend, **changed), 100) == [f"{backend}: {reason}"]
 
 
 @pytest.mark.parametrize("messages", [104, 38])
 def test_a_run_with_too_few_or_too_many_frames_is_refused(messages: int) -> None:
-    found = complaints("msi", counts(local_msis=103), messages)
+    found = complaints("msi", counts(rings_ep_to_rc=103, msis=102), messages)
 
     assert found == [f"msi: {messages} messages, but 103 frames from RC to EP"]
 
@@ -174,18 +192,31 @@ def test_a_run_with_too_few_or_too_many_frames_is_refused(messages: int) -> None
 @pytest.mark.parametrize(
     ("changed", "reason"),
     [
-        ({"msis": 99}, "103 frames from EP to RC, but 99 rings (msis)"),
-        ({"arrived_at_rc": 101}, "103 frames from EP to RC, 101 arrived"),
+        (
+            {TO_RC: 100},
+            "rung 102 times from EP to RC, but 100 counted (msis) and 1 merged (wakes_merged)",
+        ),
+        (
+            {MERGED: 2},
+            "rung 102 times from EP to RC, but 101 counted (msis) and 2 merged (wakes_merged)",
+        ),
+        (
+            {"rings_ep_to_rc": 101},
+            "rung 101 times from EP to RC, but 101 counted (msis) and 1 merged (wakes_merged)",
+        ),
+        ({"rings_ep_to_rc": 99, TO_RC: 98}, "100 messages, but rung 99 times from EP to RC"),
+        ({"rings_ep_to_rc": 104, TO_RC: 103}, "103 frames from EP to RC, rung 104 times"),
+        ({"arrived_at_rc": 102}, "103 frames from EP to RC, 102 arrived"),
     ],
 )
 def test_a_run_whose_answers_were_not_rung_or_are_missing_is_refused(
     changed: dict[str, int], reason: str
 ) -> None:
-    assert complaints("msi", counts(local_msis=103, **changed), 100) == [f"msi: {reason}"]
+    assert complaints("msi", counts(**changed), 100) == [f"msi: {reason}"]
 
 
 def test_a_run_in_which_a_slow_look_delivered_frames_is_refused() -> None:
-    found = complaints("msi", counts(local_msis=103, **{FOUND: 2}), 100)
+    found = complaints("msi", counts(**{FOUND: 2}), 100)
 
     assert found == ["msi: 2 frames were delivered by the slow look (found_by_slow_look)"]
 
@@ -210,13 +241,19 @@ def test_a_run_that_lost_doubled_or_overtook_a_message_is_refused(losses: tuple[
     assert loss_complaints("msi", *losses) == [reason]
 
 
+OWN = ("counters", "stores", "wakes")
+
+
 def status(frames: int, **changed: str) -> dict[str, Any]:
     services: list[dict[str, Any]] = [
-        {"name": name, "state": changed.get(name.replace("-", "_"), "up"), "counters": {}, "stores": {}}
+        {"name": name, "state": changed.get(name.replace("-", "_"), "up"), **{key: {} for key in OWN}}
         for name in ("rc-host", "epc", "edma", "peer-rc", "peer-ep")
     ]
     services[1]["counters"] = {"doorbell_polls_hit": frames}
-    queue = {"rc": {"tx_pkts": frames, "rx_pkts": 1}, "ep": {"tx_pkts": 2, "rx_pkts": frames}}
+    queue = {
+        "rc": {"tx_pkts": frames, "rx_pkts": 1, "rings": frames},
+        "ep": {"tx_pkts": 2, "rx_pkts": frames, "rings": 1},
+    }
     return {"services": services, "link": {"queues": [queue, {"rc": {}, "ep": {}}]}}
 
 
@@ -234,8 +271,20 @@ def test_rings_of_the_host_are_counted_once_whichever_way_they_took() -> None:
     services = {service["name"]: service for service in answer["services"]}
     services["rc-host"]["counters"] = {"msis": 1}
     services["peer-rc"]["counters"] = {"msis": 20}
+    services["peer-ep"]["wakes"] = {"wakes_merged": 300}
 
-    assert backend_counts(answer)["msis"] == 21
+    taken = backend_counts(answer)
+
+    assert (taken[TO_RC], taken[MERGED]) == (21, 300)
+
+
+def test_rings_are_those_of_every_queue_by_who_rang() -> None:
+    answer = status(7)
+    answer["link"]["queues"][1] = {"rc": {"rings": 20}, "ep": {"rings": 300}}
+
+    taken = backend_counts(answer)
+
+    assert (taken["rings_rc_to_ep"], taken["rings_ep_to_rc"]) == (27, 301)
 
 
 def test_a_service_that_does_not_answer_is_named() -> None:

@@ -10,9 +10,20 @@ import pytest
 from rich.console import Console
 
 from ntbnet.app import bench_budgets, bench_plot, bench_report, bench_throughput_report
-from ntbnet.app.bench_backends import FOUND, TO_RC, TRIGGERS, chosen, fabrics, with_fabric, write_config
+from ntbnet.app.bench_backends import (
+    FOUND,
+    MERGED,
+    POLLED,
+    TO_RC,
+    TRIGGERS,
+    chosen,
+    crossing_complaints,
+    fabrics,
+    with_fabric,
+    write_config,
+)
 from ntbnet.app.bench_samples import ratios
-from ntbnet.app.bench_throughput import Cell, Plan, settings, trigger_complaints
+from ntbnet.app.bench_throughput import Cell, Plan, settings
 from ntbnet.config import load_text
 from ntbnet.edge.startup import load_config
 from ntbnet.errors import ConfigError
@@ -107,20 +118,53 @@ def test_where_no_round_counts_neither_does_the_median() -> None:
 
 @pytest.mark.parametrize("backend", TRIGGERS)
 def test_the_backend_rang_and_no_other(backend: str) -> None:
-    nothing = dict.fromkeys((*TRIGGERS.values(), TO_RC, FOUND), 0)
-    other = next(name for name in TRIGGERS.values() if name != TRIGGERS[backend])
+    used = TRIGGERS[backend]
+    other = next(name for name in TRIGGERS.values() if name != used)
+    moved = {
+        **dict.fromkeys((*TRIGGERS.values(), FOUND), 0),
+        "frames_rc_to_ep": 900,
+        "arrived_at_ep": 900,
+        "rings_rc_to_ep": 50,
+        used: 50,
+        "frames_ep_to_rc": 300,
+        "arrived_at_rc": 300,
+        "rings_ep_to_rc": 20,
+        TO_RC: 17,
+        MERGED: 3,
+    }
 
-    assert trigger_complaints(backend, {**nothing, TRIGGERS[backend]: 1, TO_RC: 1}) == []
-    assert trigger_complaints(backend, nothing) == [
-        f"nothing was rung ({TRIGGERS[backend]})",
-        "nothing was rung (msis)",
+    def complaints(**changed: int) -> list[str]:
+        return crossing_complaints(backend, {**moved, **changed})
+
+    assert complaints() == []
+    assert complaints(**{other: 2}) == [f"another trigger was used: {other} 2"]
+    assert complaints(**{FOUND: 3}) == ["3 frames were delivered by the slow look (found_by_slow_look)"]
+    assert complaints(arrived_at_ep=899) == ["900 frames from RC to EP, 899 arrived"]
+    assert complaints(arrived_at_rc=301) == ["300 frames from EP to RC, 301 arrived"]
+    assert complaints(**{TO_RC: 16}) == [
+        "rung 20 times from EP to RC, but 16 counted (msis) and 3 merged (wakes_merged)"
     ]
-    assert trigger_complaints(backend, {**nothing, TRIGGERS[backend]: 5, TO_RC: 1, other: 2}) == [
-        f"another trigger was used: {other} 2"
+    assert complaints(**{MERGED: 4}) == [
+        "rung 20 times from EP to RC, but 17 counted (msis) and 4 merged (wakes_merged)"
     ]
-    assert trigger_complaints(backend, {**nothing, TRIGGERS[backend]: 5, TO_RC: 1, FOUND: 3}) == [
-        "3 frames were delivered by the slow look (found_by_slow_look)"
-    ]
+    assert complaints(rings_ep_to_rc=0, **{TO_RC: 0, MERGED: 0}) == ["300 frames from EP to RC, rung 0 times"]
+    assert complaints(rings_rc_to_ep=901, **{used: 901}) == ["900 frames from RC to EP, rung 901 times"]
+    for counted in (0, 51):
+        (complaint,) = complaints(**{used: counted})
+        assert complaint.startswith(f"rung 50 times from RC to EP, but {counted} ")
+
+
+@pytest.mark.parametrize("backend", TRIGGERS)
+def test_only_a_poll_may_find_several_rings_as_one(backend: str) -> None:
+    frames = {"frames_rc_to_ep": 9, "arrived_at_ep": 9, "frames_ep_to_rc": 9, "arrived_at_rc": 9}
+    rings = {"rings_rc_to_ep": 5, "rings_ep_to_rc": 9, TO_RC: 9, MERGED: 0, FOUND: 0}
+    counted = {**dict.fromkeys(TRIGGERS.values(), 0), TRIGGERS[backend]: 4}
+
+    found = crossing_complaints(backend, {**frames, **rings, **counted})
+
+    assert found == (
+        [] if backend == POLLED else [f"rung 5 times from RC to EP, but 4 counted ({TRIGGERS[backend]})"]
+    )
 
 
 def row(fabric: str, backend: str, mtu: int, ratio: float, **changed: Any) -> dict[str, Any]:

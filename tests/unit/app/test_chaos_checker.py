@@ -268,16 +268,26 @@ def test_a_workload_that_loses_what_reached_it_makes_the_run_unknown() -> None:
 
 
 @pytest.mark.parametrize(
-    ("time_ms", "injected", "verdict"),
-    [(1500, False, "failed"), (1500, True, "ok"), (600, False, "ok"), (None, False, "failed")],
+    ("kind", "time_ms", "injected", "verdict"),
+    [
+        ("unlink", 1500, False, "failed"),
+        ("unlink", 1500, True, "ok"),
+        ("unlink", 600, False, "ok"),
+        ("unlink", None, False, "failed"),
+        ("kill", 600, False, "failed"),
+        ("kill", 600, True, "ok"),
+    ],
 )
-def test_error_events_fail_but_in_a_fault_or_injected(
-    time_ms: int | None, injected: bool, verdict: str
+def test_error_events_fail_but_injected_or_in_a_fault_that_is_more_than_a_death(
+    kind: str, time_ms: int | None, injected: bool, verdict: str
 ) -> None:
     time_ns = None if time_ms is None else time_ms * MS
     error = LoggedError("epc", "service.failed", time_ns, injected, "it broke")
 
-    assert judged(Made(observed=Observed(errors=(error,)))).verdict == verdict
+    made = Made(observed=Observed(errors=(error,)))
+    made.faults = [replace(fault, kind=kind) for fault in made.faults]
+
+    assert judged(made).verdict == verdict
 
 
 def test_what_is_left_on_the_machine_is_a_leak() -> None:

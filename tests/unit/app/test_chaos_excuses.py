@@ -191,19 +191,31 @@ def test_memory_that_is_lost_takes_its_users_along() -> None:
 
 
 def test_a_stopped_service_has_to_be_found_hung_killed_and_replaced() -> None:
-    stop = FaultRecord(0, "stop", ("epc",), 500 * MS, 1400 * MS)
+    stop = FaultRecord(0, "stop", ("epc",), 500 * MS, 3000 * MS)
     story = tuple(
         told(at, event, "epc")
-        for at, event in ((1200, "service_hung"), (1210, "service_died"), (1230, "service_started"))
+        for at, event in ((2600, "service_hung"), (2610, "service_died"), (2630, "service_started"))
     )
-    made = Made(4000, [(500, 1500)], [stop], Observed(events=story))
+    made = Made(6000, [(500, 3100)], [stop], Observed(events=story))
+    bounds = {"must_hang": True, "recovery_max_ms": 5000}
 
-    assert judged(made, must_hang=True).problems == []
+    assert judged(made, **bounds).problems == []
     for left_out in range(3):
         made.observed = Observed(events=story[:left_out] + story[left_out + 1 :])
-        assert judged(made, must_hang=True).verdict == "failed"
+        assert judged(made, **bounds).verdict == "failed"
     made.observed = Observed()
-    assert judged(made, must_hang=True).verdict == "unknown"
+    assert judged(made, **bounds).verdict == "unknown"
+
+
+def test_a_service_that_was_stopped_for_a_moment_only_is_neither_found_hung_nor_replaced() -> None:
+    stop = FaultRecord(0, "stop", ("epc",), 500 * MS, 1400 * MS)
+    story = (told(1300, "service_hung", "epc"), told(1310, "service_died", "epc"))
+    made = Made(4000, [(500, 1500)], [stop], Observed(events=story))
+
+    assert judged(made).problems == [
+        "services: epc was found hung, though nobody had stopped it",
+        "services: epc died, though nobody had killed it",
+    ]
 
 
 def counters(tx_dropped: int, tx_stops: int) -> tuple[NodeCounters, ...]:

@@ -69,6 +69,10 @@ def test_the_scenarios_of_the_documentation_are_those_shipped() -> None:
         ),
         (FAULT + "[workload]\nmax_bytes = 50", "workload.max_bytes = 50: must be at least min_bytes, 64"),
         (FAULT + '[phases]\norder = "random"', "phases.order = 'random': must be \"given\" without"),
+        (
+            HEAD + "[phases]\nseconds = 9\nfaults = 5",
+            "phases.faults = 5: must be 0 without [[faults]], or with",
+        ),
         (FAULT + "[phases]\nseconds = 9\ncalm_percent = 5", "phases.calm_percent = 5: must be 0 without"),
         (FAULT + '[[rules]]\nkind = "drop"', "rules[0]: exactly one of rate, every and at must be given"),
         (FAULT + "[config]\nx = 1.5", "config.x = 1.5: must be a word, a number or a boolean"),
@@ -174,3 +178,20 @@ def test_a_flap_hits_drivers_and_a_reset_hosts() -> None:
 
     assert {step.victims[0] for step in found[:2]} == {"peer-rc", "peer-ep"}
     assert {step.victims[0] for step in found[2:]} == {"rc-host", "epc"}
+
+
+def test_a_number_of_faults_repeats_them_as_a_length_does() -> None:
+    plain = chaos_scenario.parse(FAULT + "count = 2", "test")
+
+    longer = plain.length(0, 5)
+
+    assert len(list(islice(schedule(plain, 1, "local"), 9))) == 2
+    assert len(list(islice(schedule(longer, 1, "local"), 9))) == 9
+    assert (longer.phases.seconds, longer.phases.faults) == (0, 5)
+    assert plain.length(0, 0) == plain
+
+
+@pytest.mark.parametrize("name", ["bad-wire", "soak"])
+def test_no_number_of_faults_where_rules_alone_or_a_calm_end_decide(name: str) -> None:
+    with pytest.raises(ConfigError, match="no number of faults"):
+        chaos_scenario.load(name).length(1, 5)

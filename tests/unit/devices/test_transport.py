@@ -647,8 +647,8 @@ class TestStatistics:
             "rx_bytes", "rx_pkts", "rx_memcpy", "rx_async", "rx_ring_empty", "rx_err_no_buf", "rx_err_oflow",
             "rx_err_ver", "rx_buff", "rx_index", "rx_max_entry", "rx_alloc_entry", "tx_bytes", "tx_pkts",
             "tx_memcpy", "tx_async", "tx_ring_full", "tx_err_no_buf", "tx_mw", "tx_index", "rx_info",
-            "tx_max_entry", "free_tx", "link", "rx_info_impossible", "interrupts", "rings_saved",
-            "polled", "found",
+            "tx_max_entry", "free_tx", "link", "rx_info_impossible", "interrupts", "rings",
+            "rings_saved", "polled", "found",
             "tx_in_flight", "dma_errors", "has_client",
         ]  # fmt: skip
         assert (stats["tx_bytes"], stats["tx_pkts"], stats["rx_pkts"], stats["link"]) == (3, 1, 0, "up")

@@ -194,6 +194,7 @@ def test_equal_interrupts_of_one_occasion_are_told_once(ends: tuple[End, End]) -
         epc.wakes.flush()
 
     assert [message for _, message in ep.read()] == [ring(1), ring(2), ring(1), ring(2)]
+    assert epc.wakes.counters["wakes_merged"] == 2
 
 
 def test_stores_to_registers_are_neither_merged_nor_moved(tmp_path: Path) -> None:
@@ -270,6 +271,7 @@ def test_reader_that_was_stopped_is_told_every_interrupt_once_and_the_newest(end
     epc.loop.run_later()
 
     assert [message for _, message in ep.read()] == [ring(room % 2), ring((room + 1) % 2), ring(9)]
+    assert epc.wakes.counters["wakes_merged"] == 3 * wake.MAX_WAITING - 2
     assert epc.wakes.counters["wakes_dropped"] == 0
 
 
