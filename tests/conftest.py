@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import tempfile
@@ -36,11 +37,9 @@ ONE_NAME = {"tests/system/test_demo.py", "tests/test_readme.py"}
 
 ALONE = {
     "test_rates.py",
-    "test_kill_under_load.py",
     "test_scenarios.py",
-    "test_recovery.py",
 }
-"""Modules that judge latencies, rates and times of recovery."""
+"""Modules whose verdicts other load would change: latencies and rates, outages in milliseconds."""
 
 # the suite runs beside bridges of its own on two cores: how long an example takes says nothing there
 hypothesis.settings.register_profile("ntbnet", deadline=None)
@@ -52,8 +51,8 @@ MakeBridge = Callable[..., LiveBridge]
 class AloneLast(LoadScopeScheduling):  # type: ignore[misc]  # xdist ships no types
     """A module at a time; those of ALONE come last, in one worker, when every other worker has ended.
 
-    The first worker begins with the modules that run bridges, which mostly wait, and the others with
-    models, which compute. Whoever is done first helps from the other end.
+    The last worker begins with models, which compute, and the others with the modules that run bridges, which
+    mostly wait. Whoever is done first helps from the other end.
     """
 
     def _split_scope(self, nodeid: str) -> str:
@@ -79,7 +78,7 @@ class AloneLast(LoadScopeScheduling):  # type: ignore[misc]  # xdist ships no ty
         scopes = [scope for scope in self.workqueue if scope != "alone"]
         if not scopes and len(self.nodes) > 1:
             return
-        if scopes and node is not self.nodes[0]:
+        if scopes and node is self.nodes[-1] and len(self.nodes) > 1:
             self.workqueue.move_to_end(scopes[-1], last=False)
         super()._assign_work_unit(node)
 
@@ -109,6 +108,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return 2 if item.path.name in ALONE else not item.nodeid.startswith(WITH_BRIDGES)
 
     items.sort(key=rank)
+
+
+def pytest_collection_finish() -> None:
+    """Garbage is sought seldom, and not among thousands of tests: that was a quarter of the models' time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 10, 10)
 
 
 @pytest.fixture(scope="session")

@@ -149,7 +149,7 @@ def _settled_ring(lab: Lab, way: Direction) -> Ring:
     deadline = time.monotonic() + COUNTERS_TIMEOUT_S
     ring = _ring(lab, way)
     while True:
-        time.sleep(LOOK_INTERVAL_S)  # between questions to other processes; nothing to await here
+        pause(LOOK_INTERVAL_S)  # between questions to other processes; nothing to await here
         before, ring = ring, _ring(lab, way)
         if ring == before or time.monotonic() > deadline:
             return ring

@@ -80,13 +80,6 @@ class RegisterFile:
             4: view[: block.size & -4].cast("I"),
             8: view[: block.size & -8].cast("Q"),
         }
-        self._rw = self._byte_masks(Access.RW)
-        self._w1c = self._byte_masks(Access.RW1C)
-        self._wo = self._byte_masks(Access.WO)
-        self._absent = bytearray(b"\xff" * block.size)
-        for element in block.elements:
-            if not element.register.is_reserved:
-                self._absent[element.start : element.end] = bytes(element.end - element.start)
         self._with_wo = {register.name for register in block.registers if register.mask(Access.WO)}
         self._pieces: dict[tuple[int, int], tuple[_Piece, ...]] = {}
         self._places: dict[tuple[str, int], tuple[memoryview[int], int]] = {}
@@ -274,23 +267,15 @@ class RegisterFile:
             slot=start // width,
             start=start,
             width=width,
-            rw=self._mask(self._rw, start, width),
-            w1c=self._mask(self._w1c, start, width),
-            wo=self._mask(self._wo, start, width),
-            absent=self._mask(self._absent, start, width),
+            rw=self._mask(Access.RW, start, width),
+            w1c=self._mask(Access.RW1C, start, width),
+            wo=self._mask(Access.WO, start, width),
+            absent=self._mask(Access.RSVD, start, width),
             elements=tuple(e for e in held if e is not None and not e.register.is_reserved),
         )
 
-    def _byte_masks(self, access: Access) -> bytearray:
-        masks = bytearray(self.block.size)
-        for element in self.block.elements:
-            mask = element.register.mask(access)
-            masks[element.start : element.end] = mask.to_bytes(element.end - element.start, "little")
-        return masks
-
-    @staticmethod
-    def _mask(masks: bytearray, start: int, width: int) -> int:
-        return int.from_bytes(masks[start : start + width], "little")
+    def _mask(self, access: Access, start: int, width: int) -> int:
+        return int.from_bytes(self.block.masks[access][start : start + width], "little")
 
 
 def _aligned_spans(offset: int, end: int) -> Iterator[tuple[int, int]]:

@@ -6,6 +6,8 @@ smallest window, the width of UPPER_LIMIT tells the largest: that is how drivers
 
 from __future__ import annotations
 
+from functools import cache
+
 from ntbnet.regs.spec import RO, RW, Field, Register, RegisterBlock
 
 WINDOW_BYTES = 0x100
@@ -34,6 +36,7 @@ def inbound_offset(index: int) -> int:
     return outbound_offset(index) + WINDOW_BYTES
 
 
+@cache
 def window_block(region_align: int = 0x1000, region_limit: int = 0xFFFFFFFF) -> RegisterBlock:
     """The registers of one window.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import cached_property
 
 WIDTHS = (1, 2, 4, 8)
 """Register widths in bytes that a bus can store whole."""
@@ -249,6 +250,24 @@ class RegisterBlock:
             IndexError: no such element of the array.
         """
         return self.register(name).element_offset(index)
+
+    @cached_property
+    def masks(self) -> dict[Access, bytes]:
+        """Of RW, RW1C and WO the bits that have it, of RSVD the bytes of no register or a reserved one.
+
+        A byte for each byte of the block, little-endian; made once, however many files the block has.
+        """
+        found = {access: bytearray(self.size) for access in (Access.RW, Access.RW1C, Access.WO)}
+        absent = bytearray(b"\xff" * self.size)
+        for element in self.elements:
+            if element.register.is_reserved:
+                continue
+            width = element.end - element.start
+            absent[element.start : element.end] = bytes(width)
+            for access, masks in found.items():
+                mask = element.register.mask(access)
+                masks[element.start : element.end] = mask.to_bytes(width, "little")
+        return {Access.RSVD: bytes(absent)} | {access: bytes(masks) for access, masks in found.items()}
 
     def at(self, offset: int) -> Element | None:
         """The register that holds the byte at ``offset``; None in a gap or outside."""

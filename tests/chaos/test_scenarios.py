@@ -33,8 +33,7 @@ LENGTHS = {
     "bad-wire": (2, 0),
     "bad-device": (8, 0),
     "spurious-storm": (3, 0),
-    "slow-consumer": (1, 0),
-    "soak": (3, 0),
+    "slow-consumer": (2, 0),
 }
 """Scenario -> length of its fault phase here, s, and the least number of faults: each service, each pair of
 them; what one contains is not run twice."""
@@ -42,6 +41,7 @@ CONTAINED = {
     "rolling-kill": "kill-in-recovery, for longer",
     "damaged-messages": "bad-wire cuts messages off and short, test_broken_builds loses writes",
     "resets": "test_recovery resets both",
+    "soak": "`make chaos-short` runs it for a minute",
 }
 
 

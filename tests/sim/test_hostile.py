@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import mmap
 import random
 from collections.abc import Callable
 from typing import Any
@@ -81,11 +82,13 @@ def test_impossible_frame_length_delivers_nothing_and_stops_nothing(length: int)
     assert world.device("peer-ep").snapshot()["link"]["queues"][0]["rx_index"] == 1
 
 
-def changed(before: bytes, after: bytes | bytearray, allowed: list[tuple[int, int]]) -> list[int]:
+def changed(before: bytes, after: mmap.mmap, allowed: list[tuple[int, int]]) -> list[int]:
     """Offsets of differing 4 KiB pages outside the allowed (offset, size) ranges."""
     old, new = bytearray(before), bytearray(after)
     for offset, size in allowed:
         old[offset : offset + size] = new[offset : offset + size] = bytes(size)
+    if old == new:
+        return []
     return [at for at in range(0, len(old), 4096) if old[at : at + 4096] != new[at : at + 4096]]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Sequence
 
 import pytest
@@ -28,7 +29,7 @@ def losing(node: str) -> str:
     return SMALL.replace(head, head + rest) if head in SMALL else f"{SMALL}\n{head}{rest}"
 
 
-def last_of(memory: bytearray) -> slice:
+def last_of(memory: mmap.mmap) -> slice:
     """Where memory ends: behind all that a bridge allocates within a test."""
     return slice(len(memory) - len(MARK), len(memory))
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import heapq
+import mmap
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -58,6 +59,11 @@ WakeFault = Callable[[bytes], Sequence[tuple[bytes, int]]]
 """What becomes of one wake: records that arrive, each so many ns later than it would."""
 
 
+def memory_of(size: int) -> mmap.mmap:
+    """Zeros of which only the pages that are touched cost anything, unlike a bytearray's."""
+    return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+
+
 class World:
     """Nodes, links and clock.
 
@@ -85,7 +91,7 @@ class World:
         self.latency_us = latency_us
         nodes = self.config.node
         self.lease = bytearray(LEASE_BYTES)
-        self.dram = {"rc": bytearray(nodes.rc.dram_bytes), "ep": bytearray(nodes.ep.dram_bytes)}
+        self.dram = {"rc": memory_of(nodes.rc.dram_bytes), "ep": memory_of(nodes.ep.dram_bytes)}
         self.processes: dict[str, Process] = {}
         self.incarnations: Counter[str] = Counter()
         self.delivered: dict[str, list[bytes]] = {"rc": [], "ep": []}

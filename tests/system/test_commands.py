@@ -218,8 +218,9 @@ def test_up_after_a_killed_supervisor_cleans_and_works(make_bridge: MakeBridge) 
     bridge = make_bridge()
     kill_supervisor(bridge)
 
-    done = bridge.up()
+    done = bridge.cli("up", "--detach")
 
+    assert done.returncode == 0, done.stderr
     assert "removed what a killed run left" in done.stderr
     assert bridge.cli("ping", "-c", "1").returncode == 0
 
