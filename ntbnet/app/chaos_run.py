@@ -289,6 +289,9 @@ class _Run:
             SetupError: a part of the test failed.
         """
         phases, nemesis = self._scenario.phases, self._nemesis
+        if self._scenario.rules:
+            # services import the fault layer with their first plan, and pass on nothing meanwhile
+            chaos_faults.install(self._lab.bridge.run, FaultPlan(self._wanted.seed))
         try:
             self._begin_life()
             self._say(f"steady traffic for {phases.steady_ms} ms")

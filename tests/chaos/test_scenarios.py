@@ -29,7 +29,7 @@ LENGTHS = {
     "link-flap-storm": (1, 0),
     "lost-interrupts": (2, 0),
     "lost-frames": (1, 0),
-    "damaged-control": (2, 0),
+    "damaged-control": (2, 8),
     "bad-wire": (2, 0),
     "bad-device": (8, 0),
     "spurious-storm": (3, 0),
