@@ -40,8 +40,8 @@ offset  size  field       content
 32      8     translated  where that lies behind the translation; by flag
 40      4     length      bytes accessed, or of the packet
 44      2     queue       transport queue
-46      2     index       translation window, interrupt vector, frame of the ring: by kind
-48      4     count       frames in the ring, duration in ns: by kind
+46      2     slot        translation window, interrupt vector, frame of the ring: by kind
+48      4     amount      frames in the ring, duration in ns: by kind
 52      4     tag         matches a completion to its request
 56      64    data        begin of what was stored, read or sent; or text, UTF-8
 120     8     number      n; stored last, so a record whose writer was killed is not there
@@ -83,6 +83,8 @@ RECORD_BYTES = RECORD.size
 DATA_BYTES = 64
 NUMBER_AT = 120
 SEEN_AT = 64
+EVENT_PARTS = 4
+"""Most records of one event."""
 MAX_CAPACITY = 1 << 24
 """Most records of a ring: 2 GiB."""
 SERVICES = ("", "rc-host", "epc", "edma", "peer-rc", "peer-ep")
@@ -110,6 +112,7 @@ class Kind(IntEnum):
     LEVEL = 3
     PATH = 4
     EVENT = 5
+    BEAT = 6
     SLICE = 8
     TUN_READ = 16
     RING_WRITE = 17
@@ -137,7 +140,7 @@ class Flag(IntFlag):
     DIRECT = 2
     """Stored in place, past every path (fabric ``local``)."""
     TRANSLATED = 4
-    """``translated`` and ``index`` are valid."""
+    """``translated`` and ``slot`` are valid."""
     OUTBOUND = 8
     """By a window from the endpoint to the host; without: by a BAR, from the host to the endpoint."""
     WAKE = 16
@@ -157,7 +160,7 @@ class Result(IntEnum):
 
 
 class Handler(IntEnum):
-    """Which handler a SLICE is of (its ``index``)."""
+    """Which handler a SLICE is of (its ``slot``)."""
 
     MESSAGE = 1
     WAKE = 2
@@ -183,27 +186,41 @@ _ACCESS = {
     "address": "bus or CPU address as the requester gave it",
     "length": "bytes",
 }
-_TRANSLATED = {"translated": "address behind the window", "index": "of the window, 0xFFFF: none"}
+_TRANSLATED = {"translated": "address behind the window", "slot": "of the window, 0xFFFF: none"}
 _TAG = {"tag": "of the request"}
 _DATA = {"data": "first bytes"}
 _FRAME = {"epoch": "", "flow": "of the frame", "queue": "", "length": "bytes"}
 
 KINDS: dict[Kind, KindRow] = {
-    Kind.START: KindRow(Level.COARSE, "the process began", {"count": "incarnation", "data": "version"}),
+    Kind.START: KindRow(Level.COARSE, "the process began", {"amount": "incarnation", "data": "version"}),
     Kind.STOP: KindRow(Level.COARSE, "the process ends in order", {}),
-    Kind.LEVEL: KindRow(Level.COARSE, "the level was switched", {"index": "the new Level"}),
+    Kind.LEVEL: KindRow(Level.COARSE, "the level was switched", {"slot": "the new Level"}),
     Kind.PATH: KindRow(
         Level.COARSE,
         "a path came up or went down",
         {"flags": "UP", "source": "its other end", "address": "session", "data": "reason, text"},
     ),
     Kind.EVENT: KindRow(
-        Level.COARSE, "an event of the log", {"epoch": "", "data": "event key=value ..., text"}
+        Level.COARSE,
+        "an event of the log; a long one in several records, one behind the other",
+        {"slot": "which part, from 0", "amount": "parts, 1..4", "data": "event key=value ..., text"},
+    ),
+    Kind.BEAT: KindRow(
+        Level.COARSE,
+        "so much happened since the process began; several times a second",
+        {
+            "address": "messages received",
+            "translated": "messages sent",
+            "flow": "interrupts and stores by wake (no flow)",
+            "length": "packets sent to the peer, their low 32 bits",
+            "amount": "packets received from it, their low 32 bits",
+            "epoch": "",
+        },
     ),
     Kind.SLICE: KindRow(
         Level.FULL,
         "a handler ended at mono_ns",
-        {"index": "Handler", "source": "who it handled", "flow": "of what it handled", "count": "ns it took"},
+        {"slot": "Handler", "source": "who it handled", "flow": "of what it handled", "amount": "ns it took"},
     ),
     Kind.TUN_READ: KindRow(
         Level.FULL, "a packet came from the node's stack", {**_FRAME, "data": "begin of the IP packet"}
@@ -215,8 +232,8 @@ KINDS: dict[Kind, KindRow] = {
             **_FRAME,
             "flags": "DIRECT",
             "address": "offset in the outbound window",
-            "index": "of the frame",
-            "count": "frames in the ring with it",
+            "slot": "of the frame",
+            "amount": "frames in the ring with it",
         },
     ),
     Kind.TRIGGER: KindRow(
@@ -230,7 +247,7 @@ KINDS: dict[Kind, KindRow] = {
         {**_FRAME, "result": "DROPPED: the stack did not take it", "data": "begin of the IP packet"},
     ),
     Kind.RING_FILL: KindRow(
-        Level.FULL, "frames in a ring", {"queue": "", "epoch": "", "count": "frames", "length": "most"}
+        Level.FULL, "frames in a ring", {"queue": "", "epoch": "", "amount": "frames", "length": "most"}
     ),
     Kind.MEM_WRITE: KindRow(
         Level.FULL, "posted write", {**_ACCESS, **_TRANSLATED, "result": "OK or UR", **_DATA}
@@ -250,7 +267,7 @@ KINDS: dict[Kind, KindRow] = {
     Kind.MSI: KindRow(
         Level.FULL,
         "message-signalled interrupt",
-        {**_ACCESS, "address": "bus address of the message", "index": "vector", "data": "message data"},
+        {**_ACCESS, "address": "bus address of the message", "slot": "vector", "data": "message data"},
     ),
     Kind.LINE: KindRow(
         Level.FULL,
@@ -266,7 +283,7 @@ KINDS: dict[Kind, KindRow] = {
             "epoch": "",
             "flow": "",
             "address": "interrupt bits, or vector",
-            "index": "wire.IrqSource",
+            "slot": "wire.IrqSource",
         },
     ),
     Kind.REG_READ: KindRow(
@@ -308,8 +325,8 @@ class Record(NamedTuple):
     translated: int = 0
     length: int = 0
     queue: int = 0
-    index: int = 0
-    count: int = 0
+    slot: int = 0
+    amount: int = 0
     tag: int = 0
     data: bytes = b""
     number: int = 0
@@ -394,9 +411,8 @@ def decode_header(data: bytes | memoryview) -> RingHeader:
     if magic != MAGIC:
         raise WireError("trace ring: not one, its first bytes are others")
     if version != VERSION or record_bytes != RECORD_BYTES:
-        raise WireError(
-            f"trace ring: version {version}, records of {record_bytes}; this build reads {VERSION}, {RECORD_BYTES}"
-        )
+        mine = f"this build reads {VERSION}, {RECORD_BYTES}"
+        raise WireError(f"trace ring: version {version}, records of {record_bytes}; {mine}")
     if level not in (Level.COARSE, Level.FULL):
         raise WireError(f"trace ring: level {level}")
     if not 1 <= service < len(SERVICES):
