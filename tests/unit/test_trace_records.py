@@ -76,7 +76,7 @@ def test_a_wrong_header_is_refused_by_field(offset: int, value: int, says: str) 
     packed[offset] = value
 
     with pytest.raises(WireError, match=says):
-        decode_header(packed)
+        decode_header(bytes(packed))
 
 
 def test_services_are_those_of_the_wire() -> None:
