@@ -45,6 +45,7 @@ _REG_READ, _REG_WRITE = int(Kind.REG_READ), int(Kind.REG_WRITE)
 _SENT, _DIRECT, _TRANSLATED = int(Flag.SENT), int(Flag.DIRECT), int(Flag.TRANSLATED)
 _OUTBOUND, _WAKE = int(Flag.OUTBOUND), int(Flag.WAKE)
 _UR, _DROPPED = int(Result.UR), int(Result.DROPPED)
+_EDMA = int(Block.EDMA)
 _EDMA_LINE = int(IrqSource.EDMA_LINE)
 _MESSAGE, _WOKEN, _TIMER = int(Handler.MESSAGE), int(Handler.WAKE), int(Handler.TIMER)
 _TUN, _POLL = int(Handler.TUN), int(Handler.POLL)
@@ -119,11 +120,11 @@ class Tracer:
         later: Callable[[float, Callable[[], None]], object],
         clock: Callable[[], int] = monotonic_ns,
     ) -> None:
-        pending: list[tuple[tuple[Any, ...], int]] = []
-        append = pending.append
+        pending: list[tuple[Callable[..., None], int, tuple[Any, ...]]] = []
+        append, write_plain = pending.append, self._write_plain
 
         def keep(*fields: Any) -> None:
-            append((fields, clock()))
+            append((write_plain, clock(), fields))
 
         self._write: Callable[..., None] = note
         self._pending = pending
@@ -160,12 +161,15 @@ class Tracer:
     def write_out(self) -> None:
         """Write the records that were kept."""
         self._is_armed = False
-        for fields, mono_ns in self._pending:
-            if len(fields) == ALL_FIELDS:
-                self._write(*fields)
-            else:
-                self._write(*fields, mono_ns=mono_ns)
+        for write, mono_ns, what in self._pending:
+            write(mono_ns, *what)
         self._pending.clear()
+
+    def _write_plain(self, mono_ns: int, *fields: Any) -> None:
+        if len(fields) == ALL_FIELDS:
+            self._write(*fields)
+        else:
+            self._write(*fields, mono_ns=mono_ns)
 
     # messages
 
@@ -190,11 +194,12 @@ class Tracer:
         self, bare: Callable[[str, Message, int], Sequence[Effect]]
     ) -> Callable[[str, Message, int], Sequence[Effect]]:
         """A message that was taken."""
+        pending, clock, write_wake = self._pending, self._clock, self._write_wake
 
         def handle(src: str, message: Message, now_ns: int) -> Sequence[Effect]:
             self._src = self._number[src]
             if self._in_wake:
-                self._note_wake(0, self._src, message)
+                pending.append((write_wake, clock(), (_WAKE, src, message)))
             else:
                 self._flow = self._note_message(0, self._src, self._header, self._payload)
             return bare(src, message, now_ns)
@@ -205,7 +210,7 @@ class Tracer:
         self, bare: Callable[[str, Irq | MemWrite], None]
     ) -> Callable[[str, Irq | MemWrite], None]:
         """A wake: as a message. Its flow is found by the reader."""
-        note, clock = self.note, self._clock
+        pending, clock, write_slice = self._pending, self._clock, self._write_wake_slice
 
         def on_wake(src: str, message: Irq | MemWrite) -> None:
             self._in_wake = True
@@ -215,11 +220,13 @@ class Tracer:
                 bare(src, message)
             finally:
                 self._in_wake = False
-            end = clock()
-            source = self._number[src]
-            note(_SLICE, _WAKE, source, 0, 0, 0, 0, 0, 0, 0, _WOKEN, end - begin, 0, b"", end)
+            pending.append((write_slice, clock(), (begin, src)))
 
         return on_wake
+
+    def _write_wake_slice(self, end: int, begin: int, src: str) -> None:
+        source = self._number[src]
+        self._write(_SLICE, _WAKE, source, 0, 0, 0, 0, 0, 0, 0, _WOKEN, end - begin, 0, b"", end)
 
     def around_send(self, bare: SendFunction) -> SendFunction:
         """A message of the device that goes out."""
@@ -234,27 +241,23 @@ class Tracer:
         self, bare: Callable[[str, Irq | MemWrite], None]
     ) -> Callable[[str, Irq | MemWrite], None]:
         """A wake that goes out."""
-        told = self._told
+        pending, clock, write_wake = self._pending, self._clock, self._write_sent_wake
 
         def wake(dst: str, message: Irq | MemWrite) -> None:
-            if isinstance(message, Irq):
-                key = (dst, message.source, message.bits)
-                if key not in told:
-                    told.add(key)
-                    self._note_wake(_SENT | _WAKE, self._number[dst], message)
-            else:
-                self._note_store_by_wake(self._number[dst], message)
+            pending.append((write_wake, clock(), (dst, message)))
             bare(dst, message)
 
         return wake
 
     def around_flush(self, bare: Callable[[], None]) -> Callable[[], None]:
         """The end of an occasion; of a burst of packets it is the end of a slice."""
-        note, clock = self.note, self._clock
+        note, clock, pending = self.note, self._clock, self._pending
+        flushed: tuple[Callable[..., None], int, tuple[Any, ...]] = (self._forget_told, 0, ())
 
         def flush() -> None:
             bare()
-            self._told.clear()
+            if pending:
+                pending.append(flushed)
             begin = self._burst_ns
             if begin:
                 self._burst_ns, end = 0, clock()
@@ -287,27 +290,39 @@ class Tracer:
         self.note(kind, flags, other, result, epoch, flow, address, 0, length, 0, slot, 0, tag, data)
         return flow
 
-    def _note_wake(self, flags: int, other: int, message: Message) -> None:
-        flags |= _WAKE
+    def _forget_told(self, _mono_ns: int) -> None:
+        self._told.clear()
+
+    def _write_sent_wake(self, mono_ns: int, dst: str, message: Irq | MemWrite) -> None:
+        if isinstance(message, Irq):
+            key = (dst, int(message.source), message.bits)
+            if key in self._told:
+                return
+            self._told.add(key)
+        else:
+            while self._stores:
+                local, addr, bar, offset = self._stores.popleft()
+                if local == message.addr:
+                    self._write_store_by_wake(mono_ns, dst, message, addr, bar, offset)
+                    return
+        self._write_wake(mono_ns, _SENT | _WAKE, dst, message)
+
+    def _write_store_by_wake(
+        self, mono_ns: int, dst: str, message: MemWrite, addr: int, bar: int, offset: int
+    ) -> None:
+        flags, other, data = _SENT | _WAKE | _DIRECT | _TRANSLATED, self._number[dst], bytes(message.data)
+        at, epoch = message.addr, message.epoch
+        self._write(_MEM_WRITE, flags, other, 0, epoch, 0, addr, at, 4, bar, NONE, offset, 0, data, mono_ns)
+
+    def _write_wake(self, mono_ns: int, flags: int, label: str, message: Message) -> None:
+        other = self._number[label]
         if isinstance(message, Irq):
             source = int(message.source)
             kind = _LINE if source == _EDMA_LINE else _IRQ
-            self.note(kind, flags, other, 0, message.epoch, 0, message.bits, 0, 0, 0, source)
+            self._write(kind, flags, other, 0, message.epoch, 0, message.bits, slot=source, mono_ns=mono_ns)
         elif isinstance(message, MemWrite):
-            data = bytes(message.data)
-            self.note(_MEM_WRITE, flags, other, 0, message.epoch, 0, message.addr, 0, 4, 0, 0, 0, 0, data)
-
-    def _note_store_by_wake(self, dst: int, message: MemWrite) -> None:
-        while self._stores:
-            local, addr, bar, offset = self._stores.popleft()
-            if local == message.addr:
-                flags = _SENT | _WAKE | _DIRECT | _TRANSLATED
-                data = bytes(message.data)
-                self.note(
-                    _MEM_WRITE, flags, dst, 0, message.epoch, 0, addr, local, 4, bar, NONE, offset, 0, data
-                )
-                return
-        self._note_wake(_SENT | _WAKE, dst, message)
+            data, epoch, addr = bytes(message.data), message.epoch, message.addr
+            self._write(_MEM_WRITE, flags, other, 0, epoch, 0, addr, length=4, data=data, mono_ns=mono_ns)
 
     # packets
 
@@ -510,8 +525,8 @@ class Tracer:
     def register(self, offset: int, data: Buffer, epoch: int, *, is_write: bool) -> None:
         """See Watcher."""
         kind = _REG_WRITE if is_write else _REG_READ
-        head, block = bytes(data[:DATA_BYTES]), int(Block.EDMA)
-        self.note(kind, 0, self._src, 0, epoch, self._flow, offset, 0, len(data), 0, block, 0, 0, head)
+        head = bytes(data[:DATA_BYTES])
+        self.note(kind, 0, self._src, 0, epoch, self._flow, offset, 0, len(data), 0, _EDMA, 0, 0, head)
 
     def msi(self, addr: int, data: int, vector: int, *, sent: bool) -> None:
         """See Watcher."""
