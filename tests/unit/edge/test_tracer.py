@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import count
-from typing import Any
 
 from ntbnet.devices.effects import Effect
 from ntbnet.edge.trace_ring import writer
@@ -105,8 +104,13 @@ def test_store_to_registers_has_the_address_of_the_cpu_and_where_it_leads() -> N
 
 def test_message_has_the_same_flow_at_both_ends() -> None:
     traced = Traced()
-    sent: list[Any] = []
-    send = traced.tracer.around_send(lambda dst, _header, _payload: bool(sent.append(dst)) or True)
+    sent: list[str] = []
+
+    def take(dst: str, _header: bytes, _payload: bytes | memoryview) -> bool:
+        sent.append(dst)
+        return True
+
+    send = traced.tracer.around_send(take)
     header, payload = encode(MemWrite(0x1000, b"\1\2\3\4", 7), EDMA, EPC, 1, 9, 33, 0, 0)
     assert send("epc", header, payload)
     back = encode(MemWrite(0x2000, b"\5\6\7\x08", 7), EPC, EDMA, 1, 9, 34, 0, 0)
