@@ -59,7 +59,7 @@ COUNTERS = (
 """Those of the kernel's interface; and how often a full ring stopped what the node sends."""
 
 
-class _Subqueue:
+class Subqueue:
     """One queue of the interface: the transport's client of it."""
 
     def __init__(self, netdev: Netdev, transport: Transport) -> None:
@@ -140,7 +140,7 @@ class Netdev:
     ) -> None:
         framing: Framing = OffloadFraming() if offloads else EthernetFraming(local_mac, peer_mac)
         free = sum(queue.client is None for queue in transport.queues)
-        taken = [_Subqueue(self, transport) for _ in range(max(1, min(queues, free)))]
+        taken = [Subqueue(self, transport) for _ in range(max(1, min(queues, free)))]
         self.queues = tuple(subqueue.queue for subqueue in taken)
         self.queue = self.queues[0]
         self._up: tuple[Queue, ...] = ()
