@@ -37,7 +37,7 @@ _U32, _U64 = Struct("<I"), Struct("<Q")
 _COMMENT = 1
 _SECTION_HARDWARE, _SECTION_OS, _SECTION_APPLICATION = 2, 3, 4
 _INTERFACE_NAME, _INTERFACE_ABOUT, _INTERFACE_RESOLUTION = 2, 3, 9
-_PACKET_FLAGS, _PACKET_ID = 2, 5
+_PACKET_FLAGS, _PACKET_ID, _PACKET_QUEUE = 2, 5, 6
 _STATISTICS_RECEIVED, _STATISTICS_DROPPED = 4, 5
 
 
@@ -90,6 +90,7 @@ def packet(
     whole_bytes: int = 0,
     direction: Direction = Direction.UNKNOWN,
     packet_id: int = 0,
+    queue: int | None = None,
 ) -> bytes:
     """One packet (an enhanced packet block) of interface ``number``.
 
@@ -100,6 +101,7 @@ def packet(
         whole_bytes: bytes the packet had; never taken to be fewer than were kept.
         direction: as the interface sees it.
         packet_id: equal ids, even of different interfaces, are one packet on its way; 0: none.
+        queue: of the interface that had it, 0..2^32-1.
 
     Raises:
         ValueError: ``data`` is longer than MAX_PACKET_BYTES.
@@ -112,6 +114,8 @@ def packet(
         options = _OPTION.pack(_PACKET_FLAGS, 4) + _U32.pack(direction)
     if packet_id:
         options += _OPTION.pack(_PACKET_ID, 8) + _U64.pack(packet_id)
+    if queue is not None:
+        options += _OPTION.pack(_PACKET_QUEUE, 4) + _U32.pack(queue)
     if options:
         options += bytes(_OPTION.size)
     room = kept + (-kept & 3)

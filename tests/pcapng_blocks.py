@@ -33,6 +33,10 @@ class Packet:
     def packet_id(self) -> int:
         return int.from_bytes(self.options.get(5, b""), "little")
 
+    @property
+    def queue(self) -> int | None:
+        return int.from_bytes(self.options[6], "little") if 6 in self.options else None
+
 
 @dataclass
 class Section:

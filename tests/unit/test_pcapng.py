@@ -34,15 +34,18 @@ def test_interface_has_link_type_name_and_nanoseconds() -> None:
     whole=st.integers(0, 70_000),
     direction=st.sampled_from(pcapng.Direction),
     packet_id=st.integers(0, (1 << 64) - 1),
+    queue=st.none() | st.integers(0, (1 << 32) - 1),
 )
 def test_packet_is_read_back_as_it_was(
-    data: bytes, wall_ns: int, whole: int, direction: pcapng.Direction, packet_id: int
+    data: bytes, wall_ns: int, whole: int, direction: pcapng.Direction, packet_id: int, queue: int | None
 ) -> None:
-    block = pcapng.packet(0, wall_ns, data, whole_bytes=whole, direction=direction, packet_id=packet_id)
+    block = pcapng.packet(
+        0, wall_ns, data, whole_bytes=whole, direction=direction, packet_id=packet_id, queue=queue
+    )
 
     (packet,) = read_section(one_interface() + block).packets
     assert (packet.wall_ns, packet.data, packet.whole_bytes) == (wall_ns, data, max(whole, len(data)))
-    assert (packet.direction, packet.packet_id) == (direction, packet_id)
+    assert (packet.direction, packet.packet_id, packet.queue) == (direction, packet_id, queue)
 
 
 def test_packet_longer_than_readers_take_is_refused() -> None:
