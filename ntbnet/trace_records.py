@@ -169,6 +169,12 @@ class Handler(IntEnum):
     POLL = 5
 
 
+class Block(IntEnum):
+    """Whose registers REG_READ and REG_WRITE are of (their ``slot``)."""
+
+    EDMA = 1
+
+
 @dataclass(frozen=True, slots=True)
 class KindRow:
     """One kind as documented: its level, and which fields it has besides ``mono_ns`` and ``kind``."""
@@ -289,12 +295,12 @@ KINDS: dict[Kind, KindRow] = {
     Kind.REG_READ: KindRow(
         Level.FULL,
         "register read at its owner",
-        {"source": "requester", "epoch": "", "flow": "", "address": "offset", "length": "", **_DATA},
+        {"source": "requester", "epoch": "", "flow": "", "address": "offset", "length": "", "slot": "Block", **_DATA},
     ),
     Kind.REG_WRITE: KindRow(
         Level.FULL,
         "register write at its owner",
-        {"source": "requester", "epoch": "", "flow": "", "address": "offset", "length": "", **_DATA},
+        {"source": "requester", "epoch": "", "flow": "", "address": "offset", "length": "", "slot": "Block", **_DATA},
     ),
     Kind.OTHER: KindRow(
         Level.FULL,
