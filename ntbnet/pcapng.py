@@ -1,7 +1,8 @@
 """Blocks of a pcapng file, as bytes: section header, interfaces, packets, interface statistics.
 
-Little-endian; timestamps are nanoseconds since 1970-01-01 UTC. What is not needed here (name resolution, secrets, simple
-packets) is left out. A file is one section header, then its interfaces, each before its first packet, then packets.
+Little-endian; timestamps are nanoseconds since 1970-01-01 UTC. What is not needed here (name resolution,
+secrets, simple packets) is left out. A file is one section header, then its interfaces, each before its first
+packet, then packets.
 
 Source: draft-ietf-opsawg-pcapng, sections 3, 4.1, 4.2, 4.3, 4.6; link types: draft-ietf-opsawg-pcaplinktype.
 """
@@ -57,9 +58,7 @@ def section(*, hardware: str = "", os: str = "", application: str = "", comment:
         (_SECTION_OS, os.encode()),
         (_SECTION_APPLICATION, application.encode()),
     ]
-    return _block(
-        _SECTION, _SECTION_BODY.pack(_BYTE_ORDER_MAGIC, 1, 0, _UNKNOWN_LENGTH) + _options(options)
-    )
+    return _block(_SECTION, _SECTION_BODY.pack(_BYTE_ORDER_MAGIC, 1, 0, _UNKNOWN_LENGTH) + _options(options))
 
 
 def interface(link_type: int, name: str, about: str = "", *, snap_bytes: int = 0) -> bytes:
@@ -126,7 +125,7 @@ def packet(
 
 
 def statistics(number: int, wall_ns: int, *, received: int, dropped: int) -> bytes:
-    """How many packets interface ``number`` had, up to ``wall_ns``, and how many of them are not in the file."""
+    """How many packets interface ``number`` had up to ``wall_ns``; ``dropped`` of them are not here."""
     options = [(_STATISTICS_RECEIVED, _U64.pack(received)), (_STATISTICS_DROPPED, _U64.pack(dropped))]
     body = _STATISTICS_BODY.pack(number, wall_ns >> 32, wall_ns & 0xFFFFFFFF)
     return _block(_STATISTICS, body + _options(options))

@@ -1,20 +1,22 @@
 """Records of a trace as packets of a link type of our own: what is between the blocks of the capture file.
 
-A packet is a header, then ``Record.data``: the first bytes of what was stored or read, or text. ``FIELDS`` is the
-header, in order, without gaps; integers are little-endian. The link type is one of those for private use,
-``pcapng.LINKTYPE_USER0``. Fields are those of ``trace_records``, where ``KINDS`` says what each kind means by them;
-what is added says who wrote the record and what the address is called. A reader takes the data from
+A packet is a header, then ``Record.data``: the first bytes of what was stored or read, or text. ``FIELDS`` is
+the header, in order, without gaps; integers are little-endian. The link type is one of those for private use,
+``pcapng.LINKTYPE_USER0``. Fields are those of ``trace_records``, where ``KINDS`` says what each kind means by
+them; what is added says who wrote the record and what the address is called. A reader takes the data from
 ``header_bytes`` on, so that later versions can have more fields.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from struct import Struct
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from ntbnet.regs.cfgspace import BAR_COUNT
 from ntbnet.topology import NODE_OF
-from ntbnet.trace_places import BLOCKS, NO_BAR, NOWHERE, Block, Place, Places, Region
-from ntbnet.trace_records import SERVICES, Flag, Handler, Kind, Level, Record, Result, RingHeader
+from ntbnet.trace_places import BLOCKS, NO_BAR, NOWHERE, Place, Places, RegBlock, Region
+from ntbnet.trace_records import SERVICES, Block, Flag, Handler, Kind, Level, Record, Result, RingHeader
 from ntbnet.wire import IrqSource
 
 VERSION = 1
@@ -36,7 +38,9 @@ FIELDS = (
     HeaderField("flags", 1, "`Flag` bits"),
     HeaderField("service", 1, "who wrote the record"),
     HeaderField("other", 1, "the other service: receiver of what was sent, else sender; 0: none"),
-    HeaderField("result", 1, "0: successful; 1: unsupported request; 4: completer abort; 254: dropped; 255: timeout"),
+    HeaderField(
+        "result", 1, "0: successful; 1: unsupported request; 4: completer abort; 254: dropped; 255: timeout"
+    ),
     HeaderField("bar", 1, "BAR that the address is in; 255: none"),
     HeaderField("epoch", 4, "link epoch; 0: none"),
     HeaderField("length", 4, "bytes accessed, or of the frame"),
@@ -50,7 +54,7 @@ FIELDS = (
     HeaderField("amount", 4, "frames in the ring, duration in ns: by kind"),
     HeaderField("offset", 4, "from the start of the region, or of the register block where there is one"),
     HeaderField("region", 1, "what lies at the address: `Region`; 0: unknown"),
-    HeaderField("block", 1, "which register block: `Block`; 0: none"),
+    HeaderField("block", 1, "which register block: `RegBlock`; 0: none"),
     HeaderField("level", 1, "of the ring it is from: 1 coarse, 2 full"),
     HeaderField("reserved", 1, "0"),
     HeaderField("pid", 4, "process of the service"),
@@ -63,11 +67,9 @@ _CODES = {1: "B", 2: "H", 4: "I", 8: "Q"}
 _HEADER = Struct("<" + "".join(_CODES[field.size] for field in FIELDS))
 HEADER_BYTES = _HEADER.size
 
-ACCESSES = frozenset({Kind.MEM_WRITE, Kind.MEM_READ, Kind.COMPLETION})
 _CONFIG = frozenset({int(Kind.CFG_READ), int(Kind.CFG_WRITE)})
 _REGISTERS = frozenset({int(Kind.REG_READ), int(Kind.REG_WRITE)})
 _MEMORY = frozenset({int(Kind.MEM_WRITE), int(Kind.MEM_READ)})
-_EDMA = SERVICES.index("edma")
 _ON_RC = frozenset(number for number, label in enumerate(SERVICES) if NODE_OF.get(label) == "rc")
 _SENT, _TRANSLATED, _OUTBOUND = int(Flag.SENT), int(Flag.TRANSLATED), int(Flag.OUTBOUND)
 
@@ -95,13 +97,15 @@ def place_of(places: Places | None, service: int, record: Record) -> Place:
     """What the address of a record is called; ``NOWHERE`` for none, or without ``places``."""
     kind = record.kind
     if kind in _CONFIG:
-        return Place(region=Region.CONFIG, block=Block.CONFIG, offset=record.address & 0xFFF)
+        return Place(region=Region.CONFIG, block=RegBlock.CONFIG, offset=record.address & 0xFFF)
     if kind in _REGISTERS:
-        if service != _EDMA or record.address >> 32:
+        if record.slot != Block.EDMA or record.address >> 32:
             return NOWHERE
-        return Place(region=Region.EDMA, block=Block.EDMA, offset=record.address)
+        return Place(region=Region.EDMA, block=RegBlock.EDMA, offset=record.address)
     if places is None or kind not in _MEMORY or record.flags & _OUTBOUND:
         return NOWHERE
+    if record.flags & _TRANSLATED and record.queue < BAR_COUNT:
+        return places.in_bar(record.queue, record.amount, record.address)
     requester = service if record.flags & _SENT else record.source
     place = places.of_bus(record.address) if requester in _ON_RC else NOWHERE
     if place is NOWHERE:
@@ -185,7 +189,7 @@ def dissector_tables() -> str:
     lines += _names("IRQ_SOURCES", {source: source.name.lower().replace("_", " ") for source in IrqSource})
     lines += _names("LEVELS", {level: level.name.lower() for level in Level if level})
     lines += _names("REGIONS", {region: region.name.lower() for region in Region if region})
-    lines += _names("BLOCKS", {block: block.name.lower() for block in Block if block})
+    lines += _names("BLOCKS", {block: block.name.lower() for block in RegBlock if block})
     lines += ["local KIND = {", *[f"  {kind.name} = {kind.value}," for kind in Kind], "}"]
     lines += ["local FLAG = {", *[f"  {flag.name} = 0x{flag.value:02x}," for flag in Flag], "}"]
     lines += [f"local VERSION, NO_BAR, NO_SLOT = {VERSION}, {NO_BAR}, {NO_SLOT}"]
@@ -197,14 +201,13 @@ def dissector_tables() -> str:
             parts = "".join(
                 f', {{"{part.name}", {part.lsb}, {part.width}}}' for part in one.fields if part.width <= 32
             )
-            lines.append(
-                f'    {{0x{one.offset:03x}, {one.width_bytes}, {one.count}, 0x{stride:x}, "{one.name}"{parts}}},'
-            )
+            shape = f"0x{one.offset:03x}, {one.width_bytes}, {one.count}, 0x{stride:x}"
+            lines.append(f'    {{{shape}, "{one.name}"{parts}}},')
         lines.append("  },")
     lines.append("}")
     return "\n".join(lines) + "\n"
 
 
-def _names(table: str, names: dict[int, str]) -> list[str]:
+def _names(table: str, names: Mapping[Any, str]) -> list[str]:
     rows = [f'  [{int(number)}] = "{name}",' for number, name in names.items() if name]
     return [f"local {table} = {{", *rows, "}"]

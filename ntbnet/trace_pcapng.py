@@ -1,7 +1,7 @@
 """A trace as a pcapng file: every record a packet of our link type, the nodes' own packets as IP interfaces.
 
-All packets have one clock: monotonic time of the machine, put on the wall clock once for the whole file, so that a
-step of the wall clock during the run moves nothing.
+All packets have one clock: monotonic time of the machine, put on the wall clock once for the whole file, so
+that a step of the wall clock during the run moves nothing.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ STACKS = {"rc": 1, "ep": 2}
 _DIRECTIONS = {int(Kind.TUN_READ): Direction.OUTBOUND, int(Kind.TUN_WRITE): Direction.INBOUND}
 """As the node sees it: what we read from its interface, it sent."""
 _IP_VERSIONS = {4, 6}
+_MOST = (1 << 64) - 1
 
 
 class PcapngTrace:
@@ -59,16 +60,18 @@ class PcapngTrace:
             yield pcapng.interface(pcapng.LINKTYPE_RAW, f"ntb0@{node}", about, snap_bytes=DATA_BYTES)
         for ring, record in entries:
             yield from self._packets(ring, record)
-        received = self.packets["bridge"] + self.missing
-        yield pcapng.statistics(BRIDGE, self._last_ns, received=received, dropped=self.missing)
+        # a ring that somebody damaged may claim to miss more than a counter holds
+        dropped = min(self.missing, _MOST)
+        received = min(self.packets["bridge"] + dropped, _MOST)
+        yield pcapng.statistics(BRIDGE, self._last_ns, received=received, dropped=dropped)
 
     def _packets(self, ring: RingHeader, record: Record) -> Iterator[bytes]:
-        """A record; behind it the packet of the node's own stack that it tells of, with the flow as packet id."""
+        """A record; behind it the packet of the node's stack that it tells of, its flow as packet id."""
         self._count(ring, record.number)
         if self._clock is None:
             self._clock = ring
         # a moment before 1970 cannot be said: only a ring that nobody vouches for has one
-        self._last_ns = wall_ns = max(0, self._clock.wall_ns(record.mono_ns)) & 0xFFFFFFFFFFFFFFFF
+        self._last_ns = wall_ns = max(0, self._clock.wall_ns(record.mono_ns)) & _MOST
         self.packets["bridge"] += 1
         place = place_of(self._places, ring.service, record)
         direction = _DIRECTIONS.get(record.kind)

@@ -1,11 +1,15 @@
-"""Records of one packet from the host to the endpoint over the eDMA's test interrupt, as the services note them down."""
+"""Records of one packet from the host to the endpoint over the eDMA's test interrupt."""
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from typing import Any
+
+from hypothesis import strategies as st
 
 from ntbnet.trace_records import (
+    Block,
     Flag,
     Handler,
     Kind,
@@ -23,6 +27,8 @@ MADE_MONO_NS, MADE_WALL_NS = 1_000_000_000, 1_760_000_000_123_456_789
 BAR2 = 0x30100000
 """Bus address that the host gives BAR2 of the default profile."""
 BELL = BAR2 + 0xF00A0
+STEP_NS = 1000
+"""From one record to the next."""
 EDMA = 0xE65D5000
 
 SENT, WAKE, DIRECT, TRANSLATED = int(Flag.SENT), int(Flag.WAKE), int(Flag.DIRECT), int(Flag.TRANSLATED)
@@ -36,7 +42,9 @@ def ring_of(service: Service, level: Level = Level.FULL) -> RingHeader:
 
 def ip_packet(length: int = 84) -> bytes:
     """An ICMP echo request from 10.0.0.1 to 10.0.0.2."""
-    head = struct.pack(">BBHHHBBH4s4s", 0x45, 0, length, 1, 0, 64, 1, 0, bytes([10, 0, 0, 1]), bytes([10, 0, 0, 2]))
+    head = struct.pack(
+        ">BBHHHBBH4s4s", 0x45, 0, length, 1, 0, 64, 1, 0, bytes([10, 0, 0, 1]), bytes([10, 0, 0, 2])
+    )
     return (head + struct.pack(">BBHHH", 8, 0, 0, 0x77, 1)).ljust(length, b"\xa5")
 
 
@@ -48,11 +56,11 @@ class Notebook:
         self._now = MADE_MONO_NS
         self._numbers: dict[Service, int] = {}
 
-    def note(self, service: Service, kind: Kind, after_ns: int = 1000, **fields: int | bytes) -> None:
-        self._now += after_ns
+    def note(self, service: Service, kind: Kind, **fields: Any) -> None:
+        self._now += STEP_NS
         self._numbers[service] = self._numbers.get(service, 0) + 1
-        values: dict[str, object] = {"number": self._numbers[service], **fields}
-        self.entries.append((ring_of(service), Record(self._now, int(kind), **values)))  # type: ignore[arg-type] # by name
+        values: dict[str, Any] = {"number": self._numbers[service], **fields}
+        self.entries.append((ring_of(service), Record(self._now, int(kind), **values)))
 
     def lose(self, service: Service, count: int) -> None:
         """Leave out ``count`` numbers of a ring, as if it had no room."""
@@ -72,20 +80,27 @@ def packet_over_the_edma(book: Notebook, ver: int, *, local: bool = True) -> Non
     common = {"epoch": 3, "queue": 0, "flow": frame}
     book.note(rc, Kind.TUN_READ, length=len(packet), data=packet[:64], **common)
     book.note(
-        rc, Kind.RING_WRITE, flags=DIRECT, length=len(packet) + 14, address=0x1000, slot=ver % 13, amount=1, **common
+        rc,
+        Kind.RING_WRITE,
+        flags=DIRECT,
+        length=len(packet) + 14,
+        address=0x1000,
+        slot=ver % 13,
+        amount=1,
+        **common,
     )
     book.note(rc, Kind.TRIGGER, **common)
     bell = {"epoch": 3, "flow": store, "address": BELL, "length": 4, "data": bytes(4)}
     if local:
         book.note(rc, Kind.MEM_WRITE, flags=SENT | way, source=edma, **bell)
-        book.note(edma, Kind.REG_WRITE, source=rc, **{**bell, "address": 0xA0})
+        book.note(edma, Kind.REG_WRITE, source=rc, **{**bell, "address": 0xA0, "slot": Block.EDMA})
     else:
         book.note(rc, Kind.MEM_WRITE, flags=SENT, source=Service.EPC, **bell)
         moved = {"translated": EDMA + 0xA0, "slot": 2}
         book.note(Service.EPC, Kind.MEM_WRITE, flags=TRANSLATED, source=rc, **bell, **moved)
         on = {**bell, "flow": message_flow(Service.EPC, edma, 9, ver), "address": EDMA + 0xA0}
         book.note(Service.EPC, Kind.MEM_WRITE, flags=SENT, source=edma, **on)
-        book.note(edma, Kind.REG_WRITE, source=rc, **{**on, "address": 0xA0})
+        book.note(edma, Kind.REG_WRITE, source=rc, **{**on, "address": 0xA0, "slot": Block.EDMA})
     book.note(edma, Kind.LINE, flags=SENT | way, source=ep, epoch=3, flow=line, address=1)
     handler = Handler.WAKE if local else Handler.MESSAGE
     book.note(ep, Kind.LINE, flags=way, source=edma, epoch=3, flow=line, address=1, slot=IrqSource.EDMA_LINE)
@@ -121,3 +136,29 @@ def packets(count: int, *, local: bool = True) -> Iterator[Entry]:
     for ver in range(count):
         packet_over_the_edma(book, ver, local=local)
     yield from book.entries
+
+
+_U8, _U16, _U32, _U64 = (st.integers(0, (1 << bits) - 1) for bits in (8, 16, 32, 64))
+
+
+def records(**known: st.SearchStrategy[Any]) -> st.SearchStrategy[Record]:
+    """Any record that a ring's bytes can make, an unknown kind included; ``known`` fields are as given."""
+    fields: dict[str, st.SearchStrategy[Any]] = {
+        "mono_ns": _U64,
+        "kind": st.sampled_from([int(kind) for kind in Kind]) | _U8,
+        "flags": _U8,
+        "source": _U8,
+        "result": _U8,
+        "epoch": _U32,
+        "flow": _U64,
+        "address": _U64,
+        "translated": _U64,
+        "length": _U32,
+        "queue": _U16 | st.integers(0, 3),
+        "slot": _U16 | st.integers(0, 5),
+        "amount": _U32 | st.integers(0, 5),
+        "tag": _U32,
+        "data": st.binary(max_size=64),
+        "number": _U64,
+    }
+    return st.builds(Record, **(fields | known))

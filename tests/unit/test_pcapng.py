@@ -15,7 +15,9 @@ def one_interface(**options: int) -> bytes:
 
 
 def test_section_names_who_wrote_it() -> None:
-    section = read_section(pcapng.section(application="ntbnet 1", hardware="r-car-s4", comment="two lines\nhere"))
+    section = read_section(
+        pcapng.section(application="ntbnet 1", hardware="r-car-s4", comment="two lines\nhere")
+    )
 
     assert section.options == {1: b"two lines\nhere", 2: b"r-car-s4", 4: b"ntbnet 1"}
 
@@ -49,7 +51,7 @@ def test_packet_is_read_back_as_it_was(
 
 
 def test_packet_longer_than_readers_take_is_refused() -> None:
-    with pytest.raises(ValueError, match="262145 bytes: allowed 0..262144"):
+    with pytest.raises(ValueError, match=r"262145 bytes: allowed 0\.\.262144"):
         pcapng.packet(0, 0, bytes(pcapng.MAX_PACKET_BYTES + 1))
 
 
