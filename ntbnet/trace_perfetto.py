@@ -72,6 +72,8 @@ _HANDLERS = {int(handler): handler.name.lower() for handler in Handler}
 _RESULTS = {int(result): result.name for result in Result}
 _SOURCES = {int(source): source.name.lower().replace("_", " ") for source in IrqSource}
 _FRAME_FLOW = 1
+_MOST = (1 << 63) - 1
+"""A counter is signed."""
 _SENT, _TRANSLATED = int(Flag.SENT), int(Flag.TRANSLATED)
 _COUNT, _HEX, _TEXT = "uint_value", "pointer_value", "string_value"
 """Of an annotation: the field its value is in; a pointer is shown in hex."""
@@ -140,6 +142,11 @@ class PerfettoTrace:
         self._trace = pb.Trace()
         self._packets = self._trace.packet
         return chunk
+
+    @property
+    def open_flights(self) -> int:
+        """Frames that are remembered."""
+        return len(self._flights)
 
     # packets
 
@@ -226,7 +233,7 @@ class PerfettoTrace:
             new.name = name
             new.parent_uuid = process
             new.counter.unit_name = unit
-        self._event(mono_ns, _COUNTER, uuid).track_event.counter_value = value
+        self._event(mono_ns, _COUNTER, uuid).track_event.counter_value = min(value, _MOST)
 
     # records
 
@@ -300,10 +307,11 @@ class PerfettoTrace:
             if len(lanes) >= MAX_LANES:
                 return
             name = f"{node}, queue {record.queue}"
+            group = self._child(0, "frames in flight")
             uuid, new = self._track(("lane", name, len(lanes)))
             assert new is not None
             new.name = name
-            new.parent_uuid = self._child(0, "frames in flight")
+            new.parent_uuid = group
             lane = _Lane(uuid, 0)
             lanes.append(lane)
         lane.free_from_ns = record.mono_ns

@@ -96,7 +96,7 @@ def packet_over_the_edma(book: Notebook, ver: int, *, local: bool = True) -> Non
         book.note(edma, Kind.REG_WRITE, source=rc, **{**bell, "address": 0xA0, "slot": Block.EDMA})
     else:
         book.note(rc, Kind.MEM_WRITE, flags=SENT, source=Service.EPC, **bell)
-        moved = {"translated": EDMA + 0xA0, "slot": 2}
+        moved = {"translated": EDMA + 0xA0, "slot": 2, "queue": 2, "amount": 0xF00A0}
         book.note(Service.EPC, Kind.MEM_WRITE, flags=TRANSLATED, source=rc, **bell, **moved)
         on = {**bell, "flow": message_flow(Service.EPC, edma, 9, ver), "address": EDMA + 0xA0}
         book.note(Service.EPC, Kind.MEM_WRITE, flags=SENT, source=edma, **on)
@@ -122,6 +122,8 @@ def read_of_a_register(book: Notebook, tag: int, result: Result = Result.OK) -> 
         address=0x30000008,
         translated=0x48000008,
         slot=0,
+        queue=0,
+        amount=8,
         result=result,
         **access,
     )

@@ -10,8 +10,8 @@ from ntbnet import pcapng
 from tests.pcapng_blocks import read_section
 
 
-def one_interface(**options: int) -> bytes:
-    return pcapng.section() + pcapng.interface(pcapng.LINKTYPE_RAW, "ntb0", **options)
+def one_interface() -> bytes:
+    return pcapng.section() + pcapng.interface(pcapng.LINKTYPE_RAW, "ntb0")
 
 
 def test_section_names_who_wrote_it() -> None:

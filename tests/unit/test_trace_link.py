@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -46,7 +48,9 @@ def test_a_record_is_unpacked_as_it_was(record: Record, service: Service) -> Non
     assert (fields["bar"], fields["bar_offset"], fields["region"], fields["block"]) == (2, 0xF00A0, 10, 1)
 
 
-@pytest.mark.parametrize("damage", [b"", bytes(HEADER_BYTES), b"\x02" + bytes(HEADER_BYTES), b"\x01\xff" + bytes(100)])
+@pytest.mark.parametrize(
+    "damage", [b"", bytes(HEADER_BYTES), b"\x02" + bytes(HEADER_BYTES), b"\x01\xff" + bytes(100)]
+)
 def test_what_is_no_such_packet_is_refused(damage: bytes) -> None:
     with pytest.raises(ValueError, match="no version 1"):
         unpack(damage)
@@ -68,8 +72,8 @@ def test_document_has_the_fields_of_the_code() -> None:
     assert dissector_tables.DOCUMENT.read_text() == dissector_tables.document()
 
 
-def write(service: Service, other: Service, address: int, flags: Flag = Flag(0), **more: int) -> Place:
-    record = Record(1, Kind.MEM_WRITE, int(flags), int(other), address=address, length=4, **more)
+def write(service: Service, other: Service, address: int, flags: int = 0, **more: Any) -> Place:
+    record = Record(1, Kind.MEM_WRITE, flags, int(other), address=address, length=4, **more)
     return place_of(default_places(), service, record)
 
 
@@ -104,9 +108,8 @@ def test_what_the_endpoint_stores_outbound_is_no_bar() -> None:
 
 
 def test_registers_are_named_by_their_owners_block() -> None:
-    at = {"address": 0xA0, "length": 4}
-    known = Record(1, Kind.REG_WRITE, slot=Block.EDMA, **at)
-    unknown = Record(1, Kind.REG_WRITE, slot=77, **at)
+    known = Record(1, Kind.REG_WRITE, slot=Block.EDMA, address=0xA0, length=4)
+    unknown = known._replace(slot=77)
 
     assert place_of(None, Service.EDMA, known) == THE_REGISTER
     assert place_of(None, Service.EDMA, unknown) is NOWHERE

@@ -63,11 +63,15 @@ def test_an_ip_packet_stands_behind_its_record() -> None:
 def test_every_record_is_a_packet_of_the_bridge_on_one_clock() -> None:
     entries = list(packets(3))
     # another process read its clocks later, when the wall clock had been set back
-    entries = [(ring._replace(made_wall_ns=7) if ring.service == Service.EDMA else ring, r) for ring, r in entries]
+    entries = [
+        (ring._replace(made_wall_ns=7) if ring.service == Service.EDMA else ring, r) for ring, r in entries
+    ]
 
     found = [packet for packet in section_of(entries).packets if packet.interface == BRIDGE]
 
-    assert [unpack(packet.data)[0]["mono_ns"] for packet in found] == [record.mono_ns for _, record in entries]
+    assert [unpack(packet.data)[0]["mono_ns"] for packet in found] == [
+        record.mono_ns for _, record in entries
+    ]
     assert [packet.wall_ns for packet in found] == [
         MADE_WALL_NS + record.mono_ns - MADE_MONO_NS for _, record in entries
     ]

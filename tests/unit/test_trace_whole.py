@@ -30,7 +30,12 @@ def test_parts_become_one_record_at_the_time_of_the_last() -> None:
 
 
 def test_parts_of_two_processes_do_not_mix() -> None:
-    entries = [(RC, part(1, 0, 2, "a")), (EP, part(1, 0, 2, "x")), (RC, part(2, 1, 2, "b")), (EP, part(2, 1, 2, "y"))]
+    entries = [
+        (RC, part(1, 0, 2, "a")),
+        (EP, part(1, 0, 2, "x")),
+        (RC, part(2, 1, 2, "b")),
+        (EP, part(2, 1, 2, "y")),
+    ]
 
     assert texts(entries) == ["ab", "xy"]
 
@@ -43,7 +48,10 @@ def test_an_event_cut_short_stays_in_parts() -> None:
 
 
 def test_a_last_part_whose_first_was_overwritten_is_kept() -> None:
-    assert texts([(RC, part(9, 1, 2, "tail")), (RC, part(10, 0, 2, "never finished"))]) == ["tail", "never finished"]
+    assert texts([(RC, part(9, 1, 2, "tail")), (RC, part(10, 0, 2, "never finished"))]) == [
+        "tail",
+        "never finished",
+    ]
 
 
 @given(st.lists(st.tuples(st.sampled_from([RC, EP]), records())))
