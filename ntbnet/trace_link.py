@@ -191,6 +191,7 @@ def dissector_tables() -> str:
     lines += _names("REGIONS", {region: region.name.lower() for region in Region if region})
     lines += _names("BLOCKS", {block: block.name.lower() for block in RegBlock if block})
     lines += ["local KIND = {", *[f"  {kind.name} = {kind.value}," for kind in Kind], "}"]
+    lines += ["local REGION = {", *[f"  {region.name} = {region.value}," for region in Region], "}"]
     lines += ["local FLAG = {", *[f"  {flag.name} = 0x{flag.value:02x}," for flag in Flag], "}"]
     lines += [f"local VERSION, NO_BAR, NO_SLOT = {VERSION}, {NO_BAR}, {NO_SLOT}"]
     lines += ["local REGISTERS = {"]

@@ -137,6 +137,20 @@ local KIND = {
   REG_WRITE = 49,
   OTHER = 56,
 }
+local REGION = {
+  NONE = 0,
+  CTRL = 1,
+  SPADS = 2,
+  DOORBELLS = 3,
+  MSIX = 4,
+  MSI_PAGE = 5,
+  EDMA = 6,
+  CONFIG = 7,
+  MW1 = 9,
+  MW2 = 10,
+  MW3 = 11,
+  MW4 = 12,
+}
 local FLAG = {
   SENT = 0x01,
   DIRECT = 0x02,
@@ -443,7 +457,7 @@ local function register_at(block, offset)
   end
 end
 
-local TEXTS = { [KIND.START] = true, [KIND.LEVEL] = true, [KIND.PATH] = true, [KIND.EVENT] = true, [KIND.OTHER] = true }
+local TEXTS = { [KIND.START] = true, [KIND.PATH] = true, [KIND.EVENT] = true, [KIND.OTHER] = true }
 local FRAMES = { [KIND.TUN_READ] = true, [KIND.TUN_WRITE] = true, [KIND.RING_WRITE] = true, [KIND.TRIGGER] = true,
   [KIND.RING_FILL] = true }
 local INTERRUPTS = { [KIND.LINE] = true, [KIND.IRQ] = true }
@@ -474,21 +488,24 @@ end
 
 -- What a service did because of what it did just before: no id joins these, only the order in one process.
 local function join_cause(number, r)
-  local is_ring = r.region == 3 or (r.reg or ""):find("_INT_STATUS", 1, true) ~= nil
-  local way = r.kind == KIND.MEM_WRITE and string.format("%d:%s", r.service, tostring(r.translated_to or r.address))
+  local is_ring = r.region == REGION.DOORBELLS or (r.reg or ""):find("_INT_STATUS", 1, true) ~= nil
+  local last = passed_on[r.service]
   local cause
-  if way and r.translated_to and not r.sent then
-    passed_on[way] = number
-  elseif way and r.sent and passed_on[way] then
-    cause, passed_on[way] = passed_on[way], nil
+  if r.kind == KIND.MEM_WRITE and r.sent and last and last.to == tostring(r.address) then
+    cause, passed_on[r.service] = last.number, nil
+  elseif r.kind == KIND.MEM_WRITE and not r.sent and r.translated_to then
+    passed_on[r.service] = { number = number, to = tostring(r.translated_to) }
   elseif r.kind == KIND.TRIGGER and r.result == 0 then
     rung[r.service] = number
+  elseif r.sent and (r.kind == KIND.LINE or r.kind == KIND.MSI) and told[r.service] then
+    cause, told[r.service] = told[r.service], nil
   elseif r.sent and (r.kind == KIND.MSI or r.kind == KIND.IRQ or (r.kind == KIND.MEM_WRITE and is_ring)) then
     cause, rung[r.service] = rung[r.service], nil
-  elseif r.kind == KIND.REG_WRITE and is_ring then
+  elseif (r.kind == KIND.REG_WRITE and is_ring) or (r.kind == KIND.IRQ and not r.sent) then
     told[r.service] = number
-  elseif r.kind == KIND.LINE and r.sent then
-    cause, told[r.service] = told[r.service], nil
+  end
+  if r.kind == KIND.MSI and r.sent then
+    passed_on[r.service] = { number = number, to = tostring(r.address) }
   end
   if cause then
     notes(number).cause = cause
@@ -529,6 +546,8 @@ local function info_text(r)
     return string.format("eDMA interrupt lines %s high", hex(r.address))
   elseif k == KIND.IRQ then
     return string.format("Interrupt, %s %s", IRQ_SOURCES[r.slot] or "?", hex(r.address))
+  elseif k == KIND.LEVEL then
+    return string.format("Trace level: %s", LEVELS[r.slot] or "off")
   elseif k == KIND.SLICE then
     return string.format("Handler (%s) took %s", HANDLERS[r.slot] or "?", seconds(r.amount))
   elseif k == KIND.RING_WRITE then
@@ -591,6 +610,7 @@ function ntbnet.dissector(buffer, pinfo, root)
   local me, they = SERVICES[r.service] or tostring(r.service), SERVICES[r.other]
   r.src, r.dst = they or me, me
   if r.sent then r.src, r.dst = me, they or me end
+  if has(r.flags, FLAG.DIRECT) and not they then r.dst = "memory" end
   if has(r.flags, FLAG.TRANSLATED) then r.translated_to = r.translated end
   local row
   r.reg, row = register_at(r.block, r.offset)

@@ -75,13 +75,13 @@ def export(
     name: Annotated[str, typer.Option("--name", "-n", help="Bridge whose trace to take.")] = DEFAULT_NAME,
     config: Annotated[
         str | None,
-        typer.Option("--config", metavar="FILE", help="Configuration it runs with, for its run.dir."),
+        typer.Option("--config", "-c", metavar="FILE", help="Configuration that has its run folder."),
     ] = None,
     file_format: Annotated[
         Format | None, typer.Option("--format", help="Format, where the file's name does not tell it.")
     ] = None,
     seconds: Annotated[
-        float | None, typer.Option("--seconds", min=0.001, help="Only the last so many seconds.")
+        float | None, typer.Option("--seconds", "-s", min=0.001, help="Only the last so many seconds.")
     ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object about what was written.")

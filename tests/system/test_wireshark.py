@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -39,8 +38,7 @@ LINKS = (
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _lua() -> None:
-    assert shutil.which("tshark"), "tshark is missing: apt-get install tshark"
+def _lua(programs: None) -> None:
     assert has_dissector(), "this tshark runs no Lua scripts for this user"
 
 
