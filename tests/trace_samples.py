@@ -91,21 +91,26 @@ def packet_over_the_edma(book: Notebook, ver: int, *, local: bool = True) -> Non
     )
     book.note(rc, Kind.TRIGGER, **common)
     bell = {"epoch": 3, "flow": store, "address": BELL, "length": 4, "data": bytes(4)}
+    moved = {"translated": EDMA + 0xA0, "queue": 2, "amount": 0xF00A0}
     if local:
-        book.note(rc, Kind.MEM_WRITE, flags=SENT | way, source=edma, **bell)
-        book.note(edma, Kind.REG_WRITE, source=rc, **{**bell, "address": 0xA0, "slot": Block.EDMA})
+        sent = SENT | DIRECT | TRANSLATED | way
+        book.note(rc, Kind.MEM_WRITE, flags=sent, source=edma, slot=0xFFFF, **bell, **moved)
+        arrived = {**bell, "address": EDMA + 0xA0}
+        book.note(edma, Kind.MEM_WRITE, flags=way, source=rc, **arrived)
+        requester = rc
     else:
         book.note(rc, Kind.MEM_WRITE, flags=SENT, source=Service.EPC, **bell)
-        moved = {"translated": EDMA + 0xA0, "slot": 2, "queue": 2, "amount": 0xF00A0}
-        book.note(Service.EPC, Kind.MEM_WRITE, flags=TRANSLATED, source=rc, **bell, **moved)
-        on = {**bell, "flow": message_flow(Service.EPC, edma, 9, ver), "address": EDMA + 0xA0}
-        book.note(Service.EPC, Kind.MEM_WRITE, flags=SENT, source=edma, **on)
-        book.note(edma, Kind.REG_WRITE, source=rc, **{**on, "address": 0xA0, "slot": Block.EDMA})
-    book.note(edma, Kind.LINE, flags=SENT | way, source=ep, epoch=3, flow=line, address=1)
+        book.note(Service.EPC, Kind.MEM_WRITE, flags=TRANSLATED, source=rc, slot=2, **bell, **moved)
+        arrived = {**bell, "flow": message_flow(Service.EPC, edma, 9, ver), "address": EDMA + 0xA0}
+        book.note(Service.EPC, Kind.MEM_WRITE, flags=SENT, source=edma, **arrived)
+        requester = Service.EPC
+    book.note(edma, Kind.REG_WRITE, source=requester, **{**arrived, "address": 0xA0, "slot": Block.EDMA})
+    lines = {"epoch": 3, "flow": line, "address": 1, "slot": IrqSource.EDMA_LINE}
+    book.note(edma, Kind.LINE, flags=SENT | way, source=ep, **lines)
+    book.note(ep, Kind.LINE, flags=way, source=edma, **lines)
     handler = Handler.WAKE if local else Handler.MESSAGE
-    book.note(ep, Kind.LINE, flags=way, source=edma, epoch=3, flow=line, address=1, slot=IrqSource.EDMA_LINE)
     book.note(ep, Kind.TUN_WRITE, length=len(packet), data=packet[:64], **common)
-    book.note(ep, Kind.SLICE, slot=handler, source=edma, flow=line, amount=2500)
+    book.note(ep, Kind.SLICE, flags=way, slot=handler, source=edma, flow=line, amount=2500)
 
 
 def read_of_a_register(book: Notebook, tag: int, result: Result = Result.OK) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,7 +43,7 @@ def packets_sent(bridge: LiveBridge) -> int:
 @pytest.fixture(scope="module", params=["local", "message"])
 def traced(
     request: pytest.FixtureRequest, make_module_bridge: MakeBridge, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Traced]:
+) -> Traced:
     bridge = make_module_bridge(f'[bridge]\nfabric = "{request.param}"\n')
     for node in NODES:
         # without IPv6 the stacks send nothing of their own
@@ -56,7 +55,7 @@ def traced(
     assert bridge.pings(count=PINGS)
     assert cli("trace", "stop", "--name", bridge.name).returncode == 0
     sent = packets_sent(bridge) - before
-    yield Traced(bridge, request.param, tmp_path_factory.mktemp("trace"), sent)
+    return Traced(bridge, request.param, tmp_path_factory.mktemp("trace"), sent)
 
 
 def test_perfetto_has_as_many_flows_as_packets_were_sent(traced: Traced) -> None:

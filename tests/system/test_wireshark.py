@@ -71,7 +71,7 @@ def test_a_packet_is_followed_from_the_store_to_the_handler(tmp_path: Path, loca
         if not at:
             break
         kinds.append(Kind(int(found[at]["ntbnet.kind"])))
-    stores = [Kind.MEM_WRITE] if local else [Kind.MEM_WRITE] * 3
+    stores = [Kind.MEM_WRITE] * (2 if local else 3)
     chain = [
         Kind.TUN_READ,
         Kind.RING_WRITE,
@@ -176,7 +176,7 @@ def test_the_nodes_own_packets_are_decoded_and_know_their_flow(tmp_path: Path) -
     assert (arrived["ip.src"], arrived["frame.interface_name"]) == ("10.0.0.1", "ntb0@ep")
     assert sent["frame.packet_flags_direction"] != arrived["frame.packet_flags_direction"]
     assert sent["ntbnet.flow"] == arrived["ntbnet.flow"] != ""
-    assert sent["ntbnet.flight_ns"] == arrived["ntbnet.flight_ns"] == str(7 * STEP_NS)
+    assert sent["ntbnet.flight_ns"] == arrived["ntbnet.flight_ns"] == str(8 * STEP_NS)
 
 
 def test_registers_have_the_names_of_the_tables(tmp_path: Path) -> None:
