@@ -568,7 +568,8 @@ local function info_text(r)
 end
 
 local function add_links(tree, number)
-  local mine = found[number] or {}
+  local mine = found[number]
+  if not mine then return end
   for _, name in ipairs({ "response_to", "response_ns", "response_in", "previous", "next", "cause", "effect" }) do
     if mine[name] then tree:add(F[name], mine[name]):set_generated() end
   end
@@ -710,7 +711,7 @@ function ntbnet.dissector(buffer, pinfo, root)
   tree:add_le(F.mono_ns, at("mono_ns"))
   tree:add(F.level, at("level"))
   tree:add_le(F.number, at("number"))
-  local missing = notes(number).missing
+  local missing = found[number] and found[number].missing
   if missing then tree:add(F.missing, missing):set_generated():add_proto_expert_info(gap) end
   add_links(tree, number)
   if has_flow and FRAMES[k] then add_flight(tree, tostring(r.flow)) end
