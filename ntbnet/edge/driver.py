@@ -241,6 +241,11 @@ class Driver:
             self._wakes.on_wake = tracer.around_on_wake(self._wakes.on_wake)
             self._wake = tracer.around_wake(self._wake)
 
+    def later(self, after_s: float, function: Callable[[], None]) -> None:
+        """Call ``function`` after so many seconds; only a driver that was started does."""
+        assert self._loop is not None, "only a driver that was started traces"
+        self._loop.call_later(after_s, function)
+
     @property
     def device(self) -> Device:
         """The device that runs."""
