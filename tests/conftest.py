@@ -26,6 +26,7 @@ PROGRAMS = {
     "nsenter": "util-linux",
     "ss": "iproute2",
     "setpriv": "util-linux",
+    "tshark": "tshark",
 }
 """Programs the system tests run, and the Debian packages they are in."""
 

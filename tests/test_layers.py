@@ -19,6 +19,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "log": {"errors"},
     "topology": set(),
     "trace_records": {"errors"},
+    "pcapng": set(),
+    "trace": {"address", "config", "wire", "topology", "regs", "trace_records", "pcapng"},
     "faults": {"errors", "config", "topology"},
     "regs": {"errors", "address"},
     "devices": {"regs", "wire", "config", "address", "errors", "trace_records"},
@@ -35,6 +37,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "log",
         "topology",
         "trace_records",
+        "trace",
         "faults",
         "regs",
         "devices",
@@ -48,6 +51,9 @@ CONFIG_MODULES = {
     *("layout", "layout_plan", "layout_resources", "layout_rules", "layout_suggest", "layout_traffic"),
 }
 """The configuration is one area in several files."""
+
+TRACE_MODULES = {"trace_link", "trace_places", "trace_pcapng", "trace_perfetto", "trace_whole"}
+"""What makes files of a trace, another such area."""
 
 IO_MODULES = {
     *("asyncio", "ctypes", "fcntl", "logging", "mmap", "os", "random", "socket"),
@@ -94,6 +100,8 @@ def area_of(module: str) -> str | None:
         return None
     if len(parts) == 1 or parts[1] == "__init__":
         return ""
+    if parts[1] in TRACE_MODULES:
+        return "trace"
     return "config" if parts[1] in CONFIG_MODULES else parts[1]
 
 

@@ -297,13 +297,19 @@ def running_walk(config: Config, answers: dict[str, dict[str, Any]]) -> Walk:
     missing = [service for service in ("rc-host", "epc") if service not in answers]
     if missing:
         raise SetupError(f"no answer from {', '.join(missing)}")
+    windows = actual_windows(config, answers["epc"].get("windows", []))
+    return Walk(config, assigned_spans(answers), windows)
+
+
+def assigned_spans(answers: dict[str, dict[str, Any]]) -> dict[int, Span]:
+    """Bus addresses that the host gave the BARs, by number; none when it does not answer."""
     spans = {}
-    for bar, text in answers["rc-host"].get("bars", {}).items():
+    for bar, text in answers.get("rc-host", {}).get("bars", {}).items():
         match = _SPAN.fullmatch(str(text))
         if match is not None:
             base, end = int(match[1], 16), int(match[2], 16)
             spans[int(bar)] = Span(base, end - base)
-    return Walk(config, spans, actual_windows(config, answers["epc"].get("windows", [])))
+    return spans
 
 
 def actual_windows(config: Config, rows: list[dict[str, Any]]) -> list[InboundWindow]:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ntbnet.app import trace_export
 from ntbnet.app.bridge import Bridge
 from ntbnet.app.trace_blackbox import Blackbox
 from ntbnet.edge.rundir import RunDir
@@ -86,6 +87,9 @@ def blackbox(
         box.write_json(sys.stdout)
     else:
         box.write_text(sys.stdout)
+
+
+trace_app.command(epilog=trace_export.EXAMPLES)(trace_export.export)
 
 
 def _bridge(name: str, config_path: str | None) -> Bridge:
