@@ -28,6 +28,7 @@ from ntbnet.sections import (
     Bridge,
     Log,
     Machine,
+    Metrics,
     Netdev,
     Node,
     Nodes,
@@ -52,6 +53,7 @@ class Sections:
     timing: Timing = Timing()
     supervisor: Supervisor = Supervisor()
     log: Log = Log()
+    metrics: Metrics = Metrics()
     run: Run = Run()
 
 
