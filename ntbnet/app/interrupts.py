@@ -18,7 +18,7 @@ INTERRUPT_COUNTERS = (
     ("ep", DOORBELL, "epc", "doorbell_polls_hit"),
     ("rc", "msi", "peer-rc", "msis"),
 )
-"""(node that takes it, backend, service that counts it, its counter). What rings the host arrives as an MSI."""
+"""(node that takes it, backend, service that counts it, its counter); what rings the host arrives as MSI."""
 
 
 def backend_of(sender: dict[str, Any] | None, receiver: dict[str, Any] | None) -> tuple[str, str] | None:
