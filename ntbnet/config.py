@@ -36,6 +36,7 @@ from ntbnet.sections import (
     Run,
     Supervisor,
     Timing,
+    Trace,
     Transport,
 )
 
@@ -54,6 +55,7 @@ class Sections:
     supervisor: Supervisor = Supervisor()
     log: Log = Log()
     metrics: Metrics = Metrics()
+    trace: Trace = Trace()
     run: Run = Run()
 
 
