@@ -31,6 +31,8 @@ s          stop it (SIGSTOP), or let it go on (SIGCONT); one that
            stays stopped is taken for hung and replaced
 l          flap the link: down on both nodes, then up again;
            up, when it is down by command
+t          start a trace of everything, or end it; latencies are
+           of packets that it sees
 p          pause the view, or go on
 r          look now
 pgup, pgdn more queues, where they do not fit
@@ -95,6 +97,7 @@ class Top(App[None]):
         Binding("k", "kill", "kill"),
         Binding("s", "stop_or_continue", "stop/cont"),
         Binding("l", "flap", "flap link"),
+        Binding("t", "trace", "trace"),
         Binding("p", "pause", "pause"),
         Binding("r", "look_now", "look"),
         Binding("pageup", "page(-1)", "queues", show=False),
@@ -109,6 +112,8 @@ class Top(App[None]):
         self._view: View | None = None
         self._selected = topology.SERVICES[0]
         self._is_paused = False
+        self.looks = 0
+        """Looks that were taken and drawn."""
         self._asked = asyncio.Event()
         """Somebody wants a look before its time."""
 
@@ -140,6 +145,7 @@ class Top(App[None]):
                 self._view = view_of(self._before, after)
                 self._before = after
                 self._draw()
+                self.looks += 1
             self._asked.clear()
             try:
                 async with asyncio.timeout(self._interval_s):
@@ -164,7 +170,11 @@ class Top(App[None]):
         self._show("services", top_text.services(view.services, self._selected))
         self._show("directions", top_text.directions(view.directions))
         self._show(
-            "interrupts", [*top_text.interrupts(view.interrupts), *top_text.latencies(view.latencies, "")]
+            "interrupts",
+            [
+                *top_text.interrupts(view.interrupts),
+                *top_text.latencies(view.latencies, is_traced=view.is_traced),
+            ],
         )
         self.call_after_refresh(self._draw_events)
 
@@ -234,6 +244,16 @@ class Top(App[None]):
             self._act(self._actions.flap)
         else:
             self._confirm("Take the link down on both nodes, then up again?", self._actions.flap)
+
+    def action_trace(self) -> None:
+        """Start a trace, or end it; asks before an earlier one's records go."""
+        view, deed = self._view, self._actions.toggle_trace
+        if view is None or view.is_gone:
+            self.notify("nothing to trace: the bridge is not up", severity="warning")
+        elif self._actions.would_lose_trace():
+            self._confirm("Start a trace? What the one before it recorded is removed.", deed)
+        else:
+            self._act(deed)
 
     def _confirm(self, question: str, deed: Callable[[], str]) -> None:
         def on_answer(is_wanted: bool | None) -> None:

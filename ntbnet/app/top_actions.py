@@ -7,11 +7,15 @@ import time
 
 from ntbnet.app.bridge import Bridge
 from ntbnet.edge.process import ProcessRecord, send_signal, usage_of
+from ntbnet.edge.trace_rings import find_rings
 from ntbnet.errors import SetupError
+from ntbnet.trace_records import Level
 
 NODES = ("rc", "ep")
 FLAP_TIMEOUT_S = 5.0
 LOOK_INTERVAL_S = 0.02
+TRACE_RECORDS = 65536
+"""Of each service's ring, 8 MiB; as `ntbnet trace start` without an option."""
 
 
 class Actions:
@@ -70,6 +74,23 @@ class Actions:
             # whatever went wrong: nobody asked for a link that stays down
             self._want(nodes, wanted=True)
         return f"link was taken down in epoch {epoch} and is wanted again"
+
+    def would_lose_trace(self) -> bool:
+        """True when starting a trace removes the records of an earlier one."""
+        run = self._bridge.run
+        return run.wanted_trace() is None and bool(find_rings(run.trace_folder, Level.FULL)[0])
+
+    def toggle_trace(self) -> str:
+        """Start a trace of everything, or end the one that runs.
+
+        Raises:
+            SetupError: a service does not begin one.
+        """
+        if self._bridge.run.wanted_trace() is None:
+            self._bridge.start_trace(TRACE_RECORDS)
+            return "everything is traced now"
+        self._bridge.stop_trace()
+        return "the trace has ended; its records stay until the next one, or ntbnet down"
 
     def _want(self, nodes: list[str], *, wanted: bool) -> None:
         unheard = [why for node in nodes if (why := self._bridge.want_link(node, wanted)) is not None]

@@ -13,6 +13,7 @@ import typer
 
 from ntbnet.app.bridge import Bridge
 from ntbnet.app.top_actions import Actions
+from ntbnet.app.top_latency import Latencies
 from ntbnet.app.top_snapshot import take_snapshot
 from ntbnet.app.top_view import view_of
 from ntbnet.edge.rundir import RunDir
@@ -51,10 +52,11 @@ def top(
         ) from None
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise ConfigError("ntbnet top needs a terminal; without one: ntbnet top --json, or ntbnet status")
-    Top(partial(take_snapshot, bridge), Actions(bridge), interval).run()
+    Top(partial(take_snapshot, bridge, Latencies(bridge.run)), Actions(bridge), interval).run()
 
 
 def _print_once(bridge: Bridge, interval_s: float) -> None:
-    before = take_snapshot(bridge)
+    latencies = Latencies(bridge.run)
+    before = take_snapshot(bridge, latencies)
     time.sleep(interval_s)  # what is printed is how much happens in that time
-    print(json.dumps(dataclasses.asdict(view_of(before, take_snapshot(bridge))), indent=2))
+    print(json.dumps(dataclasses.asdict(view_of(before, take_snapshot(bridge, latencies))), indent=2))

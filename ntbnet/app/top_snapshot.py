@@ -11,6 +11,7 @@ from typing import Any
 
 from ntbnet.app.bridge import Bridge
 from ntbnet.app.logs import Line, Tally, Timeline, log_files, read_lines
+from ntbnet.app.top_latency import Latencies
 from ntbnet.edge.process import Usage, usage_of
 
 EVENTS = 50
@@ -33,9 +34,11 @@ class Snapshot:
     """Lines of the logs, oldest first."""
     latencies_ns: Mapping[str, Sequence[int]] = field(default_factory=dict)
     """By sending node, of packets that a trace saw: from its stack to the other one's, nanoseconds."""
+    is_traced: bool = False
+    """True while services are to trace everything."""
 
 
-def take_snapshot(bridge: Bridge) -> Snapshot:
+def take_snapshot(bridge: Bridge, latencies: Latencies) -> Snapshot:
     """Look at a bridge, running or not; waits for its services, a second at most."""
     status = bridge.status()
     taken_ns = time.monotonic_ns()
@@ -44,7 +47,14 @@ def take_snapshot(bridge: Bridge) -> Snapshot:
         used = usage_of(record)
         if used is not None:
             usage[name] = used
-    return Snapshot(taken_ns, status, usage, last_events(log_files(bridge.run, bridge.config.log.dir)))
+    return Snapshot(
+        taken_ns,
+        status,
+        usage,
+        last_events(log_files(bridge.run, bridge.config.log.dir)),
+        latencies_ns=latencies.look(),
+        is_traced=bridge.run.wanted_trace() is not None,
+    )
 
 
 def last_events(files: Sequence[Path], count: int = EVENTS) -> list[Mapping[str, Any]]:

@@ -57,6 +57,8 @@ def headline(view: View, *, is_paused: bool) -> Text:
     text.append(f"  {view.profile}, fabric {view.fabric}")
     if view.peer is not None:
         text.append(f", other node at {view.peer}")
+    if view.is_traced:
+        text.append("  TRACED", "bold")
     if is_paused:
         text.append("  PAUSED", "bold reverse")
     return text
@@ -140,10 +142,11 @@ def interrupts(rows: Sequence[InterruptRow]) -> list[Text]:
     return lines
 
 
-def latencies(rows: Sequence[Latency], how: str) -> list[Text]:
+def latencies(rows: Sequence[Latency], *, is_traced: bool) -> list[Text]:
     """One line a direction, from the node's stack to the other one's; says how to get samples without any."""
     if not rows:
-        return [Text(f"   latency: no samples{how}", "dim")]
+        how = "no packet crossed since the trace began" if is_traced else "t starts a trace, which takes them"
+        return [Text(f"   latency: no samples; {how}", "dim")]
     return [
         Text(
             f"   {row.sender} → {row.receiver} latency: p50 {row.p50_us:.0f} us, p99 {row.p99_us:.0f} us, "

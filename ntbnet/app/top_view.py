@@ -103,6 +103,7 @@ class View:
     interrupts: tuple[InterruptRow, ...]
     latencies: tuple[Latency, ...]
     """Empty without a trace that runs."""
+    is_traced: bool
     events: Sequence[Mapping[str, Any]]
 
     @property
@@ -142,6 +143,7 @@ def view_of(before: Snapshot | None, after: Snapshot) -> View:
         directions=tuple(_directions(status, rates)),
         interrupts=tuple(_interrupts(status, rates)),
         latencies=tuple(_latencies(after)),
+        is_traced=after.is_traced,
         events=after.events,
     )
 
