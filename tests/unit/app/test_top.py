@@ -49,7 +49,7 @@ class FakeActions(Actions):
         self.done.append(what)
         if self.problem:
             raise SetupError(self.problem)
-        return " ".join(str(part) for part in what)
+        return f"done: {what[-1]}"
 
     def send(self, service: str, record: ProcessRecord, number: signal.Signals) -> str:
         return self._note(service, record.pid, number.name)
@@ -163,7 +163,7 @@ async def act(actions: FakeActions, keys: Sequence[str], look: Snapshot | None =
     """Press keys; the screen once ``said`` is on it."""
     looks = Looks(look or snapshot())
     app = Top(looks, actions, FAR_S)
-    async with app.run_test(size=(100, 30)) as pilot:
+    async with app.run_test(size=(100, 30), notifications=True) as pilot:
         await looked(pilot, app, 1)
         await pilot.press(*keys)
         await until(pilot, lambda: said in screen_text(app), said)
@@ -173,7 +173,7 @@ async def act(actions: FakeActions, keys: Sequence[str], look: Snapshot | None =
 async def test_kill_asks_and_y_kills_the_marked_service() -> None:
     actions = FakeActions()
 
-    await act(actions, ["down", "k", "y"], said="SIGKILL")
+    await act(actions, ["down", "k", "y"], said="done: SIGKILL")
 
     assert actions.done == [("epc", 4001, "SIGKILL")]
 
@@ -190,10 +190,10 @@ async def test_nothing_is_killed_without_a_yes(answer: str) -> None:
 
 async def test_stop_asks_and_a_stopped_one_goes_on_without_asking() -> None:
     actions = FakeActions()
-    await act(actions, ["s", "y"], said="SIGSTOP")
+    await act(actions, ["s", "y"], said="done: SIGSTOP")
     actions.stopped = True
 
-    await act(actions, ["s"], said="SIGCONT")
+    await act(actions, ["s"], said="done: SIGCONT")
 
     assert [what[2] for what in actions.done] == ["SIGSTOP", "SIGCONT"]
 
@@ -203,7 +203,7 @@ async def test_flap_asks() -> None:
 
     await act(actions, ["l"], said="Take the link down on both nodes")
     assert actions.done == []
-    await act(actions, ["l", "y"], said="flap")
+    await act(actions, ["l", "y"], said="done: flap")
 
     assert actions.done == [("flap",)]
 
@@ -212,14 +212,14 @@ async def test_link_that_is_down_by_command_comes_up_without_asking() -> None:
     actions, by_command = FakeActions(), status()
     by_command["link"]["wanted"]["ep"] = False
 
-    await act(actions, ["l"], snapshot(status=by_command), said="flap")
+    await act(actions, ["l"], snapshot(status=by_command), said="done: flap")
 
     assert actions.done == [("flap",)]
 
 
 async def test_trace_asks_only_when_an_earlier_one_is_lost() -> None:
     actions = FakeActions()
-    await act(actions, ["t"], said="trace")
+    await act(actions, ["t"], said="done: trace")
     actions.has_trace = True
 
     await act(actions, ["t"], said="is removed")
