@@ -219,6 +219,8 @@ class Driver:
             from ntbnet.devices.trace_points import unwatch, watch
 
             unwatch() if tracer is None else watch(tracer)
+        if self._tracer is not None:
+            self._tracer.write_out()
         self._tracer = tracer
         self._connect()
 
@@ -292,6 +294,8 @@ class Driver:
         if self._wakes is not None:
             self._wakes.close()
         self._bus.close(last_words=self._take_leave())
+        if self._tracer is not None:
+            self._tracer.write_out()
         self._timer.close()
 
     def _take_leave(self) -> list[str]:

@@ -1,15 +1,16 @@
 """A full trace of one service: stands around the functions that all passes through, and writes records.
 
 As a stopwatch does, and while a trace runs only: a driver that is not traced calls them directly. What no
-message shows is told by ``devices.trace_points``. Every record is stamped as it is written, but that of a
-packet's arrival: it is written once the frame is in the ring, because only then it is known which one.
+message shows is told by ``devices.trace_points``. Every record is stamped when it is noted, and written once
+the messages and wakes of its occasion are out, so that who waits for those does not wait for the trace; a
+process that is killed takes the records of that one occasion along.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from ntbnet.devices.effects import Effect
 from ntbnet.devices.memory import Buffer
@@ -58,6 +59,8 @@ _KINDS = {
     int(Wire.NOTICE): _OTHER,
 }
 MOST_RINGS = 64
+ALL_FIELDS = 15
+"""Arguments of ``Note``: with them all a record has its time."""
 _NAMES = {int(kind): kind.name.lower().encode() for kind in (Wire.CALL, Wire.REPLY, Wire.NOTICE)}
 _READS = {int(Wire.MEM_READ), int(Wire.CFG_READ)}
 
@@ -110,7 +113,16 @@ class Tracer:
         packet_at: int,
         clock: Callable[[], int] = monotonic_ns,
     ) -> None:
-        self.note = note
+        pending: list[tuple[tuple[Any, ...], int]] = []
+        append = pending.append
+
+        def keep(*fields: Any) -> None:
+            append((fields, clock()))
+
+        self._write: Callable[..., None] = note
+        self._pending = pending
+        self.note: Callable[..., None] = keep
+        """Keeps a record until the occasion's messages and wakes are out: others wait for those."""
         self._clock = clock
         self._number = {label: SERVICES.index(label) for label in SERVICES if label}
         self._me = SERVICES.index(service)
@@ -137,6 +149,15 @@ class Tracer:
         self._frames: deque[tuple[int, int]] = deque()
         """Flow and queue of frames whose packets are yet to be written to the TUN."""
         self._fills: dict[int, int] = {}
+
+    def write_out(self) -> None:
+        """Write the records that were kept."""
+        for fields, mono_ns in self._pending:
+            if len(fields) == ALL_FIELDS:
+                self._write(*fields)
+            else:
+                self._write(*fields, mono_ns=mono_ns)
+        self._pending.clear()
 
     # messages
 
@@ -231,6 +252,8 @@ class Tracer:
                 self._burst_ns, end = 0, clock()
                 flow = self._last_frame
                 note(_SLICE, 0, 0, 0, 0, flow, 0, 0, 0, 0, _TUN, end - begin, 0, b"", end)
+            if self._pending:
+                self.write_out()
 
         return flush
 
