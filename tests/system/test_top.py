@@ -82,7 +82,10 @@ async def test_flapped_by_key_the_link_returns(bridge: LiveBridge) -> None:
         await pilot.press("l", "y")
 
         await until(pilot, app, lambda screen: "link was taken" in screen, "what was done")
-        await until(pilot, app, lambda screen: "link up" in screen and "link.administered" in screen, "link")
+        await until(pilot, app, lambda screen: "link up" in screen, "link")
+    for peer in ("peer-rc", "peer-ep"):
+        commands = [line["up"] for line in bridge.log_lines(peer) if line["event"] == "link.administered"]
+        assert commands[-2:] == [False, True]
     assert await asyncio.to_thread(bridge.pings)
     assert bridge.status()["link"]["wanted"] == {"rc": True, "ep": True}
 

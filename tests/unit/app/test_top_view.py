@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from ntbnet.edge.process import Usage
 from ntbnet.edge.rundir import RunDir
 from ntbnet.edge.trace_ring import TraceRing
 from ntbnet.trace_records import Kind, Level, Result
+from tests.live.bridge import new_name
 from tests.unit.app.top_snapshots import event, gone, snapshot, status, under_load
 
 
@@ -226,12 +228,13 @@ def test_long_log_is_read_at_its_end(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> RunDir:
+def run(tmp_path: Path) -> Iterator[RunDir]:
     """The run folder of a bridge that is traced."""
-    run = RunDir(tmp_path, "lab")
+    run = RunDir(tmp_path, new_name())
     run.create()
     run.want_trace(64)
-    return run
+    yield run
+    run.remove()
 
 
 def ring(run: RunDir, service: str, incarnation: int = 1) -> TraceRing:
