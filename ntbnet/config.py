@@ -28,6 +28,7 @@ from ntbnet.sections import (
     Bridge,
     Log,
     Machine,
+    Metrics,
     Netdev,
     Node,
     Nodes,
@@ -53,6 +54,7 @@ class Sections:
     timing: Timing = Timing()
     supervisor: Supervisor = Supervisor()
     log: Log = Log()
+    metrics: Metrics = Metrics()
     trace: Trace = Trace()
     run: Run = Run()
 

@@ -209,6 +209,7 @@ EVENTS: dict[str, Event] = {
         "warning", ("file", "reason"), "a file that status reads was not written"
     ),
     "supervisor.failed": Event("error", ("reason",), "the supervisor failed and takes the bridge down"),
+    "supervisor.metrics_served": Event("info", ("url",), "metrics can be scraped there"),
     "supervisor.cleaned": Event("warning", ("what",), "left over by a run that was killed"),
     "chaos.plan_installed": Event(
         "info", ("injected", "seed", "rules"), "faults are injected from now on, by so many rules"

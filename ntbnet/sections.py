@@ -28,6 +28,8 @@ HEADERS_BYTES = FRAME_HEADER_BYTES + ETHERNET_HEADER_BYTES
 _LINE = r"[^\x00-\x1f\x7f]{1,255}"
 _ADDRESS = r"[0-9A-Fa-f:.]{2,39}/[0-9]{1,3}"
 _HOST = r"|[0-9A-Za-z](?:[0-9A-Za-z.:_-]{0,251}[0-9A-Za-z:.])?|::[0-9A-Fa-f:.]{0,37}"
+_OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
+_LOOPBACK = rf"127(?:\.{_OCTET}){{3}}|::1"
 _PATH = r"/(?!(?:.*/)?\.\.(?:/|$))[A-Za-z0-9._/+-]{1,%d}"
 
 
@@ -311,6 +313,17 @@ class Log:
 
     dir: Annotated[str, Text(rf"|{_PATH % 200}", 'an absolute path without "..", or empty')] = ""
     """Folder of the logs, an absolute path; empty is inside the run folder, which `ntbnet down` removes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """Section [metrics]: the supervisor's OpenMetrics endpoint; needs the extra ``metrics``."""
+
+    port: Annotated[int, Integer(0, 65535)] = 0
+    """TCP port that the supervisor serves metrics at, 0..65535; 0 is none. /metrics is the path."""
+
+    address: Annotated[str, Text(_LOOPBACK, "a loopback address: 127.0.0.0/8 or ::1")] = "127.0.0.1"
+    """Address of that port, of this machine's loopback only: 127.0.0.0/8 or ::1."""
 
 
 @dataclass(frozen=True, slots=True)

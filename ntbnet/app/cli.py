@@ -19,7 +19,7 @@ from rich.table import Table
 
 from ntbnet import __version__
 from ntbnet.app import demo as demo_module
-from ntbnet.app import keys_cli, layout_cli, link_cli, logs_cli
+from ntbnet.app import keys_cli, layout_cli, link_cli, logs_cli, top_cli
 from ntbnet.app.bench import bench_app
 from ntbnet.app.bridge import Bridge
 from ntbnet.app.bringup import load_whole_config, running, unless_stopped
@@ -58,6 +58,7 @@ app.add_typer(layout_cli.layout_app, name="layout")
 app.add_typer(link_cli.app, name="link")
 app.add_typer(trace_app, name="trace")
 app.command(epilog="Example: ntbnet reset ep --json")(link_cli.reset)
+app.command(epilog="Example: ntbnet top --name lab --interval 0.5")(top_cli.top)
 app.command(epilog="Example: ntbnet explain BAR2+0xF00A0 --profile r-car-s4")(layout_cli.explain)
 
 ConfigOption = Annotated[

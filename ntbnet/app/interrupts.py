@@ -12,6 +12,13 @@ from ntbnet.devices.intr_queues import NOTHING_OFFERED
 from ntbnet.devices.intr_select import DOORBELL
 
 NO_DEVICE = "the driver has no device"
+INTERRUPT_COUNTERS = (
+    ("ep", "dw-edma-testirq", "peer-ep", "edma_interrupts"),
+    ("ep", "msi", "peer-ep", "msi_interrupts"),
+    ("ep", DOORBELL, "epc", "doorbell_polls_hit"),
+    ("rc", "msi", "peer-rc", "msis"),
+)
+"""(node that takes it, backend, service that counts it, its counter); what rings the host arrives as MSI."""
 
 
 def backend_of(sender: dict[str, Any] | None, receiver: dict[str, Any] | None) -> tuple[str, str] | None:

@@ -17,12 +17,13 @@ import json
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ntbnet import topology
 from ntbnet.app.child import Child
 from ntbnet.app.forks import ForkServer
 from ntbnet.app.leftovers import remove_leftovers
+from ntbnet.app.metrics import metrics_endpoint
 from ntbnet.config import Config, to_toml
 from ntbnet.edge.privileges import account
 from ntbnet.edge.process import own_record, record_of
@@ -31,6 +32,9 @@ from ntbnet.edge.rundir import RunDir
 from ntbnet.edge.side import MEMORY, make_side
 from ntbnet.errors import NtbnetError, SetupError
 from ntbnet.log import Logger
+
+if TYPE_CHECKING:
+    from ntbnet.app.metrics_endpoint import Endpoint
 
 READY_TIMEOUT_S = 15.0
 HEALTH_INTERVAL_S = 0.5
@@ -69,6 +73,7 @@ class Supervisor:
         self._log: Logger | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._log_folder = Path(config.log.dir) if config.log.dir else None
+        self._metrics: Endpoint | None = None
 
     # bring up
 
@@ -81,7 +86,8 @@ class Supervisor:
             What was said.
 
         Raises:
-            SetupError: a permission, a device or space is missing, or a name is taken.
+            ConfigError: metrics are wanted and their library is not installed.
+            SetupError: a permission, a device or space is missing, or a name or port is taken.
         """
         run, config = self._run, self._config
         left = remove_leftovers(run, config, keep_folder=True)
@@ -97,18 +103,29 @@ class Supervisor:
             run.write_config(to_toml(config))
             if self._log_folder is not None:
                 self._make_log_folder(self._log_folder)
+            self._metrics = metrics_endpoint(config, run, self._restarts)
             for node in config.nodes:
                 make_side(config, run, node)
             stream = self._log_path("supervisor").open("a", encoding="utf-8", buffering=1)
         except BaseException:
             self._forks.close()
+            if self._metrics is not None:
+                self._metrics.close()
             remove_leftovers(run, config)
             raise
         bound = {"run_id": self._run_id, "node": "host", "service": "supervisor", "epoch": 1}
         self._log = Logger(stream, config.log.level, bound)
         if left:
             self._emit("supervisor.cleaned", what=left)
+        if self._metrics is not None:
+            self._metrics.start()
+            self._emit("supervisor.metrics_served", url=self._metrics.url)
+            said.append(f"metrics: {self._metrics.url}")
+            self._progress(said[-1])
         return said
+
+    def _restarts(self) -> dict[str, int]:
+        return {name: child.restarts for name, child in self._children.items()}
 
     @staticmethod
     def _make_log_folder(folder: Path) -> None:
@@ -330,6 +347,8 @@ class Supervisor:
             task.cancel()
         if self._tasks:
             await asyncio.wait(list(self._tasks))
+        if self._metrics is not None:
+            await asyncio.to_thread(self._metrics.close)
         living = {
             child: asyncio.ensure_future(child.ended())
             for child in self._children.values()

@@ -16,6 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _DEAD_STATES = ("Z", "X", "x")
+_STOPPED_STATES = ("T", "t")
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _PR_SET_PDEATHSIG = 1
 """Source: Linux uapi/linux/prctl.h."""
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -50,6 +53,37 @@ def record_of(pid: int) -> ProcessRecord | None:
     if fields[0].decode() in _DEAD_STATES:
         return None
     return ProcessRecord(pid, int(fields[19]))
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a process has used so far and holds now."""
+
+    cpu_s: float
+    """Processor time since its start, user and system, seconds; in steps of a clock tick (10 ms)."""
+    resident_bytes: int
+    """Resident set, mappings that it shares with others included."""
+    age_s: float
+    """Time since its start, suspended or not, seconds; in steps of a clock tick."""
+    is_stopped: bool
+    """True while SIGSTOP or a debugger holds it."""
+
+
+def usage_of(record: ProcessRecord) -> Usage | None:
+    """What that very process uses; None when it has ended.
+
+    Source: proc(5), /proc/<pid>/stat, fields 14, 15 (utime, stime), 24 (rss, pages).
+    """
+    try:
+        fields = Path(f"/proc/{record.pid}/stat").read_bytes().rpartition(b")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    state = fields[0].decode()
+    if state in _DEAD_STATES or int(fields[19]) != record.start_ticks:
+        return None
+    cpu_s = (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
+    age_s = time.clock_gettime(time.CLOCK_BOOTTIME) - record.start_ticks / _TICKS_PER_S
+    return Usage(cpu_s, int(fields[21]) * _PAGE_BYTES, age_s, state in _STOPPED_STATES)
 
 
 def own_record() -> ProcessRecord:

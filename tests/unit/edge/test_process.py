@@ -3,10 +3,11 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import time
 
 import pytest
 
-from ntbnet.edge.process import ProcessRecord, alive, own_record, record_of, send_signal
+from ntbnet.edge.process import ProcessRecord, alive, own_record, record_of, send_signal, usage_of
 
 
 def test_own_process_is_alive() -> None:
@@ -32,6 +33,33 @@ def test_other_start_time_under_the_same_id_is_another_process() -> None:
     finally:
         child.kill()
         child.wait()
+
+
+def test_usage_is_that_of_the_process() -> None:
+    used = usage_of(own_record())
+
+    assert used is not None
+    assert used.cpu_s == pytest.approx(time.process_time(), abs=0.1)
+    assert 1 << 20 < used.resident_bytes < 1 << 34
+    assert 0 < used.age_s < 86400
+    assert not used.is_stopped
+
+
+def test_usage_tells_a_stopped_process_and_none_of_one_that_ended() -> None:
+    child = subprocess.Popen(["sleep", "60"])
+    try:
+        record = record_of(child.pid)
+        assert record is not None
+        os.kill(child.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, child.pid, os.WSTOPPED)
+        used = usage_of(record)
+        assert used is not None
+        assert used.is_stopped
+        assert usage_of(ProcessRecord(record.pid, record.start_ticks - 1)) is None
+    finally:
+        child.kill()
+        child.wait()
+    assert usage_of(record) is None
 
 
 def test_zombie_counts_as_dead() -> None:
