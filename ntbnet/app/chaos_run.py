@@ -31,6 +31,7 @@ from ntbnet.app.chaos_history import (
 from ntbnet.app.chaos_judgement import RULES, Judgement, Recovery
 from ntbnet.app.chaos_load import PATIENCE_NS, LoadSpec
 from ntbnet.app.chaos_nemesis import Nemesis, Step, schedule
+from ntbnet.app.chaos_nemesis_log import NemesisLog
 from ntbnet.app.chaos_recorder import Recorder
 from ntbnet.app.chaos_scenario import CALM, NODES, OUTAGE_MS, Scenario
 from ntbnet.app.forks import child_environment
@@ -40,6 +41,8 @@ from ntbnet.errors import ConfigError, SetupError
 from ntbnet.faults import FaultPlan
 
 FLOW_TIMEOUT_S = 15.0
+LOGS_FOLDER = "logs"
+"""Of a history."""
 STOP_TIMEOUT_S = PATIENCE_NS / 1e9 + 10
 PATIENCE_FACTOR = 5
 """A recovery is waited for that many times as long as it may take: how late it was is worth knowing."""
@@ -120,7 +123,7 @@ def run(wanted: Wanted, folder: Path, say: Say) -> Done:
     Raises:
         ConfigError, SetupError: the bridge did not start; what fails later makes the verdict ``unknown``.
     """
-    log_folder = folder / "logs"
+    log_folder = folder / LOGS_FOLDER
     log_folder.mkdir()
     config_path = folder / "config.toml"
     text = chaos_scenario.configuration(wanted.scenario, wanted.config, wanted.fabric, log_folder)
@@ -259,6 +262,7 @@ class _Run:
         self._wanted, self._scenario = wanted, wanted.scenario
         self._lab, self._recorder, self._folder, self._say = lab, recorder, folder, say
         self._faults = FaultLog(folder)
+        self._log = NemesisLog(folder / LOGS_FOLDER)
         self._life = 0
         self.given_up: list[str] = []
         self._load: _Load | None = None
@@ -266,12 +270,17 @@ class _Run:
         self._nemesis = Nemesis(
             lab.bridge,
             self,
-            self._faults.add,
+            self._note,
             self._rebirth,
             patience_ms,
             2 * self._scenario.workload.reader_pause_ms + self._scenario.bounds.outage_ms - OUTAGE_MS,
             recorder.sample,
         )
+
+    def _note(self, record: FaultRecord) -> None:
+        """Into the history, and into a log beside the services'."""
+        self._faults.add(record)
+        self._log.note(record)
 
     def flows_since(self, time_ns: int) -> bool:
         """See chaos_nemesis.Traffic."""
@@ -301,9 +310,12 @@ class _Run:
         finally:
             if self._load is not None:
                 self._load.kill()
+            self._log.close()
 
     def _begin_life(self) -> None:
         self._recorder.begin_life()
+        record = self._lab.bridge.run.read_run()
+        self._log.begin_life(record.run_id if record else "none")
         path = chaos_history.traffic_path(self._folder, self._life)
         self._load = _Load(self._lab, self._wanted, path)
         began_ns = monotonic_ns()
@@ -333,9 +345,7 @@ class _Run:
             injected = chaos_faults.heal(run)
             healed_ns = monotonic_ns()
             kinds = ", ".join(f"{times} x {kind}" for kind, times in injected.by_kind.items())
-            self._faults.add(
-                FaultRecord(self._nemesis.done, RULES, (), began_ns, healed_ns, kinds, self._life)
-            )
+            self._note(FaultRecord(self._nemesis.done, RULES, (), began_ns, healed_ns, kinds, self._life))
             self._say(f"healed; injected {kinds or 'nothing'}")
         if self._nemesis.await_recovery(healed_ns, {}) is None:
             self.given_up.append("the healing of all rules")

@@ -11,7 +11,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from ntbnet.app.logs import Line
-from ntbnet.app.logs_cli import Level, app, text_of
+from ntbnet.app.logs_cli import Level, app
+from ntbnet.app.logs_text import text_of
 from ntbnet.config import load_text, to_toml
 from ntbnet.edge.rundir import RunDir
 from ntbnet.log import LEVELS, Logger
