@@ -1,0 +1,180 @@
+"""The writer of a trace ring: a file that is mapped, so that it survives its process, however that ends.
+
+Every record is one ``Struct.pack_into``, which clears the slot, fills it from front to back, and so stores the
+record's number last: a record whose writer was killed half way has none. All pages are allocated before
+the file has its name.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from ntbnet.edge.clock import monotonic_ns, wall_ns
+from ntbnet.errors import SetupError
+from ntbnet.trace_records import (
+    HEADER_BYTES,
+    RECORD,
+    RECORD_BYTES,
+    SEEN_AT,
+    SERVICES,
+    Level,
+    RingHeader,
+    pack_header,
+)
+
+KEPT = 4
+"""Rings of one service and level that are kept: those of its last processes."""
+SUFFIXES = {Level.COARSE: "coarse", Level.FULL: "full"}
+
+
+class Note(Protocol):
+    """Writes one record; the fields are those of ``trace_records.Record``, in its order."""
+
+    def __call__(
+        self,
+        kind: int,
+        flags: int = 0,
+        source: int = 0,
+        result: int = 0,
+        epoch: int = 0,
+        flow: int = 0,
+        address: int = 0,
+        translated: int = 0,
+        length: int = 0,
+        queue: int = 0,
+        slot: int = 0,
+        amount: int = 0,
+        tag: int = 0,
+        data: bytes = b"",
+        mono_ns: int = 0,
+    ) -> None:
+        """Write it now; ``mono_ns`` 0 is the present."""
+
+
+def writer(view: memoryview, capacity: int, clock: Callable[[], int] = monotonic_ns) -> Note:
+    """What writes records into ``view``, a whole ring with its header in place.
+
+    A value that its field has no room for makes no record: its slot stays empty, and readers count it.
+    """
+    pack = RECORD.pack_into
+    number, at, end = 0, HEADER_BYTES, HEADER_BYTES + capacity * RECORD_BYTES
+
+    def note(
+        kind: int,
+        flags: int = 0,
+        source: int = 0,
+        result: int = 0,
+        epoch: int = 0,
+        flow: int = 0,
+        address: int = 0,
+        translated: int = 0,
+        length: int = 0,
+        queue: int = 0,
+        slot: int = 0,
+        amount: int = 0,
+        tag: int = 0,
+        data: bytes = b"",
+        mono_ns: int = 0,
+    ) -> None:
+        nonlocal number, at
+        number += 1
+        try:
+            pack(
+                view,
+                at,
+                mono_ns or clock(),
+                kind,
+                flags,
+                source,
+                result,
+                epoch,
+                flow,
+                address,
+                translated,
+                length,
+                queue,
+                slot,
+                amount,
+                tag,
+                data,
+                number,
+            )
+        except struct.error:
+            pass
+        at += RECORD_BYTES
+        if at == end:
+            at = HEADER_BYTES
+
+    return note
+
+
+class TraceRing:
+    """The ring of this process at one level.
+
+    Args:
+        folder: where rings are (``RunDir.trace_folder``).
+        service: label of the service.
+        incarnation: start number of this process.
+        level: COARSE or FULL.
+        capacity: records, 1 or more.
+        run_id: of the run.
+
+    Attributes:
+        note: writes a record.
+
+    Raises:
+        SetupError: there is no room for it, or it may not be made. Nothing is left behind.
+    """
+
+    def __init__(
+        self, folder: Path, service: str, incarnation: int, level: Level, capacity: int, run_id: str
+    ) -> None:
+        header = RingHeader(
+            level,
+            SERVICES.index(service),
+            capacity,
+            os.getpid(),
+            incarnation,
+            monotonic_ns(),
+            wall_ns(),
+            run_id[:16],
+        )
+        path = folder / f"{service}.{incarnation}.{SUFFIXES[level]}"
+        self.path, self.capacity = path, capacity
+        _keep_the_last(folder, service, level)
+        aside = path.with_name(f".{path.name}")
+        try:
+            aside.unlink(missing_ok=True)
+            fd = os.open(aside, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            try:
+                os.posix_fallocate(fd, 0, header.size_bytes)
+                flags = mmap.MAP_SHARED | mmap.MAP_POPULATE
+                self._map = mmap.mmap(fd, header.size_bytes, flags=flags)
+                self._map[:HEADER_BYTES] = pack_header(header)
+                aside.rename(path)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            aside.unlink(missing_ok=True)
+            raise SetupError(f"no trace ring: {path}: {header.size_bytes} bytes: {error.strerror}") from None
+        self.note: Note = writer(memoryview(self._map), capacity)
+
+    def close(self) -> None:
+        """Say in the header that it ends in order; its memory stays mapped as long as ``note`` lives."""
+        self._map[SEEN_AT : SEEN_AT + 8] = monotonic_ns().to_bytes(8, "little")
+
+
+def _keep_the_last(folder: Path, service: str, level: Level) -> None:
+    """Remove the oldest rings of the service, so that with a new one there are ``KEPT``."""
+    found = []
+    for path in folder.glob(f"{service}.*.{SUFFIXES[level]}"):
+        number = path.name.split(".")[1]
+        if number.isdecimal():
+            found.append((int(number), path))
+    for _, path in sorted(found)[: max(0, len(found) - KEPT + 1)]:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,232 @@
+"""Reading trace rings: of processes that run, that ended, that were killed, and of a bridge that is gone.
+
+A ring is read with ``pread`` and never mapped: nobody who shortens the file can hurt its reader. A record is
+taken when two readings of it agree, so that what its writer is just storing is not taken half; what is
+being overwritten counts as lost. Nothing in a file is believed that its place does not bear out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import os
+import stat
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from ntbnet.errors import WireError
+from ntbnet.trace_records import (
+    HEADER_BYTES,
+    RECORD_BYTES,
+    SERVICES,
+    Flag,
+    Kind,
+    Level,
+    Record,
+    RingHeader,
+    decode_header,
+    decode_record,
+    number_of,
+    wake_flow,
+)
+
+CHUNK = 512
+"""Records read at a time."""
+TRIES = 3
+"""How often a record that changes under the reading is read again."""
+PAIR_NS = 1_000_000_000
+"""A wake that nobody took within this time is lost."""
+_WAKES = {int(Kind.IRQ), int(Kind.LINE), int(Kind.MEM_WRITE)}
+
+
+class Entry(NamedTuple):
+    """A record, and the ring that it is of."""
+
+    ring: RingHeader
+    record: Record
+
+
+@dataclass(slots=True)
+class RingFile:
+    """One ring as found in a folder.
+
+    Attributes:
+        path: of the file.
+        header: its header.
+        last: number of the newest record, 0 without any.
+        first: number of the oldest record that may still be there.
+        torn: records between them that ``records`` did not find whole, as counted by its last run.
+    """
+
+    path: Path
+    header: RingHeader
+    first: int = 1
+    last: int = 0
+    torn: int = 0
+
+    @property
+    def overwritten(self) -> int:
+        """Records that newer ones have replaced."""
+        return self.first - 1
+
+    def records(self) -> Iterator[Record]:
+        """Every whole record, oldest first. Ends early when the file is gone or shortened."""
+        self.torn = 0
+        header, number = self.header, self.first
+        with contextlib.suppress(OSError), _opened(self.path) as fd:
+            while number <= self.last:
+                slot = (number - 1) % header.capacity
+                many = min(CHUNK, header.capacity - slot, self.last - number + 1)
+                offset = HEADER_BYTES + slot * RECORD_BYTES
+                data = _read_twice(fd, many, offset)
+                for place in range(many):
+                    at = place * RECORD_BYTES
+                    if at + RECORD_BYTES <= len(data) and number_of(data, at) == number + place:
+                        yield decode_record(data, at)
+                    else:
+                        self.torn += 1
+                number += many
+
+
+def find_rings(folder: Path, level: Level | None = None) -> tuple[list[RingFile], list[str]]:
+    """The rings in ``folder``, oldest process first, and what is wrong with files that look like one.
+
+    Args:
+        folder: ``RunDir.trace_folder``; one that is not there has no rings.
+        level: only rings of this level.
+    """
+    rings, complaints = [], []
+    try:
+        paths = sorted(path for path in folder.iterdir() if path.suffix in (".coarse", ".full"))
+    except OSError:
+        return [], []
+    for path in paths:
+        try:
+            ring = _look(path)
+        except (OSError, WireError) as problem:
+            complaints.append(f"{path.name}: {problem}")
+            continue
+        if level is None or ring.header.level == level:
+            rings.append(ring)
+    rings.sort(key=lambda ring: (ring.header.service, ring.header.incarnation, ring.header.level))
+    return rings, complaints
+
+
+def read_rings(folder: Path, level: Level | None = None) -> Iterator[Entry]:
+    """All records of all rings in ``folder``, merged by time; wakes carry flows. See ``find_rings``."""
+    rings, _ = find_rings(folder, level)
+    return merged(rings)
+
+
+def merged(rings: Iterable[RingFile]) -> Iterator[Entry]:
+    """The records of ``rings``, merged by time; wakes carry flows."""
+    streams = [_entries(ring) for ring in rings]
+    return with_wake_flows(heapq.merge(*streams, key=lambda entry: entry.record.mono_ns))
+
+
+def _entries(ring: RingFile) -> Iterator[Entry]:
+    for record in ring.records():
+        yield Entry(ring.header, record)
+
+
+def with_wake_flows(entries: Iterable[Entry]) -> Iterator[Entry]:
+    """The same entries; a wake that was sent, that wake as it arrived, and its handler's slice share a flow.
+
+    A wake carries no number. Both ends of one FIFO see the same wakes in the same order, so the oldest one that
+    was sent, is the same and was not taken yet, is the one that arrives.
+    """
+    sent: dict[tuple[int, int], deque[tuple[Record, int]]] = {}
+    handled: dict[tuple[int, int], int] = {}
+    counted = 0
+    for entry in entries:
+        ring, record = entry
+        if record.kind == Kind.SLICE and record.flags & Flag.WAKE:
+            flow = handled.pop((ring.service, record.source), 0)
+            yield entry if not flow else Entry(ring, record._replace(flow=flow))
+            continue
+        if not record.flags & Flag.WAKE or record.kind not in _WAKES:
+            yield entry
+            continue
+        if record.flags & Flag.SENT:
+            counted += 1
+            flow = wake_flow(ring.service & 7, record.source & 7, counted)
+            waiting = sent.setdefault((ring.service, record.source), deque())
+            while waiting and record.mono_ns - waiting[0][0].mono_ns > PAIR_NS:
+                waiting.popleft()
+            waiting.append((record, flow))
+        else:
+            flow = _take(sent.get((record.source, ring.service)), record)
+            handled[ring.service, record.source] = flow
+        yield Entry(ring, record._replace(flow=flow)) if flow else entry
+
+
+def _take(waiting: deque[tuple[Record, int]] | None, record: Record) -> int:
+    """Flow of the wake that ``record`` tells the arrival of, 0 when it was not noted; older ones are lost."""
+    if waiting is None:
+        return 0
+    what = (record.kind, record.address, record.slot, record.epoch)
+    for place, (candidate, flow) in enumerate(waiting):
+        if (candidate.kind, candidate.address, candidate.slot, candidate.epoch) == what:
+            for _ in range(place + 1):
+                waiting.popleft()
+            return flow
+    return 0
+
+
+def _look(path: Path) -> RingFile:
+    with _opened(path) as fd:
+        header = decode_header(os.pread(fd, HEADER_BYTES, 0))
+        if path.name.split(".")[0] != SERVICES[header.service]:
+            raise WireError(f"trace ring: of {SERVICES[header.service]}")
+        if os.fstat(fd).st_size != header.size_bytes:
+            raise WireError(f"trace ring: {os.fstat(fd).st_size} bytes, expected {header.size_bytes}")
+        last = _newest(fd, header.capacity)
+    return RingFile(path, header, max(1, last - header.capacity + 1), last)
+
+
+def _newest(fd: int, capacity: int) -> int:
+    """The highest record number whose slot is the right one.
+
+    Slots are filled in order, so the first one's lap goes on up to the newest record; a search among them
+    would do, but not for a file that somebody has damaged.
+    """
+    newest = 0
+    for slot in range(0, capacity, CHUNK):
+        many = min(CHUNK, capacity - slot)
+        data = os.pread(fd, many * RECORD_BYTES, HEADER_BYTES + slot * RECORD_BYTES)
+        for place in range(len(data) // RECORD_BYTES):
+            number = number_of(data, place * RECORD_BYTES)
+            if number > newest and (number - 1) % capacity == slot + place:
+                newest = number
+    return newest
+
+
+def _read_twice(fd: int, many: int, offset: int) -> bytes:
+    """``many`` records, as two readings in a row agree on; where they do not, the number is 0."""
+    size = many * RECORD_BYTES
+    data = os.pread(fd, size, offset)
+    for _ in range(TRIES):
+        again = os.pread(fd, size, offset)
+        if again == data:
+            return data
+        before, data = data, again
+    whole = bytearray(data)
+    for at in range(0, min(len(before), len(data)), RECORD_BYTES):
+        if before[at : at + RECORD_BYTES] != data[at : at + RECORD_BYTES]:
+            whole[at : at + RECORD_BYTES] = bytes(len(data[at : at + RECORD_BYTES]))
+    return bytes(whole)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    """A descriptor of a plain file; OSError for anything else."""
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(0, "no plain file")
+        yield fd
+    finally:
+        os.close(fd)
