@@ -6,13 +6,18 @@ Exit codes: 0 done, 1 nothing was found or a rule is broken, 2 usage.
 from __future__ import annotations
 
 import json
+import sys
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from ntbnet.app.log_check import Breach, Checker
 from ntbnet.app.log_filter import filter_from
+from ntbnet.app.log_latency import Hop, ring_folder, ring_latencies
 from ntbnet.app.log_timeline import Failure, Failures
 from ntbnet.app.logs_options import (
+    DEFAULT_NAME,
     AsJson,
     LogFolder,
     Name,
@@ -24,6 +29,8 @@ from ntbnet.app.logs_options import (
     closed_pipe_ends_quietly,
 )
 from ntbnet.app.logs_text import bare, plain, print_table
+from ntbnet.edge.rundir import DEFAULT_ROOT, RunDir
+from ntbnet.errors import ConfigError
 
 MOST_SHOWN = 1000
 """Broken rules that are shown; more are counted."""
@@ -38,6 +45,12 @@ TIMELINE_EXAMPLES = """Examples:
 ntbnet logs timeline
 
 ntbnet logs timeline --json history/logs/ | jq '.failures[] | [.service, .first_packet_ms]'"""
+LATENCY_EXAMPLES = """Examples:
+
+ntbnet trace start && ntbnet ping -c 100 && ntbnet logs latency
+
+ntbnet logs latency --json saved-trace/ | jq '."end to end"'"""
+HOPS = ("what", "hop", "count", "min, us", "p50, us", "p90, us", "p99, us", "p99.9, us", "max, us")
 STEPS = (
     "service",
     "what",
@@ -122,6 +135,44 @@ def timeline(
         source.finish(source.tally.lines)
 
 
+def latency(
+    path: Annotated[
+        Path | None, typer.Argument(metavar="PATH", help="Run folder, or a folder of trace rings.")
+    ] = None,
+    name: Name = None,
+    run_dir: RunFolder = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show how long packets and interrupts take: end to end, each hop, each handler. From trace rings.
+
+    Exit code 1 when there is no stamp: `ntbnet trace start` makes services note them down.
+    """
+    latencies, problems = ring_latencies(_ring_folder(path, name, run_dir))
+    for problem in problems:
+        print(f"ntbnet logs: {problem}", file=sys.stderr)
+    hops = latencies.hops()
+    with closed_pipe_ends_quietly():
+        if as_json:
+            print(json.dumps({"records": latencies.records, **latencies.to_dict()}, indent=2))
+        elif hops:
+            print_table(HOPS, map(hop_cells, hops), numbers=range(2, 9))
+    if not hops:
+        how = "ntbnet trace start, some traffic, then this again"
+        print(f"ntbnet logs: no stamps of packets in {latencies.records} records: {how}", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+def _ring_folder(path: Path | None, name: str | None, run_dir: Path | None) -> Path:
+    if path is not None and (name or run_dir):
+        raise typer.BadParameter("give either a path, or --name and --run-dir")
+    if path is None:
+        try:
+            path = RunDir(run_dir or DEFAULT_ROOT, name or DEFAULT_NAME).path
+        except ConfigError as problem:
+            raise typer.BadParameter(str(problem), param_hint="--name") from None
+    return ring_folder(path)
+
+
 def _cells(failure: Failure) -> list[str]:
     steps = (
         failure.detected_ns,
@@ -142,7 +193,14 @@ def _cells(failure: Failure) -> list[str]:
     ]
 
 
+def hop_cells(hop: Hop) -> list[str]:
+    """A hop as cells under ``HOPS``."""
+    figures = hop.spread.to_dict()
+    return [hop.sort, hop.name, str(figures.pop("count")), *(f"{one:.1f}" for one in figures.values())]
+
+
 def add_to(app: typer.Typer) -> None:
     """Make these commands of ``ntbnet logs``."""
     app.command(epilog=CHECK_EXAMPLES)(check)
     app.command(epilog=TIMELINE_EXAMPLES)(timeline)
+    app.command(epilog=LATENCY_EXAMPLES)(latency)
