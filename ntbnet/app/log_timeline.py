@@ -19,7 +19,7 @@ once share link and packets. What is remembered at a time does not grow with the
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -134,10 +134,7 @@ class Failures:
         self.found: list[Failure] = []
         self.left_out = 0
         self._runs: dict[str, _Run] = {}
-
-    def add_all(self, lines: Iterable[Line]) -> None:
-        """Look at lines, which come in merged order."""
-        looks = {
+        self._looks: dict[str, Callable[[Line, _Run], None]] = {
             "chaos.fault_done": self._fault_done,
             "supervisor.service_died": self._noticed,
             "supervisor.service_hung": self._noticed,
@@ -149,10 +146,18 @@ class Failures:
             "netdev.packet_crossed": self._crossed,
             "supervisor.started": self._reborn,
         }
+
+    def add_all(self, lines: Iterable[Line]) -> None:
+        """Look at lines, which come in merged order."""
+        looks, run_of = self._looks, self._run
         for line in lines:
             look = looks.get(line.fields["event"])
             if look is not None:
-                look(line, self._run(line.fields["run_id"]))
+                look(line, run_of(line.fields["run_id"]))
+
+    def add(self, line: Line) -> None:
+        """Look at the next line."""
+        self.add_all((line,))
 
     def ended(self) -> list[Failure]:
         """All failures, by the time of the fault."""

@@ -28,6 +28,7 @@ from ntbnet.app.logs_options import (
     Source,
     checked,
     closed_pipe_ends_quietly,
+    progress,
 )
 from ntbnet.app.logs_text import print_json, print_summary, print_text
 from ntbnet.log import EVENTS
@@ -131,7 +132,7 @@ def summary(
     wanted = checked(lambda: filter_from(services=service or (), since=since))
     source = Source(paths, name, run_dir, log_dir)
     counts = Summary()
-    counts.add_all(source.lines(wanted))
+    counts.add_all(progress(source.lines(wanted), source.tally))
     services = {key: one for key, one in sorted(counts.services.items()) if not service or key in service}
     with closed_pipe_ends_quietly():
         if as_json:

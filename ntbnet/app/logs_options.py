@@ -5,19 +5,23 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
 
-from ntbnet.app.log_filter import Filter
+from ntbnet.app.log_filter import Filter, filter_from
 from ntbnet.app.log_sources import STDIN, Follower, files_of_bridge, folder_files, read_all
 from ntbnet.app.logs import Axis, Line, Tally
 from ntbnet.edge.rundir import DEFAULT_ROOT
 from ntbnet.errors import ConfigError
 
 DEFAULT_NAME = "ntbnet"
+TOLD_LINES = 4096
+TOLD_S = 1.0
+"""How often progress is looked at, lines, and told, s."""
 
 Paths = Annotated[
     list[str] | None, typer.Argument(metavar="PATH", help="Log files, folders of them, or - for stdin.")
@@ -115,7 +119,7 @@ class Source:
 
 
 def _wanted(lines: Iterator[Line], wanted: Filter | None) -> Iterator[Line]:
-    if wanted is None or wanted == Filter():
+    if wanted is None or wanted == filter_from():
         return lines
     return (line for line in lines if wanted.wants(line.fields))
 
@@ -130,6 +134,25 @@ def checked(make: Callable[[], Filter]) -> Filter:
         return make()
     except ValueError as problem:
         raise typer.BadParameter(str(problem)) from None
+
+
+def progress(lines: Iterator[Line], tally: Tally) -> Iterator[Line]:
+    """The same lines; says on a terminal, once a second, how many were read."""
+    if not sys.stderr.isatty():
+        return lines
+    return _told(lines, tally)
+
+
+def _told(lines: Iterator[Line], tally: Tally) -> Iterator[Line]:
+    told_s = time.monotonic()
+    has_told = False
+    for number, line in enumerate(lines):
+        if number % TOLD_LINES == 0 and time.monotonic() - told_s >= TOLD_S:
+            told_s, has_told = time.monotonic(), True
+            print(f"\r{tally.lines} lines", end="", file=sys.stderr, flush=True)
+        yield line
+    if has_told:
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager

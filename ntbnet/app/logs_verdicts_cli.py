@@ -12,10 +12,12 @@ from typing import Annotated
 
 import typer
 
+from ntbnet.app import log_report
 from ntbnet.app.log_check import Breach, Checker
 from ntbnet.app.log_filter import filter_from
-from ntbnet.app.log_latency import Hop, ring_folder, ring_latencies
-from ntbnet.app.log_timeline import Failure, Failures
+from ntbnet.app.log_latency import ring_folder, ring_latencies
+from ntbnet.app.log_timeline import Failures
+from ntbnet.app.logs_cells import FAILURE_TITLES, HOP_TITLES, failure_cells, hop_cells
 from ntbnet.app.logs_options import (
     DEFAULT_NAME,
     AsJson,
@@ -27,10 +29,11 @@ from ntbnet.app.logs_options import (
     Source,
     checked,
     closed_pipe_ends_quietly,
+    progress,
 )
-from ntbnet.app.logs_text import bare, plain, print_table
+from ntbnet.app.logs_text import plain, print_table
 from ntbnet.edge.rundir import DEFAULT_ROOT, RunDir
-from ntbnet.errors import ConfigError
+from ntbnet.errors import ConfigError, SetupError
 
 MOST_SHOWN = 1000
 """Broken rules that are shown; more are counted."""
@@ -50,18 +53,11 @@ LATENCY_EXAMPLES = """Examples:
 ntbnet trace start && ntbnet ping -c 100 && ntbnet logs latency
 
 ntbnet logs latency --json saved-trace/ | jq '."end to end"'"""
-HOPS = ("what", "hop", "count", "min, us", "p50, us", "p90, us", "p99, us", "p99.9, us", "max, us")
-STEPS = (
-    "service",
-    "what",
-    "at, s",
-    "detected, ms",
-    "restarted, ms",
-    "ready, ms",
-    "link up, ms",
-    "first packet, ms",
-    "link",
-)
+REPORT_EXAMPLES = """Examples:
+
+ntbnet logs report -o report.html
+
+ntbnet logs report -o report.md history/logs/"""
 
 
 def check(
@@ -82,7 +78,7 @@ def check(
     found = 0
     shown: list[Breach] = []
     with closed_pipe_ends_quietly():
-        for breach in checker.check_all(source.lines(wanted)):
+        for breach in checker.check_all(progress(source.lines(wanted), source.tally)):
             found += 1
             if found <= MOST_SHOWN:
                 if as_json:
@@ -120,7 +116,7 @@ def timeline(
     wanted = checked(lambda: filter_from(since=since))
     source = Source(paths, name, run_dir, log_dir)
     failures = Failures()
-    failures.add_all(source.lines(wanted))
+    failures.add_all(progress(source.lines(wanted), source.tally))
     found = failures.ended()
     with closed_pipe_ends_quietly():
         if as_json:
@@ -129,7 +125,7 @@ def timeline(
             about = {"lines": tally.lines, "skipped": tally.skipped, "left_out": failures.left_out}
             print(json.dumps({**about, "failures": rows}, indent=2))
         elif found:
-            print_table(STEPS, map(_cells, found), numbers=range(2, 8))
+            print_table(FAILURE_TITLES, map(failure_cells, found), numbers=range(2, 8))
         elif source.tally.lines:
             print(f"no failure in {source.tally.lines} lines")
         source.finish(source.tally.lines)
@@ -155,7 +151,7 @@ def latency(
         if as_json:
             print(json.dumps({"records": latencies.records, **latencies.to_dict()}, indent=2))
         elif hops:
-            print_table(HOPS, map(hop_cells, hops), numbers=range(2, 9))
+            print_table(HOP_TITLES, map(hop_cells, hops), numbers=range(2, 9))
     if not hops:
         how = "ntbnet trace start, some traffic, then this again"
         print(f"ntbnet logs: no stamps of packets in {latencies.records} records: {how}", file=sys.stderr)
@@ -173,30 +169,36 @@ def _ring_folder(path: Path | None, name: str | None, run_dir: Path | None) -> P
     return ring_folder(path)
 
 
-def _cells(failure: Failure) -> list[str]:
-    steps = (
-        failure.detected_ns,
-        failure.restarted_ns,
-        failure.ready_ns,
-        failure.link_up_ns,
-        failure.first_packet_ns,
-    )
-    times = [failure.ms(step) for step in steps]
-    at_s = (failure.fault_ns - failure.mono_offset_ns) / 1e9
-    cells = ["-" if one is None else f"{one:.1f}" for one in times]
-    return [
-        bare(failure.service),
-        bare(failure.kind),
-        f"{at_s:.3f}",
-        *cells,
-        "lost" if failure.link_lost else "kept",
-    ]
-
-
-def hop_cells(hop: Hop) -> list[str]:
-    """A hop as cells under ``HOPS``."""
-    figures = hop.spread.to_dict()
-    return [hop.sort, hop.name, str(figures.pop("count")), *(f"{one:.1f}" for one in figures.values())]
+def report(
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help="Report to write: .html or .md.")
+    ],
+    paths: Paths = None,
+    name: Name = None,
+    run_dir: RunFolder = None,
+    log_dir: LogFolder = None,
+    since: Since = "",
+    trace: Annotated[
+        Path | None,
+        typer.Option("--trace", metavar="DIR", help="Folder of trace rings, for latencies."),
+    ] = None,
+) -> None:
+    """Write one file of summary, failures, latencies and broken rules, with pictures."""
+    log_report.require(output)
+    wanted = checked(lambda: filter_from(since=since))
+    source = Source(paths, name, run_dir, log_dir)
+    findings = log_report.Findings()
+    findings.read(progress(source.lines(wanted), source.tally))
+    if trace is not None or not paths:
+        folder = _ring_folder(trace, None if trace else name, None if trace else run_dir)
+        findings.hops = ring_latencies(folder)[0].hops()
+    if source.tally.lines:
+        try:
+            for path in log_report.write(output, findings, source.tally):
+                print(path)
+        except OSError as problem:
+            raise SetupError(f"--output {output}: {problem.strerror}") from None
+    source.finish(source.tally.lines)
 
 
 def add_to(app: typer.Typer) -> None:
@@ -204,3 +206,4 @@ def add_to(app: typer.Typer) -> None:
     app.command(epilog=CHECK_EXAMPLES)(check)
     app.command(epilog=TIMELINE_EXAMPLES)(timeline)
     app.command(epilog=LATENCY_EXAMPLES)(latency)
+    app.command(epilog=REPORT_EXAMPLES)(report)
