@@ -169,7 +169,7 @@ EVENTS: dict[str, Event] = {
     "netdev.packet_crossed": Event(
         "info",
         ("queue",),
-        "first frame that a queue received since its link, or a path of the service, came up",
+        "first frame that a queue received since its link came up, or since a path of the service was lost",
     ),
     "netdev.carrier_changed": Event("info", ("up",), "carrier of the node's interface"),
     "security.key_refused": Event(

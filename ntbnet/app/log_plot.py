@@ -86,7 +86,7 @@ def failures_by_step(failures: Sequence[Failure]) -> bytes:
             failure.detected_ns,
             failure.restarted_ns,
             failure.ready_ns,
-            failure.link_up_ns,
+            failure.usable_ns,
             failure.first_packet_ns,
         )
         for (name, colour), end_ns in zip(STEP_COLOURS.items(), steps, strict=True):

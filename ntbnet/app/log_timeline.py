@@ -8,8 +8,8 @@ detected
 restarted
     the process that takes the place of the old one was started; ``ready`` is when it had its sockets;
 link up
-    the transports agreed again, the later one counts. A failure that costs no link costs paths: then it is
-    when a peer had its path to the service again;
+    the transports agreed again, the later one counts. A failure that costs no link may cost interrupts: then
+    it is when a peer gave its path to the service up, or had it again, whichever was last before packets;
 first packet
     the first frame on each queue since then; the last of these counts.
 
@@ -63,6 +63,8 @@ class Failure:
     link_up_ns: int | None = None
     first_packet_ns: int | None = None
     link_lost: bool = False
+    path_ns: int | None = None
+    """Stands for ``link_up_ns`` where the link is kept."""
     _crossing_ns: int | None = None
     """First crossing since the link came up last."""
 
@@ -72,13 +74,18 @@ class Failure:
         return self.first_packet_ns is not None
 
     @property
+    def usable_ns(self) -> int | None:
+        """When packets could cross again."""
+        return self.link_up_ns if self.link_lost else self.path_ns
+
+    @property
     def moved_ns(self) -> int:
         """When something was last heard of its recovery."""
-        return max(self.fault_ns, self.link_up_ns or 0, self.first_packet_ns or 0)
+        return max(self.fault_ns, self.usable_ns or 0, self.first_packet_ns or 0)
 
     def waits(self, now_ns: int) -> bool:
         """True when another fault at that time leaves it its own recovery, which has not come yet."""
-        if self.link_up_ns is None:
+        if self.usable_ns is None:
             return True
         return self.link_lost and not self.is_over and now_ns - self.moved_ns <= LATE_NS
 
@@ -87,9 +94,14 @@ class Failure:
         if self.link_up_ns is None or now_ns - self.moved_ns <= LATE_NS:
             self.link_up_ns, self._crossing_ns = now_ns, None
 
+    def path_moved(self, now_ns: int) -> None:
+        """A peer lost its path to the service, or has it again."""
+        if self._crossing_ns is None:
+            self.path_ns = now_ns
+
     def crossed(self, now_ns: int) -> None:
         """The first frame of a queue came."""
-        if self.link_up_ns is None:
+        if self.usable_ns is None:
             return  # what crosses before the failure is felt tells nothing of its end
         if self._crossing_ns is None:
             self._crossing_ns = now_ns
@@ -106,7 +118,7 @@ class Failure:
             "detected_ms": self.ms(self.detected_ns),
             "restarted_ms": self.ms(self.restarted_ns),
             "ready_ms": self.ms(self.ready_ns),
-            "link_up_ms": self.ms(self.link_up_ns),
+            "link_up_ms": self.ms(self.usable_ns),
             "first_packet_ms": self.ms(self.first_packet_ns),
             "link_lost": self.link_lost,
         }
@@ -123,6 +135,8 @@ class _Run:
     open: list[Failure] = field(default_factory=list)
     silent_ns: dict[str, int] = field(default_factory=dict)
     """Service -> when a neighbour lost its path to it, which has not come back yet."""
+    down_ns: int = -1
+    """When the link went down last: a nemesis that flaps it tells of that afterwards."""
     epochs: dict[str, int] = field(default_factory=dict)
     """Service -> start number of its process."""
 
@@ -179,7 +193,8 @@ class Failures:
             if seen and seen.kind in UNEXPLAINED and at_ns - SLACK_NS <= seen.fault_ns <= line.time_ns:
                 seen.kind, seen.fault_ns = kind, min(at_ns, seen.fault_ns)
             else:
-                self._fail(run, service, kind, line, at_ns)
+                failure = self._fail(run, service, kind, line, at_ns)
+                failure.detected_ns = run.down_ns if run.down_ns >= at_ns else None
 
     def _fail(self, run: _Run, service: str, kind: str, line: Line, at_ns: int) -> Failure:
         failure = Failure(service, kind, line.fields["run_id"], at_ns, line.time_ns - line.fields["mono_ns"])
@@ -247,6 +262,8 @@ class Failures:
         fields, now_ns = line.fields, line.time_ns
         peer, up = fields.get("peer"), fields.get("up")
         failure = self._latest(run, peer, now_ns)
+        if failure is not None and fields["service"] in PEERS:
+            failure.path_moved(now_ns)
         if up is not True:
             if type(peer) is str and len(run.silent_ns) < MAX_OPEN:
                 run.silent_ns.setdefault(peer, now_ns)
@@ -254,13 +271,12 @@ class Failures:
                 failure.detected_ns = now_ns
             return
         run.silent_ns.pop(str(peer), None)
-        if failure is not None and not failure.link_lost and fields["service"] in PEERS:
-            failure.link_up(now_ns)
 
     def _link(self, line: Line, run: _Run) -> None:
         """What no process ends of, such as a flap, is felt at the link."""
         if line.fields.get("up") is True:
             return
+        run.down_ns = line.time_ns
         for failure in self._affected(run, line.time_ns):
             if failure.detected_ns is None:
                 failure.detected_ns = line.time_ns
@@ -268,8 +284,8 @@ class Failures:
     def _transport(self, line: Line, run: _Run) -> None:
         is_up = line.fields.get("up") is True
         for failure in self._affected(run, line.time_ns):
+            failure.link_lost = failure.link_lost or is_up or not failure.is_over
             if is_up:
-                failure.link_lost = True
                 failure.link_up(line.time_ns)
 
     def _crossed(self, line: Line, run: _Run) -> None:

@@ -26,7 +26,7 @@ def failure_cells(failure: Failure) -> list[str]:
         failure.detected_ns,
         failure.restarted_ns,
         failure.ready_ns,
-        failure.link_up_ns,
+        failure.usable_ns,
         failure.first_packet_ns,
     )
     times = [failure.ms(step) for step in steps]
