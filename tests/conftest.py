@@ -25,6 +25,7 @@ PROGRAMS = {
     "nsenter": "util-linux",
     "ss": "iproute2",
     "setpriv": "util-linux",
+    "lnav": "lnav",
 }
 """Programs the system tests run, and the Debian packages they are in."""
 

@@ -46,7 +46,7 @@ def lines_of(story: Iterable[Fields]) -> list[Line]:
 def fault(at_ms: float, kind: str, *services: str, told_ms: float | None = None, number: int = 0) -> Fields:
     """What the nemesis says."""
     at_ns = START_MS * 1_000_000 + round(at_ms * 1_000_000)
-    keys = {"number": number, "kind": kind, "services": list(services), "at_ns": at_ns, "until_ns": at_ns}
+    keys: Fields = {"number": number, "kind": kind, "services": list(services), "at_ns": at_ns, "until_ns": at_ns}
     told = at_ms + 1 if told_ms is None else told_ms
     return said(told, "nemesis", "chaos.fault_done", injected=True, note="", **keys)
 
@@ -63,7 +63,7 @@ def spawned(at_ms: float, name: str) -> Fields:
 
 def path(at_ms: float, service: str, peer: str, session: int, *, epoch: int = 1) -> Fields:
     """A path that came up, or with session 0 went down."""
-    keys = {"peer": peer, "up": session > 0, "session": session, "reason": "told"}
+    keys: Fields = {"peer": peer, "up": session > 0, "session": session, "reason": "told"}
     return said(at_ms, service, "path.changed", epoch=epoch, **keys)
 
 
@@ -79,7 +79,7 @@ def crossed(at_ms: float, service: str, queue: int = 0) -> Fields:
 
 def healthy() -> list[Fields]:
     """A bridge that comes up, loses epc to a kill, recovers and goes down; 12 s."""
-    story = [
+    return [
         said(0, "supervisor", "supervisor.started", services=["epc", "peer-rc"]),
         said(10, "epc", "service.started", incarnation=1),
         path(20, "peer-rc", "epc", 1),
@@ -110,4 +110,3 @@ def healthy() -> list[Fields]:
         said(12002, "epc", "service.stopped", epoch=2, reason="SIGTERM"),
         said(12010, "supervisor", "supervisor.stopped", reason="SIGTERM"),
     ]
-    return story

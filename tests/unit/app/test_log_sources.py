@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from ntbnet.app import log_sources
 from ntbnet.app.log_sources import Follower, Tail, folder_files, read_all
 from ntbnet.app.logs import Axis, Line, Tally
 from ntbnet.edge.log_rotation import set_aside
@@ -71,7 +70,7 @@ class Looks:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *things: Any) -> None:
         self._things = list(things)
-        monkeypatch.setattr(log_sources.time, "sleep", self)
+        monkeypatch.setattr("time.sleep", self)
 
     def __call__(self, seconds: float) -> None:
         if self._things:

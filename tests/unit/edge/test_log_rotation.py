@@ -20,6 +20,10 @@ def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
         yield ours, theirs
 
 
+def open_descriptors() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
 def contents(folder: Path) -> dict[str, str]:
     return {path.name: path.read_text() for path in sorted(folder.iterdir())}
 
@@ -107,11 +111,11 @@ def test_nothing_but_a_word_changes_no_log(tmp_path: Path, ends: tuple[socket.so
 def test_no_descriptor_is_left_open(tmp_path: Path, ends: tuple[socket.socket, socket.socket]) -> None:
     ours, theirs = ends
     log = os.open(tmp_path / "epc.jsonl", os.O_WRONLY | os.O_CREAT)
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
 
     for _ in range(20):
         pass_log(ours, tmp_path / "new.jsonl")
         take_log(theirs, log)
 
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_descriptors() == before
     os.close(log)
