@@ -40,6 +40,7 @@ ALONE = {
     "test_kill_under_load.py",
     "test_scenarios.py",
     "test_recovery.py",
+    "test_timeline.py",
 }
 """Modules that judge latencies, rates and times of recovery."""
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from ntbnet.app.chaos_history import (
     FaultRecord,
     History,
     Kind,
+    LoggedEvent,
     Observed,
     Record,
     RuleCount,
@@ -34,6 +35,7 @@ from ntbnet.app.chaos_nemesis import Nemesis, Step, schedule
 from ntbnet.app.chaos_nemesis_log import NemesisLog
 from ntbnet.app.chaos_recorder import Recorder
 from ntbnet.app.chaos_scenario import CALM, NODES, OUTAGE_MS, Scenario
+from ntbnet.app.chaos_services import noticed_and_replaced
 from ntbnet.app.forks import child_environment
 from ntbnet.edge.clock import monotonic_ns
 from ntbnet.edge.node import spec_from
@@ -87,15 +89,24 @@ class Done:
             "seed": self.wanted.seed,
             "fabric": self.wanted.fabric,
             **self.judgement.as_json(),
-            "events": [_event(one) for one in self.judgement.recoveries],
+            "events": [_event(one, self.history.observed.events) for one in self.judgement.recoveries],
             "repeat": self.wanted.again,
         }
 
 
-def _event(one: Recovery) -> dict[str, Any]:
-    took_ms = None if one.took_ns is None else round(one.took_ns / 1e6, 1)
+def _event(one: Recovery, events: Sequence[LoggedEvent]) -> dict[str, Any]:
+    """A fault, and milliseconds since then; None for what did not happen."""
     fault = one.fault
-    return {"kind": fault.kind, "services": list(fault.services), "note": fault.note, "recovery_ms": took_ms}
+    detected_ns, restarted_ns = noticed_and_replaced(events, fault)
+    return {
+        "kind": fault.kind,
+        "services": list(fault.services),
+        "note": fault.note,
+        "at_ns": fault.at_ns,
+        "detected_ms": None if detected_ns is None else round((detected_ns - fault.at_ns) / 1e6, 1),
+        "restarted_ms": None if restarted_ns is None else round((restarted_ns - fault.at_ns) / 1e6, 1),
+        "recovery_ms": None if one.took_ns is None else round(one.took_ns / 1e6, 1),
+    }
 
 
 def read_tables(config_path: str | None) -> dict[str, Any]:

@@ -46,7 +46,13 @@ def lines_of(story: Iterable[Fields]) -> list[Line]:
 def fault(at_ms: float, kind: str, *services: str, told_ms: float | None = None, number: int = 0) -> Fields:
     """What the nemesis says."""
     at_ns = START_MS * 1_000_000 + round(at_ms * 1_000_000)
-    keys: Fields = {"number": number, "kind": kind, "services": list(services), "at_ns": at_ns, "until_ns": at_ns}
+    keys: Fields = {
+        "number": number,
+        "kind": kind,
+        "services": list(services),
+        "at_ns": at_ns,
+        "until_ns": at_ns,
+    }
     told = at_ms + 1 if told_ms is None else told_ms
     return said(told, "nemesis", "chaos.fault_done", injected=True, note="", **keys)
 
