@@ -35,6 +35,7 @@ from ntbnet.sections import (
     Run,
     Supervisor,
     Timing,
+    Trace,
     Transport,
 )
 
@@ -52,6 +53,7 @@ class Sections:
     timing: Timing = Timing()
     supervisor: Supervisor = Supervisor()
     log: Log = Log()
+    trace: Trace = Trace()
     run: Run = Run()
 
 

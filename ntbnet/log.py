@@ -12,7 +12,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TextIO
@@ -183,6 +183,11 @@ EVENTS: dict[str, Event] = {
         ("direction", "address", "cause"),
         "a connection between the machines was not made; logged once a cause",
     ),
+    "trace.started": Event(
+        "info", ("records",), "everything is traced from now on, in a ring of so many records"
+    ),
+    "trace.stopped": Event("info", (), "the trace ends; its ring stays until the next one"),
+    "trace.unavailable": Event("warning", ("reason",), "no trace ring: nothing of this service is recorded"),
     "security.privileges_dropped": Event("info", ("user",), "service is no longer root"),
     "supervisor.started": Event("info", ("services",), "bridge is being started"),
     "supervisor.ready": Event("info", ("seconds",), "all services are up"),
@@ -246,6 +251,8 @@ class Logger:
 
     def __init__(self, stream: TextIO, level: str, bound: dict[str, Any]) -> None:
         self._least = LEVELS[level]
+        self.on_event: Callable[[str, Mapping[str, Any]], None] | None = None
+        """Told of every event that is above debug, written or not."""
         self._log = structlog.wrap_logger(
             structlog.PrintLogger(stream),
             processors=[structlog.processors.JSONRenderer(serializer=_to_json)],
@@ -260,6 +267,8 @@ class Logger:
     def emit(self, event: str, **keys: Any) -> None:
         """Write one event; KeyError for a name outside EVENTS."""
         row = EVENTS[event]
+        if self.on_event is not None and row.level != "debug":
+            self.on_event(event, keys)
         if LEVELS[row.level] >= self._least:
             self._log.msg(event, level=row.level, wall=_wall(), mono_ns=time.monotonic_ns(), **keys)
 

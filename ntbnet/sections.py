@@ -320,6 +320,14 @@ class Log:
 
 
 @dataclass(frozen=True, slots=True)
+class Trace:
+    """Section [trace]: the flight recorder of each service."""
+
+    records: Annotated[int, Integer(0, 1 << 20, "records of 128 bytes")] = 4096
+    """Length of the ring of each service, records of 128 bytes, 0..1048576; 0: nothing is recorded."""
+
+
+@dataclass(frozen=True, slots=True)
 class Run:
     """Section [run]: where a running bridge keeps its state."""
 

@@ -213,10 +213,10 @@ KINDS: dict[Kind, KindRow] = {
     ),
     Kind.BEAT: KindRow(
         Level.COARSE,
-        "so much happened since the process began; several times a second",
+        "so much happened so far; several times a second",
         {
-            "address": "messages received",
-            "translated": "messages sent",
+            "address": "messages received, in the sessions of now",
+            "translated": "messages sent, in the sessions of now",
             "flow": "interrupts and stores by wake (no flow)",
             "length": "packets sent to the peer, their low 32 bits",
             "amount": "packets received from it, their low 32 bits",
@@ -295,12 +295,28 @@ KINDS: dict[Kind, KindRow] = {
     Kind.REG_READ: KindRow(
         Level.FULL,
         "register read at its owner",
-        {"source": "requester", "epoch": "", "flow": "", "address": "offset", "length": "", "slot": "Block", **_DATA},
+        {
+            "source": "requester",
+            "epoch": "",
+            "flow": "",
+            "address": "offset",
+            "length": "",
+            "slot": "Block",
+            **_DATA,
+        },
     ),
     Kind.REG_WRITE: KindRow(
         Level.FULL,
         "register write at its owner",
-        {"source": "requester", "epoch": "", "flow": "", "address": "offset", "length": "", "slot": "Block", **_DATA},
+        {
+            "source": "requester",
+            "epoch": "",
+            "flow": "",
+            "address": "offset",
+            "length": "",
+            "slot": "Block",
+            **_DATA,
+        },
     ),
     Kind.OTHER: KindRow(
         Level.FULL,

@@ -57,6 +57,7 @@ MAX_READ_BYTES = 4096
 MAX_BODY_ITEMS = 1024
 
 _HEAD = Struct("<BBHBBHIIIIQQIIQ")
+_FIELDS = Struct("<xB10xIIIQQII")
 _U64 = Struct("<Q")
 _new = tuple.__new__
 _LENGTH_AT = 40
@@ -424,6 +425,11 @@ def decode_message(header: Header, payload: bytes | memoryview) -> Message:
             raise WireError("body: a notice has name (text) and args (map)")
         return Notice(name, args, header.epoch)
     raise WireError(f"kind: {kind} is none of a device's")
+
+
+def fields_of(header: bytes) -> tuple[int, int, int, int, int, int, int, int]:
+    """Kind, session, epoch, tag, sequence, address, length, arg of a header that was made or checked here."""
+    return _FIELDS.unpack_from(header)
 
 
 def _check_config_access(offset: int, size: int) -> None:

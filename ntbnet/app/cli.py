@@ -27,6 +27,7 @@ from ntbnet.app.chaos_cli import chaos_app
 from ntbnet.app.forks import child_environment
 from ntbnet.app.interrupts import interrupt_lines
 from ntbnet.app.supervisor import Supervisor
+from ntbnet.app.trace_cli import trace_app
 from ntbnet.config import Config, to_toml, warnings
 from ntbnet.edge.keys import load_ring
 from ntbnet.edge.node import exec_in_node, spec_from
@@ -55,6 +56,7 @@ app.add_typer(bench_app, name="bench")
 app.add_typer(chaos_app, name="chaos")
 app.add_typer(layout_cli.layout_app, name="layout")
 app.add_typer(link_cli.app, name="link")
+app.add_typer(trace_app, name="trace")
 app.command(epilog="Example: ntbnet reset ep --json")(link_cli.reset)
 app.command(epilog="Example: ntbnet explain BAR2+0xF00A0 --profile r-car-s4")(layout_cli.explain)
 

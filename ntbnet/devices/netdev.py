@@ -57,7 +57,7 @@ COUNTERS = (
 )
 
 
-class _Subqueue:
+class Subqueue:
     """One queue of the interface: the transport's client of it."""
 
     def __init__(self, netdev: Netdev, transport: Transport) -> None:
@@ -138,7 +138,7 @@ class Netdev:
     ) -> None:
         framing: Framing = OffloadFraming() if offloads else EthernetFraming(local_mac, peer_mac)
         free = sum(queue.client is None for queue in transport.queues)
-        taken = [_Subqueue(self, transport) for _ in range(max(1, min(queues, free)))]
+        taken = [Subqueue(self, transport) for _ in range(max(1, min(queues, free)))]
         self._subqueues = tuple(taken)
         self.queues = tuple(subqueue.queue for subqueue in taken)
         self.queue = self.queues[0]

@@ -164,6 +164,13 @@ class NtbEpf(NtbDevice):
             raise PeerError(f"BAR{self._map.config} is too small for a control block")
         return bars
 
+    def bar_of(self, addr: int) -> tuple[int, int] | None:
+        """BAR that a bus address lies in, and the offset; None: in none."""
+        for bar, span in self._bars.items():
+            if span.contains(addr):
+                return bar, addr - span.base
+        return None
+
     def probe(self) -> Task[None]:
         """Bring the device up, in the driver's order (NTB 103-107).
 

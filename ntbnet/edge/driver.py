@@ -31,7 +31,9 @@ from ntbnet.edge.bus import ZmqBus
 from ntbnet.edge.clock import Timer, monotonic_ns
 from ntbnet.edge.packets import PacketDevice, Packets
 from ntbnet.edge.stopwatch import Stopwatch
+from ntbnet.edge.trace_source import TraceSource
 from ntbnet.edge.tun import Tun
+from ntbnet.edge.wake import RECORD_BYTES as WAKE_BYTES
 from ntbnet.edge.wake import Wakes
 from ntbnet.errors import KernelError
 from ntbnet.log import Logger
@@ -41,6 +43,11 @@ if TYPE_CHECKING:
     from ntbnet.edge.curve import Guard
     from ntbnet.edge.fault_source import FaultSource
     from ntbnet.edge.faulty import FaultLayer
+    from ntbnet.edge.tracer import Tracer
+
+
+BEAT_NS = 250_000_000
+"""Least time between two beats of the flight recorder."""
 
 
 class Device(Protocol):
@@ -81,6 +88,14 @@ class CommandedDevice(Device, Protocol):
         """Begin to do what the words say. KernelError when it cannot, or does not know them."""
 
 
+@runtime_checkable
+class CountingDevice(Device, Protocol):
+    """A device with a network interface."""
+
+    def packet_counts(self) -> tuple[int, int]:
+        """Packets sent to the other node and received from it, since the interface was made."""
+
+
 class Driver:
     """Runs one device on an event loop.
 
@@ -94,6 +109,7 @@ class Driver:
         wake_path: service label -> its FIFO, in fabric ``local``; without it nobody is woken.
         faults: says what to inject; None: never anything.
         guard: keys of the sockets to neighbours on another machine.
+        traces: the flight recorder, and traces; None: neither.
     """
 
     def __init__(
@@ -109,8 +125,13 @@ class Driver:
         wake_path: Callable[[str], FilePath] | None = None,
         faults: FaultSource | None = None,
         guard: Guard | None = None,
+        traces: TraceSource | None = None,
     ) -> None:
         self._fault_source = faults
+        self._traces = traces
+        self._tracer: Tracer | None = None
+        self._beat_ns = 0
+        """When the flight recorder is told next how much happened."""
         self._faults: FaultLayer | None = None
         self._device = device
         self._paths = paths
@@ -137,15 +158,16 @@ class Driver:
         self._call_directly()
 
     def _call_directly(self) -> None:
-        """Everything passes through these; faults and a stopwatch stand around them while there are any."""
+        """All passes through these; faults, stopwatch and tracer stand around them while there are any."""
         self._bus.on_message = self._on_message
         self._handle: Callable[[str, Message, int], Sequence[Effect]] = self._device.handle
+        self._on_deadline: Callable[[int], Sequence[Effect]] = self._device.on_deadline
         self._send: Callable[[str, bytes, bytes | memoryview], bool] = self._bus.send
         self._send_now: Callable[[str, bytes, bytes | memoryview], bool] = self._bus.send_now
         self._forget: Callable[[str], None] = self._bus.forget
         self._flush: Callable[[], None] = self._flush_all
         if self._tun is not None and self._packets is not None:
-            self._packets.read = self._tun.readinto
+            self._packets.call_directly()
             self._write_tun: Callable[[memoryview, bytes], bool] = self._tun.write
         if self._wakes is not None:
             self._wakes.on_wake = self._on_wake
@@ -157,6 +179,8 @@ class Driver:
             self._call_faulty(self._faults)
         if self._stopwatch is not None:
             self._time_everything(self._stopwatch)
+        if self._tracer is not None:
+            self._trace_everything(self._tracer)
 
     def inject(self, faults: FaultLayer | None) -> None:
         """Have everything pass through ``faults`` from now on, or through nothing."""
@@ -189,6 +213,42 @@ class Driver:
             self._wakes.on_wake = stopwatch.around("arrived", self._wakes.on_wake)
             self._wake = stopwatch.around("wake", self._wake)
 
+    def trace(self, tracer: Tracer | None) -> None:
+        """Have everything that passes noted by ``tracer`` from now on, or by nobody."""
+        if (tracer is None) != (self._tracer is None):
+            from ntbnet.devices.trace_points import unwatch, watch
+
+            unwatch() if tracer is None else watch(tracer)
+        self._tracer = tracer
+        self._connect()
+
+    def _trace_everything(self, tracer: Tracer) -> None:
+        self._bus.on_message = tracer.around_on_message(self._bus.on_message)
+        self._handle = tracer.around_handle(self._handle)
+        self._send = tracer.around_send(self._send)
+        self._flush = tracer.around_flush(self._flush)
+        self._on_deadline = tracer.around_deadline(self._on_deadline)
+        packets = self._packets
+        if packets is not None:
+            packets.read = tracer.around_read(packets.read)
+            packets.transmit = tracer.around_transmit(packets.transmit)
+            packets.end_burst = tracer.around_end_burst(packets.end_burst)
+            packets.poll = tracer.around_poll(packets.poll)
+            self._write_tun = tracer.around_write(self._write_tun)
+        if self._wakes is not None:
+            self._wakes.on_wake = tracer.around_on_wake(self._wakes.on_wake)
+            self._wake = tracer.around_wake(self._wake)
+
+    @property
+    def device(self) -> Device:
+        """The device that runs."""
+        return self._device
+
+    @property
+    def paths(self) -> dict[str, Path]:
+        """By label of the neighbour."""
+        return self._paths
+
     def start(
         self, loop: asyncio.AbstractEventLoop, question_endpoint: str, status: Callable[[], dict[str, Any]]
     ) -> None:
@@ -204,6 +264,8 @@ class Driver:
         self._on_timer()
         if self._fault_source is not None:
             self._fault_source.look_first(self)
+        if self._traces is not None:
+            self._traces.look_first(self)
 
     async def leave(self, patience_s: float) -> None:
         """Let the device end in order, for at most ``patience_s`` seconds."""
@@ -309,6 +371,8 @@ class Driver:
                 continue  # lost again by what an earlier change led to; that loss is told next
             session = path.session if up else 0
             self._log.emit("path.changed", peer=path.peer, up=up, session=session, reason=reason)
+            if self._traces is not None:
+                self._traces.path_changed(path.peer, up=up, session=session, reason=reason)
             if reason.startswith("refused"):
                 continue
             self._apply(self._device.on_path(path.peer, up, session, reason, now_ns), now_ns)
@@ -373,9 +437,21 @@ class Driver:
         self._paths_moved = True
         due = self._device.next_deadline()
         if due is not None and due <= now_ns:
-            self._perform(self._device.on_deadline(now_ns), now_ns)
+            self._perform(self._on_deadline(now_ns), now_ns)
+        if now_ns >= self._beat_ns and self._traces is not None:
+            self._beat_ns = now_ns + BEAT_NS
+            self._beat(self._traces)
         self._flush()
         self._arm()
+
+    def _beat(self, traces: TraceSource) -> None:
+        """Tell the flight recorder how much happened."""
+        received = sum(path.received for path in self._paths.values())
+        sent = sum(path.sent for path in self._paths.values())
+        packets = self._device.packet_counts() if isinstance(self._device, CountingDevice) else (0, 0)
+        traces.beat(
+            received, sent, 0 if self._wakes is None else self._wakes.taken_bytes // WAKE_BYTES, packets
+        )
 
     def _arm(self) -> None:
         """Let the timer fire no later than the next deadline; too early does no harm.
@@ -401,6 +477,10 @@ class Driver:
             answer: dict[str, Any] = status()
         elif word == b"stopwatch" and number.isdigit():
             answer = self._start_or_stop_watch(int(number))
+        elif question == b"trace look" and self._traces is not None:
+            answer = self._traces.look(self)
+        elif question == b"trace" and self._traces is not None:
+            answer = self._traces.report()
         elif question == b"faults look" and self._fault_source is not None:
             answer = self._fault_source.look(self)
         elif question == b"faults" and self._fault_source is not None:

@@ -45,7 +45,10 @@ class Packets:
         end_step: called behind each burst, and behind a look that had effects.
 
     Attributes:
-        read: reads a packet into a buffer; its length, 0 for none. May be replaced while it runs.
+        read: reads a packet into a buffer; its length, 0 for none.
+        transmit, end_burst, poll: the device's.
+
+    All of these may be replaced while it runs.
     """
 
     def __init__(
@@ -65,7 +68,14 @@ class Packets:
         self._ticker: Ticker | None = None
         self._is_stopped = False
         self._singles = 0
-        self.read: Callable[[memoryview], int] = tun.readinto
+        self.call_directly()
+
+    def call_directly(self) -> None:
+        """Put everything back that was replaced."""
+        self.read: Callable[[memoryview], int] = self._tun.readinto
+        self.transmit: Callable[[int, int], Sequence[Effect]] = self._device.transmit
+        self.end_burst: Callable[[int], Sequence[Effect]] = self._device.end_burst
+        self.poll: Callable[[int], Sequence[Effect]] = self._device.poll
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Watch the TUN from now on."""
@@ -102,21 +112,22 @@ class Packets:
         self._ticker.start(period_ns)
 
     def _on_tun(self) -> None:
-        device, read, now_ns = self._device, self.read, self._clock()
+        receive_buffer, read, transmit = self._device.receive_buffer, self.read, self.transmit
+        now_ns = self._clock()
         is_single = self._singles >= SINGLES and self._singles % LOOK_AGAIN
         packets = 0
         for _ in range(1 if is_single else TUN_BATCH):
             if self._is_stopped:
                 break
-            length = read(device.receive_buffer())
+            length = read(receive_buffer())
             if not length:
                 break
             packets += 1
-            effects = device.transmit(length, now_ns)
+            effects = transmit(length, now_ns)
             if effects:
                 self._perform(effects, now_ns)
         self._singles = self._singles + 1 if packets == 1 else 0
-        effects = device.end_burst(now_ns)
+        effects = self.end_burst(now_ns)
         if effects:
             self._perform(effects, now_ns)
         self._end_step()
@@ -124,7 +135,7 @@ class Packets:
     def _on_tick(self) -> None:
         if self._ticker is not None and self._ticker.expired():
             now_ns = self._clock()
-            effects = self._device.poll(now_ns)
+            effects = self.poll(now_ns)
             if effects:
                 self._perform(effects, now_ns)
                 self._end_step()

@@ -1,7 +1,7 @@
 """The run folder of one bridge: sockets, logs, process records, and numbers that only go up.
 
 ``<root>/<bridge>/`` is 0700 and owned by whoever runs the bridge.  When services become another user,
-that user may pass through it (0710) to the two folders that are its own: sockets and epochs.  Files
+that user may pass through it (0710) to the folders that are its own: sockets, epochs and trace.  Files
 are replaced whole (written aside, then renamed), so a killed writer leaves the old content.  What is
 read back is checked like anything else from outside: unusable content counts as absent.
 """
@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from ntbnet.edge.process import ProcessRecord, own_record, process_record_from
 from ntbnet.edge.run_record import RunRecord, run_record_from
 from ntbnet.errors import ConfigError, SetupError
+from ntbnet.trace_records import MAX_CAPACITY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -43,8 +44,8 @@ somebody who means it, and the folder may be the user's that services became."""
 _LOOK_AGAIN_S = 0.005
 _CREATE_TRIES = 100
 """A bridge being removed at the same moment takes folders away between our steps."""
-_FOLDERS = ("sockets", "logs", "epochs", "pids", "nodes")
-_USERS_FOLDERS = ("sockets", "epochs")
+_FOLDERS = ("sockets", "logs", "epochs", "pids", "nodes", "trace")
+_USERS_FOLDERS = ("sockets", "epochs", "trace")
 """What services that became another user write to."""
 _MADE = ".made-by-ntbnet"
 """In a root that we made and may remove. The default root needs no such note; no bridge has that name."""
@@ -86,7 +87,7 @@ class RunDir:
         self._create_folders(_FOLDERS)
 
     def share(self, uid: int, gid: int) -> None:
-        """Let services that became that user bind sockets and count epochs, and do nothing else here.
+        """Let services that became that user bind sockets, count epochs and trace, and do nothing else here.
 
         Raises:
             SetupError: it may not be done.
@@ -213,6 +214,24 @@ class RunDir:
     def faults_path(self) -> Path:
         """Where the faults to inject are, while there are any."""
         return self.path / "faults"
+
+    @property
+    def trace_folder(self) -> Path:
+        """Where trace rings are, and the wish for a trace."""
+        return self.path / "trace"
+
+    def want_trace(self, records: int | None) -> None:
+        """Note that services are to trace everything into rings of so many records; None: no more."""
+        path = self._entry("trace", "wanted")
+        if records is None:
+            path.unlink(missing_ok=True)
+        else:
+            _replace(path, json.dumps({"records": records}).encode())
+
+    def wanted_trace(self) -> int | None:
+        """Records of the rings that services are to trace into; None: they are not, or it is unusable."""
+        records = _load(self._entry("trace", "wanted")).get("records")
+        return records if type(records) is int and 1 <= records <= MAX_CAPACITY else None
 
     @property
     def config_path(self) -> Path:

@@ -29,6 +29,7 @@ import zmq
 from ntbnet import topology
 from ntbnet.config import Config, load_text, offload_bytes, shared_identity
 from ntbnet.devices.direct import Far
+from ntbnet.devices.framing import VNET_HEADER_BYTES
 from ntbnet.devices.lease import Lease
 from ntbnet.devices.memory import Window
 from ntbnet.devices.path import Catchup
@@ -42,6 +43,7 @@ from ntbnet.edge.privileges import account, become
 from ntbnet.edge.rundir import RunDir
 from ntbnet.edge.shm import Dram, dram_path, fence, open_lease
 from ntbnet.edge.stop_signals import StopSignals
+from ntbnet.edge.trace_source import TraceSource
 from ntbnet.edge.tun import Tun
 from ntbnet.errors import ConfigError, NtbnetError, SetupError
 from ntbnet.log import Logger
@@ -182,6 +184,15 @@ def _run(
         config.log.level,
         {"run_id": run_id, "node": node, "service": service, "epoch": incarnation},
     )
+    traces = TraceSource(
+        run,
+        service,
+        incarnation,
+        run_id,
+        log,
+        records=config.trace.records,
+        packet_at=VNET_HEADER_BYTES if config.netdev.offloads else 0,
+    )
     faults = FaultSource(run.faults_path, service, log, dram_path(run.name, node))
     faults.look_early()
     is_local = config.bridge.fabric == "local"
@@ -208,13 +219,15 @@ def _run(
             run.check_shared()
             log.emit("security.privileges_dropped", user=user.user)
         guard = _guard(service, config, ring, log)
-        driver = _driver(device, paths, service, config, run, log, tun, wake_path, faults, guard)
+        driver = _driver(device, paths, service, config, run, log, tun, wake_path, faults, guard, traces)
         about = {"service": service, "node": node, "pid": os.getpid(), "epoch": incarnation, "run_id": run_id}
         about |= {"fabric": config.bridge.fabric, "profile": config.bridge.profile}
         question_endpoint = f"ipc://{run.socket_path(f'ask.{service}')}"
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.get_loop()  # may fail; the coroutine is made only once it has not
-            return runner.run(_serve(driver, log, about, question_endpoint, arguments.notify_fd, signals))
+            code = runner.run(_serve(driver, log, about, question_endpoint, arguments.notify_fd, signals))
+        traces.close()
+        return code
     finally:
         if tun is not None:
             tun.close()
@@ -288,6 +301,7 @@ def _driver(
     wake_path: Callable[[str], Path] | None,
     faults: FaultSource,
     guard: Guard | None,
+    traces: TraceSource,
 ) -> Driver:
     bridge, machine = config.bridge, config.machine
 
@@ -309,6 +323,7 @@ def _driver(
             wake_path=wake_path,
             faults=faults,
             guard=guard,
+            traces=traces,
         )
     except zmq.ZMQError as problem:
         how = "see above"

@@ -39,6 +39,7 @@ TRIES = 3
 """How often a record that changes under the reading is read again."""
 PAIR_NS = 1_000_000_000
 """A wake that nobody took within this time is lost."""
+_LED_TO = {int(Kind.REG_READ), int(Kind.REG_WRITE), int(Kind.MSI)}
 _WAKES = {int(Kind.IRQ), int(Kind.LINE), int(Kind.MEM_WRITE)}
 
 
@@ -133,10 +134,11 @@ def _entries(ring: RingFile) -> Iterator[Entry]:
 
 
 def with_wake_flows(entries: Iterable[Entry]) -> Iterator[Entry]:
-    """The same entries; a wake that was sent, that wake as it arrived, and its handler's slice share a flow.
+    """The same entries; a wake that was sent, that wake as it arrived, its handler's slice, and the register
+    accesses that the handler made of it share a flow.
 
-    A wake carries no number. Both ends of one FIFO see the same wakes in the same order, so the oldest one that
-    was sent, is the same and was not taken yet, is the one that arrives.
+    A wake carries no number. Both ends of one FIFO see the same wakes in the same order, so the oldest one
+    that was sent, is the same and was not taken yet, is the one that arrives.
     """
     sent: dict[tuple[int, int], deque[tuple[Record, int]]] = {}
     handled: dict[tuple[int, int], int] = {}
@@ -148,7 +150,9 @@ def with_wake_flows(entries: Iterable[Entry]) -> Iterator[Entry]:
             yield entry if not flow else Entry(ring, record._replace(flow=flow))
             continue
         if not record.flags & Flag.WAKE or record.kind not in _WAKES:
-            yield entry
+            flow = 0 if record.flow else handled.get((ring.service, record.source), 0)
+            is_led_to = flow and record.kind in _LED_TO
+            yield Entry(ring, record._replace(flow=flow)) if is_led_to else entry
             continue
         if record.flags & Flag.SENT:
             counted += 1
@@ -169,7 +173,9 @@ def _take(waiting: deque[tuple[Record, int]] | None, record: Record) -> int:
         return 0
     what = (record.kind, record.address, record.slot, record.epoch)
     for place, (candidate, flow) in enumerate(waiting):
-        if (candidate.kind, candidate.address, candidate.slot, candidate.epoch) == what:
+        is_translated = candidate.flags & Flag.TRANSLATED
+        address, slot = (candidate.translated, 0) if is_translated else (candidate.address, candidate.slot)
+        if (candidate.kind, address, slot, candidate.epoch) == what:
             for _ in range(place + 1):
                 waiting.popleft()
             return flow
@@ -207,7 +213,7 @@ def _newest(fd: int, capacity: int) -> int:
 def _read_twice(fd: int, many: int, offset: int) -> bytes:
     """``many`` records, as two readings in a row agree on; where they do not, the number is 0."""
     size = many * RECORD_BYTES
-    data = os.pread(fd, size, offset)
+    before = data = os.pread(fd, size, offset)
     for _ in range(TRIES):
         again = os.pread(fd, size, offset)
         if again == data:

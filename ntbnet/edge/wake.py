@@ -143,6 +143,7 @@ class Wakes:
         """Begin of a record whose end was not taken yet."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self.counters: Counter[str] = Counter()
+        self.taken_bytes = 0
         # what an earlier process left unread was told anew when its paths came up
         _empty(self._fd)
 
@@ -153,6 +154,7 @@ class Wakes:
 
     def _drain(self) -> None:
         taken = _read(self._fd)
+        self.taken_bytes += len(taken)
         data = self._rest + taken if self._rest else taken
         known, at, end, is_junk = self._known, 0, len(data), False
         while end - at >= RECORD_BYTES:
