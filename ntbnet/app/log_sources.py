@@ -17,7 +17,7 @@ from ntbnet.edge.rundir import RunDir
 from ntbnet.errors import ConfigError
 
 STDIN = "-"
-BUFFER_BYTES = 1 << 18
+BUFFER_BYTES = 1 << 16
 LOOK_S = 0.1
 """Between two looks at files that are followed."""
 

@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from ntbnet.app import logs_verdicts_cli
+from ntbnet.app import exits, logs_verdicts_cli
 from ntbnet.app.log_filter import filter_from
 from ntbnet.app.log_summary import Summary
 from ntbnet.app.logs_options import (
@@ -165,3 +165,16 @@ def events_table() -> str:
 
 
 logs_verdicts_cli.add_to(app)
+
+
+def main() -> None:
+    """``ntbnet logs`` without the other commands of ``ntbnet``; see ``exits``."""
+    whole = typer.Typer(
+        name="ntbnet",
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    whole.callback()(lambda: None)
+    whole.add_typer(app, name="logs")
+    exits.run(whole)
