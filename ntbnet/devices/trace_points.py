@@ -23,6 +23,8 @@ from ntbnet.devices.ntb_epf import NtbEpf
 from ntbnet.devices.tlp import split_posted
 from ntbnet.wire import Completion, MemRead
 
+RING_STORES = "ring."
+"""Stores that make a frame, and that free it: RING_WRITE and TUN_WRITE stand for them."""
 NONE = 0xFFFF
 """No such window, BAR or vector."""
 
@@ -185,6 +187,9 @@ def _index(windows: list[IatuWindow | None], bar: int, offset: int, addr: int) -
 
 def _around_direct(bare: Callable[..., None], watcher: Watcher) -> Callable[..., None]:
     def land(cpu: CpuBus, grant: Grant, addr: int, data: Buffer, what: str) -> None:
+        if what.startswith(RING_STORES):
+            bare(cpu, grant, addr, data, what)
+            return
         at = grant.at + addr - grant.base
         if not grant.owner and cpu._far is not None:
             at += cpu._far.memory.span.base

@@ -219,6 +219,8 @@ class Driver:
             from ntbnet.devices.trace_points import unwatch, watch
 
             unwatch() if tracer is None else watch(tracer)
+        if self._tracer is not None:
+            self._tracer.write_out()
         self._tracer = tracer
         self._connect()
 
@@ -238,6 +240,11 @@ class Driver:
         if self._wakes is not None:
             self._wakes.on_wake = tracer.around_on_wake(self._wakes.on_wake)
             self._wake = tracer.around_wake(self._wake)
+
+    def later(self, after_s: float, function: Callable[[], None]) -> None:
+        """Call ``function`` after so many seconds; only a driver that was started does."""
+        assert self._loop is not None, "only a driver that was started traces"
+        self._loop.call_later(after_s, function)
 
     @property
     def device(self) -> Device:
@@ -292,6 +299,8 @@ class Driver:
         if self._wakes is not None:
             self._wakes.close()
         self._bus.close(last_words=self._take_leave())
+        if self._tracer is not None:
+            self._tracer.write_out()
         self._timer.close()
 
     def _take_leave(self) -> list[str]:

@@ -1,7 +1,8 @@
 """The run folder of one bridge: sockets, logs, process records, and numbers that only go up.
 
 ``<root>/<bridge>/`` is 0700 and owned by whoever runs the bridge.  When services become another user,
-that user may pass through it (0710) to the folders that are its own: sockets, epochs and trace.  Files
+that user may pass through it (0710) to the folders that are its own: sockets and epochs. Trace rings lie in
+a folder of the same kind in /dev/shm, which is memory on machines too whose /run is a disk.  Files
 are replaced whole (written aside, then renamed), so a killed writer leaves the old content.  What is
 read back is checked like anything else from outside: unusable content counts as absent.
 """
@@ -13,12 +14,15 @@ import json
 import math
 import os
 import re
+import shutil
 import stat
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from xxhash import xxh3_64_hexdigest
 
 from ntbnet.edge.process import ProcessRecord, own_record, process_record_from
 from ntbnet.edge.run_record import RunRecord, run_record_from
@@ -44,9 +48,10 @@ somebody who means it, and the folder may be the user's that services became."""
 _LOOK_AGAIN_S = 0.005
 _CREATE_TRIES = 100
 """A bridge being removed at the same moment takes folders away between our steps."""
-_FOLDERS = ("sockets", "logs", "epochs", "pids", "nodes", "trace")
-_USERS_FOLDERS = ("sockets", "epochs", "trace")
+_FOLDERS = ("sockets", "logs", "epochs", "pids", "nodes")
+_USERS_FOLDERS = ("sockets", "epochs")
 """What services that became another user write to."""
+_SHM = Path("/dev/shm")  # noqa: S108 - names there are checked, or made by mkdir
 _MADE = ".made-by-ntbnet"
 """In a root that we made and may remove. The default root needs no such note; no bridge has that name."""
 
@@ -85,6 +90,28 @@ class RunDir:
             SetupError: no permission, or something of another user's (or open to others) is in the way.
         """
         self._create_folders(_FOLDERS)
+        self._create_trace_folder()
+
+    def _create_trace_folder(self) -> None:
+        folder = self.trace_folder
+        try:
+            folder.mkdir(0o700)
+        except FileExistsError:
+            if not self._is_ours(folder):
+                raise SetupError(
+                    f"{folder} is not a folder of this user's with mode 0700; remove it"
+                ) from None
+        except OSError as error:
+            raise SetupError(f"cannot make {folder}: {error.strerror}; mount a tmpfs there") from None
+
+    def _is_ours(self, folder: Path) -> bool:
+        """True for a folder of this user's, or of the user that services of this run became."""
+        try:
+            found, sockets = folder.lstat(), (self.path / "sockets").lstat()
+        except OSError:
+            return False
+        is_closed = stat.S_ISDIR(found.st_mode) and not found.st_mode & 0o077
+        return is_closed and found.st_uid in (os.geteuid(), sockets.st_uid)
 
     def share(self, uid: int, gid: int) -> None:
         """Let services that became that user bind sockets, count epochs and trace, and do nothing else here.
@@ -93,8 +120,8 @@ class RunDir:
             SetupError: it may not be done.
         """
         try:
-            for name in _USERS_FOLDERS:
-                os.chown(self.path / name, uid, gid, follow_symlinks=False)
+            for folder in (*(self.path / name for name in _USERS_FOLDERS), self.trace_folder):
+                os.chown(folder, uid, gid, follow_symlinks=False)
             os.chown(self.path, -1, gid, follow_symlinks=False)
             self.path.chmod(0o710)
         except OSError as error:
@@ -124,6 +151,8 @@ class RunDir:
         """
         if self.path.is_symlink():
             raise SetupError(f"run folder {self.path} is a symbolic link; remove it by hand")
+        if self._is_ours(self.trace_folder):
+            shutil.rmtree(self.trace_folder, ignore_errors=True)
         try:
             for _, folders, files, fd in os.fwalk(self.path, topdown=False):
                 for name in files:
@@ -218,11 +247,11 @@ class RunDir:
     @property
     def trace_folder(self) -> Path:
         """Where trace rings are, and the wish for a trace."""
-        return self.path / "trace"
+        return _SHM / f"ntbnet.{self.name}.{xxh3_64_hexdigest(os.fsencode(self.path))[:8]}.trace"
 
     def want_trace(self, records: int | None) -> None:
         """Note that services are to trace everything into rings of so many records; None: no more."""
-        path = self._entry("trace", "wanted")
+        path = self.trace_folder / "wanted"
         if records is None:
             path.unlink(missing_ok=True)
         else:
@@ -230,7 +259,7 @@ class RunDir:
 
     def wanted_trace(self) -> int | None:
         """Records of the rings that services are to trace into; None: they are not, or it is unusable."""
-        records = _load(self._entry("trace", "wanted")).get("records")
+        records = _load(self.trace_folder / "wanted").get("records")
         return records if type(records) is int and 1 <= records <= MAX_CAPACITY else None
 
     @property

@@ -129,7 +129,9 @@ class TraceSource:
         from ntbnet.edge.tracer import Tracer
 
         self._full = ring
-        driver.trace(Tracer(self._service, ring.note, driver.device, driver.paths, self._packet_at))
+        driver.trace(
+            Tracer(self._service, ring.note, driver.device, driver.paths, self._packet_at, driver.later)
+        )
         self._switched(Level.FULL)
         self._log.emit("trace.started", records=ring.capacity)
 

@@ -1,15 +1,17 @@
 """A full trace of one service: stands around the functions that all passes through, and writes records.
 
 As a stopwatch does, and while a trace runs only: a driver that is not traced calls them directly. What no
-message shows is told by ``devices.trace_points``. Every record is stamped as it is written, but that of a
-packet's arrival: it is written once the frame is in the ring, because only then it is known which one.
+message shows is told by ``devices.trace_points``. Every record is stamped when it is noted, and written up to
+10 ms later, with others: who waits for this process does not wait for its trace then, and many records at
+once cost less. So a process that is killed takes the records of its last 10 ms along, not those of the flight
+recorder.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from ntbnet.devices.effects import Effect
 from ntbnet.devices.memory import Buffer
@@ -58,6 +60,11 @@ _KINDS = {
     int(Wire.NOTICE): _OTHER,
 }
 MOST_RINGS = 64
+MOST_KEPT = 256
+"""Records that are kept at the end of an occasion; of more all are written."""
+KEPT_S = 0.01
+ALL_FIELDS = 15
+"""Arguments of ``Note``: with them all a record has its time."""
 _NAMES = {int(kind): kind.name.lower().encode() for kind in (Wire.CALL, Wire.REPLY, Wire.NOTICE)}
 _READS = {int(Wire.MEM_READ), int(Wire.CFG_READ)}
 
@@ -98,6 +105,7 @@ class Tracer:
         device: of the driver that is traced; frames are told apart when it is a FramesDevice.
         paths: by label of the neighbour.
         packet_at: first byte of the IP packet in what the TUN gives.
+        later: calls a function after so many seconds.
         clock: monotonic ns.
     """
 
@@ -108,9 +116,20 @@ class Tracer:
         device: object,
         paths: dict[str, Path],
         packet_at: int,
+        later: Callable[[float, Callable[[], None]], object],
         clock: Callable[[], int] = monotonic_ns,
     ) -> None:
-        self.note = note
+        pending: list[tuple[tuple[Any, ...], int]] = []
+        append = pending.append
+
+        def keep(*fields: Any) -> None:
+            append((fields, clock()))
+
+        self._write: Callable[..., None] = note
+        self._pending = pending
+        self._later, self._is_armed = later, False
+        self.note: Callable[..., None] = keep
+        """Keeps a record for a moment: others wait for what this process does next."""
         self._clock = clock
         self._number = {label: SERVICES.index(label) for label in SERVICES if label}
         self._me = SERVICES.index(service)
@@ -137,6 +156,16 @@ class Tracer:
         self._frames: deque[tuple[int, int]] = deque()
         """Flow and queue of frames whose packets are yet to be written to the TUN."""
         self._fills: dict[int, int] = {}
+
+    def write_out(self) -> None:
+        """Write the records that were kept."""
+        self._is_armed = False
+        for fields, mono_ns in self._pending:
+            if len(fields) == ALL_FIELDS:
+                self._write(*fields)
+            else:
+                self._write(*fields, mono_ns=mono_ns)
+        self._pending.clear()
 
     # messages
 
@@ -231,6 +260,11 @@ class Tracer:
                 self._burst_ns, end = 0, clock()
                 flow = self._last_frame
                 note(_SLICE, 0, 0, 0, 0, flow, 0, 0, 0, 0, _TUN, end - begin, 0, b"", end)
+            if len(self._pending) >= MOST_KEPT:
+                self.write_out()
+            elif self._pending and not self._is_armed:
+                self._is_armed = True
+                self._later(KEPT_S, self.write_out)
 
         return flush
 

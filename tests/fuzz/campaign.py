@@ -25,7 +25,7 @@ from types import FrameType
 import hypothesis
 from hypothesis import strategies as st
 
-from tests.fuzz import memories, messages
+from tests.fuzz import memories, messages, rings
 from tests.fuzz.target import Target
 
 TARGETS: dict[str, type[Target]] = {
@@ -41,6 +41,7 @@ TARGETS: dict[str, type[Target]] = {
         memories.HostCommands,
         memories.FunctionsBlock,
         memories.Configuration,
+        rings.TraceRings,
     )
 }
 BATCH = 500
