@@ -135,6 +135,8 @@ class _Run:
     open: list[Failure] = field(default_factory=list)
     silent_ns: dict[str, int] = field(default_factory=dict)
     """Service -> when a neighbour lost its path to it, which has not come back yet."""
+    down: set[str] = field(default_factory=set)
+    """Peers whose transport link is down."""
     down_ns: int = -1
     """When the link went down last: a nemesis that flaps it tells of that afterwards."""
     epochs: dict[str, int] = field(default_factory=dict)
@@ -198,6 +200,7 @@ class Failures:
 
     def _fail(self, run: _Run, service: str, kind: str, line: Line, at_ns: int) -> Failure:
         failure = Failure(service, kind, line.fields["run_id"], at_ns, line.time_ns - line.fields["mono_ns"])
+        failure.link_lost = bool(run.down)
         if len(self.found) < MAX_FAILURES:
             self.found.append(failure)
         else:
@@ -223,6 +226,8 @@ class Failures:
         service = line.fields.get("name")
         if type(service) is not str:
             return
+        if service in PEERS:
+            run.down.add(service)
         failure = self._latest(run, service, line.time_ns)
         if failure is None or (
             failure.ready_ns is not None and (failure.is_over or line.time_ns - failure.ready_ns > CALM_NS)
@@ -283,6 +288,8 @@ class Failures:
 
     def _transport(self, line: Line, run: _Run) -> None:
         is_up = line.fields.get("up") is True
+        if line.fields["service"] in PEERS:
+            (run.down.discard if is_up else run.down.add)(line.fields["service"])
         for failure in self._affected(run, line.time_ns):
             failure.link_lost = failure.link_lost or is_up or not failure.is_over
             if is_up:

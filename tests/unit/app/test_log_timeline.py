@@ -155,6 +155,26 @@ def test_faults_close_to_each_other_share_the_link_that_comes_back_from_both() -
     ]
 
 
+def test_failure_while_the_link_is_down_waits_for_the_link_beyond_the_next_one() -> None:
+    story = [
+        fault(1000, "kill", "rc-host"),
+        transport(1050, "peer-rc", up=False),
+        fault(1060, "kill", "epc", number=1),
+        path(1080, "peer-rc", "epc", 2),
+        fault(1100, "kill", "edma", number=2),
+        transport(1160, "peer-rc", up=True),
+        crossed(1170, "peer-rc"),
+    ]
+
+    found = failures(*story)
+
+    assert [(one["link_up_ms"], one["first_packet_ms"], one["link_lost"]) for one in found] == [
+        (160.0, 170.0, True),
+        (100.0, 110.0, True),
+        (60.0, 70.0, True),
+    ]
+
+
 def test_second_outage_that_soon_follows_is_the_same_failure_and_a_late_one_is_not() -> None:
     flap = [transport(0, "peer-rc", up=False), transport(80, "peer-rc", up=True), crossed(90, "peer-rc")]
 
