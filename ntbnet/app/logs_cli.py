@@ -93,7 +93,7 @@ def show(
     since: Since = "",
     limit: Annotated[int, typer.Option("--limit", min=0, help="Stop after so many lines; 0 is never.")] = 0,
     follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Go on with what comes, until the bridge is down.")
+        bool, typer.Option("--follow", "-f", help="Go on with what comes, until the files are gone.")
     ] = False,
     color: Annotated[Colour, typer.Option("--color", help="Colour the levels.")] = Colour.AUTO,
     json_lines: Annotated[bool, typer.Option("--json", help="The original JSON lines.")] = False,
