@@ -29,6 +29,8 @@ if _hide_rich:
 
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 COMMON_KEYS = ("event", "level", "wall", "mono_ns", "run_id", "node", "service", "pid", "epoch")
+UNDER_FAULTS = "under_faults"
+"""Key of every event while a plan of faults is installed; its value is true."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +167,9 @@ EVENTS: dict[str, Event] = {
         "a frame's first 14 bytes are none that the node may get; logged once a cause",
     ),
     "netdev.packet_crossed": Event(
-        "info", ("queue",), "first frame that a queue received since its link came up"
+        "info",
+        ("queue",),
+        "first frame that a queue received since its link came up, or since a path of the service was lost",
     ),
     "netdev.carrier_changed": Event("info", ("up",), "carrier of the node's interface"),
     "security.key_refused": Event(
@@ -206,7 +210,7 @@ EVENTS: dict[str, Event] = {
         "warning", ("side", "what"), "parts of a node were lost and made anew; users of its memory restart"
     ),
     "supervisor.write_failed": Event(
-        "warning", ("file", "reason"), "a file that status reads was not written"
+        "warning", ("file", "reason"), "a file that status reads was not written, or a log not set aside"
     ),
     "supervisor.failed": Event("error", ("reason",), "the supervisor failed and takes the bridge down"),
     "supervisor.metrics_served": Event("info", ("url",), "metrics can be scraped there"),
@@ -232,6 +236,11 @@ EVENTS: dict[str, Event] = {
     ),
     "chaos.crashed": Event(
         "info", ("injected", "point", "nth", "before"), "the service dies at a crash point, as it was told to"
+    ),
+    "chaos.fault_done": Event(
+        "info",
+        ("injected", "number", "kind", "services", "at_ns", "until_ns", "note"),
+        "the nemesis of a chaos run did something to the bridge; times are monotonic",
     ),
     "supervisor.stopped": Event("info", ("reason",), "bridge is down"),
 }

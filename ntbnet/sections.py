@@ -314,6 +314,12 @@ class Log:
     dir: Annotated[str, Text(rf"|{_PATH % 200}", 'an absolute path without "..", or empty')] = ""
     """Folder of the logs, an absolute path; empty is inside the run folder, which `ntbnet down` removes."""
 
+    file_bytes: Annotated[int, Integer(1 << 16, 1 << 40, "bytes")] = 4 * MIB
+    """Size from which a log is set aside and a new one begun, bytes, 65536..1099511627776 (64 KiB..1 TiB)."""
+
+    files: Annotated[int, Integer(1, 100, "files")] = 4
+    """How many files there may be of each service's log, 1..100, the one being written included."""
+
 
 @dataclass(frozen=True, slots=True)
 class Metrics:

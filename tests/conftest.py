@@ -27,6 +27,7 @@ PROGRAMS = {
     "ss": "iproute2",
     "setpriv": "util-linux",
     "tshark": "tshark",
+    "lnav": "lnav",
 }
 """Programs the system tests run, and the Debian packages they are in."""
 
@@ -39,6 +40,7 @@ ONE_NAME = {"tests/system/test_demo.py", "tests/test_readme.py"}
 ALONE = {
     "test_rates.py",
     "test_scenarios.py",
+    "test_timeline.py",
 }
 """Modules whose verdicts other load would change: latencies and rates, outages in milliseconds."""
 

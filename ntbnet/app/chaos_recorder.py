@@ -15,6 +15,7 @@ from ntbnet.app.bridge import Bridge
 from ntbnet.app.chaos_history import LoggedError, LoggedEvent, NodeCounters, Sample
 from ntbnet.app.chaos_scenario import NODES, SUPERVISOR
 from ntbnet.app.forks import MODULE as FORK_SERVER_MODULE
+from ntbnet.edge.log_rotation import place_of
 from ntbnet.edge.netns import inside, netns_inode
 from ntbnet.edge.node import spec_from
 from ntbnet.edge.process import ProcessRecord, alive, record_of
@@ -151,7 +152,7 @@ class Recorder:
             for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
                 if '"level":"error"' not in line and line.startswith("{"):
                     continue
-                found.append(_logged(path.stem, line))
+                found.append(_logged(place_of(path)[0], line))
         for service, text in stderrs.items():
             found += [
                 LoggedError(service, "stderr", None, False, line[:_TEXT_CHARACTERS])
@@ -165,7 +166,7 @@ class Recorder:
         for path in sorted(self._log_folder.glob("*.jsonl")):
             for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
                 if any(event in line for event in HEEDED):
-                    found += _event(path.stem, line)
+                    found += _event(place_of(path)[0], line)
         return sorted(found, key=lambda event: event.time_ns)
 
     def stderrs(self) -> dict[str, str]:

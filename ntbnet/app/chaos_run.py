@@ -22,6 +22,7 @@ from ntbnet.app.chaos_history import (
     FaultRecord,
     History,
     Kind,
+    LoggedEvent,
     Observed,
     Record,
     RuleCount,
@@ -30,8 +31,10 @@ from ntbnet.app.chaos_history import (
 from ntbnet.app.chaos_judgement import RULES, Judgement, Recovery
 from ntbnet.app.chaos_load import PATIENCE_NS, LoadSpec
 from ntbnet.app.chaos_nemesis import Nemesis, Step, schedule
+from ntbnet.app.chaos_nemesis_log import NemesisLog
 from ntbnet.app.chaos_recorder import Recorder
 from ntbnet.app.chaos_scenario import CALM, NODES, OUTAGE_MS, Scenario
+from ntbnet.app.chaos_services import noticed_and_replaced
 from ntbnet.app.forks import child_environment
 from ntbnet.app.stop_request import finish
 from ntbnet.edge.clock import monotonic_ns
@@ -40,6 +43,8 @@ from ntbnet.errors import ConfigError, SetupError
 from ntbnet.faults import REPEATING, FaultPlan, FaultRule
 
 FLOW_TIMEOUT_S = 15.0
+LOGS_FOLDER = "logs"
+"""Of a history."""
 STOP_TIMEOUT_S = PATIENCE_NS / 1e9 + 10
 PATIENCE_FACTOR = 5
 """A recovery is waited for that many times as long as it may take: how late it was is worth knowing."""
@@ -84,15 +89,24 @@ class Done:
             "seed": self.wanted.seed,
             "fabric": self.wanted.fabric,
             **self.judgement.as_json(),
-            "events": [_event(one) for one in self.judgement.recoveries],
+            "events": [_event(one, self.history.observed.events) for one in self.judgement.recoveries],
             "repeat": self.wanted.again,
         }
 
 
-def _event(one: Recovery) -> dict[str, Any]:
-    took_ms = None if one.took_ns is None else round(one.took_ns / 1e6, 1)
+def _event(one: Recovery, events: Sequence[LoggedEvent]) -> dict[str, Any]:
+    """A fault, and milliseconds since then; None for what did not happen."""
     fault = one.fault
-    return {"kind": fault.kind, "services": list(fault.services), "note": fault.note, "recovery_ms": took_ms}
+    detected_ns, restarted_ns = noticed_and_replaced(events, fault)
+    return {
+        "kind": fault.kind,
+        "services": list(fault.services),
+        "note": fault.note,
+        "at_ns": fault.at_ns,
+        "detected_ms": None if detected_ns is None else round((detected_ns - fault.at_ns) / 1e6, 1),
+        "restarted_ms": None if restarted_ns is None else round((restarted_ns - fault.at_ns) / 1e6, 1),
+        "recovery_ms": None if one.took_ns is None else round(one.took_ns / 1e6, 1),
+    }
 
 
 def read_tables(config_path: str | None) -> dict[str, Any]:
@@ -120,7 +134,7 @@ def run(wanted: Wanted, folder: Path, say: Say) -> Done:
     Raises:
         ConfigError, SetupError: the bridge did not start; what fails later makes the verdict ``unknown``.
     """
-    log_folder = folder / "logs"
+    log_folder = folder / LOGS_FOLDER
     log_folder.mkdir()
     config_path = folder / "config.toml"
     text = chaos_scenario.configuration(wanted.scenario, wanted.config, wanted.fabric, log_folder)
@@ -263,6 +277,7 @@ class _Run:
         self._wanted, self._scenario = wanted, wanted.scenario
         self._lab, self._recorder, self._folder, self._say = lab, recorder, folder, say
         self._faults = FaultLog(folder)
+        self._log = NemesisLog(folder / LOGS_FOLDER)
         self._life = 0
         self.given_up: list[str] = []
         self._load: _Load | None = None
@@ -270,12 +285,17 @@ class _Run:
         self._nemesis = Nemesis(
             lab.bridge,
             self,
-            self._faults.add,
+            self._note,
             self._rebirth,
             patience_ms,
             2 * self._scenario.workload.reader_pause_ms + self._scenario.bounds.outage_ms - OUTAGE_MS,
             recorder.sample,
         )
+
+    def _note(self, record: FaultRecord) -> None:
+        """Into the history, and into a log beside the services'."""
+        self._faults.add(record)
+        self._log.note(record)
 
     def flows_since(self, time_ns: int) -> bool:
         """See chaos_nemesis.Traffic."""
@@ -308,9 +328,12 @@ class _Run:
         finally:
             if self._load is not None:
                 self._load.kill()
+            self._log.close()
 
     def _begin_life(self) -> None:
         self._recorder.begin_life()
+        record = self._lab.bridge.run.read_run()
+        self._log.begin_life(record.run_id if record else "none")
         path = chaos_history.traffic_path(self._folder, self._life)
         self._load = _Load(self._lab, self._wanted, path)
         began_ns = monotonic_ns()
@@ -340,9 +363,7 @@ class _Run:
             injected = chaos_faults.heal(run)
             healed_ns = monotonic_ns()
             kinds = ", ".join(f"{times} x {kind}" for kind, times in injected.by_kind.items())
-            self._faults.add(
-                FaultRecord(self._nemesis.done, RULES, (), began_ns, healed_ns, kinds, self._life)
-            )
+            self._note(FaultRecord(self._nemesis.done, RULES, (), began_ns, healed_ns, kinds, self._life))
             self._say(f"healed; injected {kinds or 'nothing'}")
         if self._nemesis.await_recovery(healed_ns, {}) is None:
             self.given_up.append("the healing of all rules")

@@ -37,6 +37,8 @@ CALM = frozenset({"flap", "reset"})
 """Kinds of faults that leave every process alone."""
 PATTERNS = ("each", "random", "pairs", "together")
 NODES = ("rc", "ep")
+KEPT_LOG_BYTES = 1 << 30
+"""No log of a run is set aside before: the checker reads them all."""
 OUTAGE_MS = 60
 """Five polls of a doorbell."""
 SUFFIX = ".toml"
@@ -369,7 +371,11 @@ def configuration(scenario: Scenario, base: Mapping[str, Any], fabric: str, log_
         ConfigError: a value has no place in a configuration.
     """
     keys: dict[str, Any] = {}
-    for table in (base, scenario.config, {"bridge": {"fabric": fabric}, "log": {"dir": str(log_folder)}}):
+    for table in (
+        base,
+        scenario.config,
+        {"bridge": {"fabric": fabric}, "log": {"dir": str(log_folder), "file_bytes": KEPT_LOG_BYTES}},
+    ):
         keys.update(flat(table))
     return "".join(f"{key} = {json.dumps(value)}\n" for key, value in sorted(keys.items()))
 

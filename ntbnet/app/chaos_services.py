@@ -98,3 +98,26 @@ def _is_replaced(events: Sequence[LoggedEvent], service: str, fault: FaultRecord
         if wanted and in_time and (event.event, event.name) == (wanted[0], service):
             wanted.pop(0)
     return not wanted
+
+
+def noticed_and_replaced(events: Sequence[LoggedEvent], fault: FaultRecord) -> tuple[int | None, int | None]:
+    """When the supervisor noticed the first victim of a fault, and had started the last one's replacement.
+
+    Args:
+        events: of the supervisor, in the order of time.
+        fault: what was done.
+
+    Returns:
+        Monotonic times, None for what is not in ``events``.
+    """
+    noticed_ns: int | None = None
+    replaced_ns: dict[str, int] = {}
+    for event in events:
+        if event.time_ns < fault.at_ns or event.name not in fault.services:
+            continue
+        if event.event in {DIED, HUNG}:
+            noticed_ns = event.time_ns if noticed_ns is None else noticed_ns
+        elif event.event == STARTED and noticed_ns is not None:
+            replaced_ns.setdefault(event.name, event.time_ns)
+    is_whole = fault.services and len(replaced_ns) == len(fault.services)
+    return noticed_ns, max(replaced_ns.values()) if is_whole else None

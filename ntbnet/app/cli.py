@@ -19,7 +19,7 @@ from rich.table import Table
 
 from ntbnet import __version__
 from ntbnet.app import demo as demo_module
-from ntbnet.app import keys_cli, layout_cli, link_cli, logs_cli, top_cli
+from ntbnet.app import exits, keys_cli, layout_cli, link_cli, logs_cli, top_cli
 from ntbnet.app.bench import bench_app
 from ntbnet.app.bridge import Bridge
 from ntbnet.app.bringup import load_whole_config, running, unless_stopped
@@ -148,7 +148,7 @@ def up(
     try:
         asyncio.run(_run_supervisor(bridge, wanted, config, ready_fd))
     except NtbnetError as problem:
-        _tell(ready_fd, {"ok": False, "error": str(problem), "code": _code_of(problem)})
+        _tell(ready_fd, {"ok": False, "error": str(problem), "code": exits.code_of(problem)})
         raise
 
 
@@ -438,26 +438,9 @@ def config_show(config: ConfigOption = None) -> None:
     print(to_toml(load_config(config)), end="")
 
 
-def _code_of(problem: NtbnetError) -> int:
-    return 2 if isinstance(problem, ConfigError) else 1
-
-
 def main() -> None:
-    """Entry point: an error of ours is one line and an exit code, never a traceback."""
-    try:
-        app()
-    except NtbnetError as problem:
-        say(f"ntbnet: {problem}")
-        sys.exit(_code_of(problem))
-    except BrokenPipeError:
-        # whoever read our output has seen enough; keep the interpreter's last flush quiet
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except OSError as problem:
-        say(f"ntbnet: {problem}")
-        sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    """Entry point; see ``exits``."""
+    exits.run(app)
 
 
 if __name__ == "__main__":

@@ -108,14 +108,21 @@ class Summary:
     def add_all(self, lines: Iterable[Line]) -> None:
         """Count lines, which come in merged order."""
         for line in lines:
-            fields = line.fields
-            self.first = self.first or fields["wall"]
-            self.last = fields["wall"]
-            self._service(fields["service"]).add(fields)
-            if fields["event"] == "supervisor.service_started" and isinstance(fields.get("name"), str):
-                self._service(fields["name"]).add_spawn(fields["run_id"])
+            self.add(line)
+
+    def add(self, line: Line) -> None:
+        """Count the next line."""
+        fields = line.fields
+        self.first = self.first or fields["wall"]
+        self.last = fields["wall"]
+        self._service(fields["service"]).add(fields)
+        if fields["event"] == "supervisor.service_started" and isinstance(fields.get("name"), str):
+            self._service(fields["name"]).add_spawn(fields["run_id"])
 
     def _service(self, name: str) -> ServiceSummary:
-        if name not in self.services and len(self.services) >= MAX_SERVICES:
-            name = OTHERS
-        return self.services.setdefault(name, ServiceSummary())
+        found = self.services.get(name)
+        if found is None:
+            if len(self.services) >= MAX_SERVICES:
+                name = OTHERS
+            found = self.services.setdefault(name, ServiceSummary())
+        return found

@@ -12,19 +12,17 @@ did.  Lines of one file may stand up to 64 lines from their place, as in honcho'
 
 from __future__ import annotations
 
-import fnmatch
 import heapq
-import json
 import re
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, Protocol
 
-from ntbnet.edge.rundir import RunDir
+import orjson
+
 from ntbnet.log import LEVELS
 
 MAX_LINE_BYTES = 1 << 16
@@ -39,8 +37,6 @@ _START = b'{"event":'
 _COLOUR = rb"(?:\x1b\[[0-9;]{0,16}m)*"
 _HONCHO = re.compile(_COLOUR + rb"\d\d:\d\d:\d\d [a-zA-Z0-9_.-]{1,64} *\| " + _COLOUR)
 _WALL = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", re.ASCII)
-_AGO = re.compile(r"(\d{1,6})([smhd])", re.ASCII)
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -50,7 +46,7 @@ class Line:
     """One event as read."""
 
     time_ns: int
-    """Place in the merged order; comparable with the lines of the same ``Timeline`` only."""
+    """Place in the merged order; comparable with the lines of the same ``Axis`` only."""
     raw: bytes
     """The JSON object as it was written, without prefix and newline."""
     fields: dict[str, Any]
@@ -69,7 +65,14 @@ class Tally:
     """One message for each source that could not be read, or not to its end."""
 
 
-class Timeline:
+class Readable(Protocol):
+    """What lines are read from."""
+
+    def readline(self, size: int, /) -> bytes:
+        """At most ``size`` bytes up to and with the next newline; b"" when there is nothing more."""
+
+
+class Axis:
     """Puts the lines of several runs on one axis of nanoseconds."""
 
     def __init__(self) -> None:
@@ -92,111 +95,9 @@ class Timeline:
         return offset + mono_ns
 
 
-@dataclass(frozen=True, slots=True)
-class Filter:
-    """Which lines are wanted; made by ``filter_from``."""
-
-    services: frozenset[str] = frozenset()
-    """Empty wants all."""
-    events: re.Pattern[str] | None = None
-    least: int = 0
-    """Least of ``LEVELS``."""
-    since: str = ""
-    """First wanted ``wall``; its format is such that text compares as time does."""
-
-    def wants(self, fields: dict[str, Any]) -> bool:
-        return (
-            (not self.services or fields["service"] in self.services)
-            and LEVELS[fields["level"]] >= self.least
-            and fields["wall"] >= self.since
-            and (self.events is None or self.events.fullmatch(fields["event"]) is not None)
-        )
-
-
-def filter_from(
-    services: Sequence[str] = (),
-    events: Sequence[str] = (),
-    level: str = "debug",
-    since: str = "",
-    now: datetime | None = None,
-) -> Filter:
-    """Make a filter of what a user typed.
-
-    Args:
-        services: names; a line of any of them is wanted.
-        events: shell patterns such as ``link.*``; a line that any of them matches is wanted.
-        level: least level, a key of ``LEVELS``.
-        since: empty, as ``since_wall`` takes it otherwise.
-        now: end of a span of time in ``since``, timezone-aware; the clock's time when absent.
-
-    Raises:
-        ValueError: ``since`` is malformed.
-    """
-    pattern = re.compile("|".join(fnmatch.translate(glob) for glob in events)) if events else None
-    wall = since_wall(since, now or datetime.now(UTC)) if since else ""
-    return Filter(frozenset(services), pattern, LEVELS[level], wall)
-
-
-def since_wall(text: str, now: datetime) -> str:
-    """A point in time, in the format of ``wall``.
-
-    Args:
-        text: a span before ``now`` (``90s``, ``10m``, ``2h``, ``1d``), or an ISO 8601 date or time;
-            without an offset it is UTC.
-        now: timezone-aware.
-
-    Raises:
-        ValueError: neither of them, or outside the years 1..9999.
-    """
-    ago = _AGO.fullmatch(text)
-    try:
-        if ago:
-            at = now - timedelta(seconds=int(ago[1]) * _SECONDS[ago[2]])
-        else:
-            at = datetime.fromisoformat(text)
-            if at.tzinfo is None:
-                at = at.replace(tzinfo=UTC)
-        at = at.astimezone(UTC)
-    except (ValueError, OverflowError):
-        raise ValueError(
-            f"{text!r}: allowed are a span such as 90s, 10m, 2h or 1d, or an ISO 8601 time such as "
-            "2025-01-31T12:00:00Z"
-        ) from None
-    return at.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
-
-
-def log_files(run: RunDir, log_dir: str = "") -> list[Path]:
-    """The services' log files of a bridge, by name; [] when there are none.
-
-    Args:
-        run: its run folder.
-        log_dir: ``log.dir`` of its configuration; empty is inside the run folder.
-    """
-    return folder_files(Path(log_dir) if log_dir else run.path / "logs")
-
-
-def folder_files(folder: Path) -> list[Path]:
-    """The log files in a folder, or in ``logs`` of a run folder; what services said on stderr is none."""
-    try:
-        if (folder / "logs").is_dir():
-            folder /= "logs"
-        return sorted(path for path in folder.iterdir() if path.suffix == ".jsonl" and path.is_file())
-    except OSError:
-        return []
-
-
 def merge(sources: Iterable[Iterable[Line]]) -> Iterator[Line]:
     """Lines of all sources by time; holds one line of each.  Equal times: the earlier source first."""
     return heapq.merge(*sources, key=attrgetter("time_ns"))
-
-
-def read_file(path: Path, timeline: Timeline, tally: Tally) -> Iterator[Line]:
-    """Lines of a file, in order; a file that cannot be read is noted in ``tally``."""
-    try:
-        with path.open("rb") as stream:
-            yield from in_order(read_lines(stream, timeline, tally))
-    except OSError as problem:
-        tally.unreadable.append(f"{path}: {problem.strerror}")
 
 
 def in_order(lines: Iterable[Line]) -> Iterator[Line]:
@@ -212,7 +113,7 @@ def in_order(lines: Iterable[Line]) -> Iterator[Line]:
     yield from held
 
 
-def read_lines(stream: BinaryIO, timeline: Timeline, tally: Tally) -> Iterator[Line]:
+def read_lines(stream: Readable, axis: Axis, tally: Tally) -> Iterator[Line]:
     """Events in a stream of bytes, each as soon as its line is complete, in the stream's order."""
     while raw := stream.readline(MAX_LINE_BYTES):
         if len(raw) == MAX_LINE_BYTES and not raw.endswith(b"\n"):
@@ -235,7 +136,7 @@ def read_lines(stream: BinaryIO, timeline: Timeline, tally: Tally) -> Iterator[L
                 tally.skipped += 1
             raw = raw[start:]
         try:
-            time_ns = timeline.place(fields["run_id"], fields["wall"], fields["mono_ns"])
+            time_ns = axis.place(fields["run_id"], fields["wall"], fields["mono_ns"])
         except ValueError:
             tally.skipped += 1
             continue
@@ -246,8 +147,8 @@ def read_lines(stream: BinaryIO, timeline: Timeline, tally: Tally) -> Iterator[L
 def _fields(raw: bytes) -> dict[str, Any] | None:
     """The object in ``raw`` when it is an event of ours."""
     try:
-        fields = json.loads(raw.decode())
-    except (ValueError, RecursionError):
+        fields = orjson.loads(raw)
+    except orjson.JSONDecodeError:
         return None
     if type(fields) is not dict:
         return None

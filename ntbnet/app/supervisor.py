@@ -17,12 +17,13 @@ import json
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from ntbnet import topology
 from ntbnet.app.child import Child
 from ntbnet.app.forks import ForkServer
 from ntbnet.app.leftovers import remove_leftovers
+from ntbnet.app.log_keeper import LogKeeper
 from ntbnet.app.metrics import metrics_endpoint
 from ntbnet.config import Config, to_toml
 from ntbnet.edge.privileges import account
@@ -74,6 +75,9 @@ class Supervisor:
         self._tasks: set[asyncio.Task[None]] = set()
         self._log_folder = Path(config.log.dir) if config.log.dir else None
         self._metrics: Endpoint | None = None
+        self._log_keeper = LogKeeper(config, self._log_path)
+        self._stream: TextIO | None = None
+        self._log_trouble = False
 
     # bring up
 
@@ -106,7 +110,7 @@ class Supervisor:
             self._metrics = metrics_endpoint(config, run, self._restarts)
             for node in config.nodes:
                 make_side(config, run, node)
-            stream = self._log_path("supervisor").open("a", encoding="utf-8", buffering=1)
+            stream = self._stream = self._log_path("supervisor").open("a", encoding="utf-8", buffering=1)
         except BaseException:
             self._forks.close()
             if self._metrics is not None:
@@ -304,11 +308,26 @@ class Supervisor:
                     self._emit("supervisor.service_hung", name=child.name, child_pid=child.pid)
                     child.alive_s = now_s
                     child.kill()
+            self._bound_logs()
             try:
                 async with asyncio.timeout(HEALTH_INTERVAL_S):
                     await self._stopping.wait()
             except TimeoutError:
                 continue
+
+    def _bound_logs(self) -> None:
+        """Set logs aside that are long. What hinders that is told once; the bridge goes on."""
+        try:
+            for child in self._children.values():
+                self._log_keeper.look_after(child)
+            if self._stream is not None:
+                self._log_keeper.look_after_own("supervisor", self._stream)
+        except OSError as problem:
+            if not self._log_trouble:
+                self._emit("supervisor.write_failed", file=str(problem.filename), reason=str(problem))
+            self._log_trouble = True
+        else:
+            self._log_trouble = False
 
     async def _keep_forks(self) -> None:
         """Have a fork server ready: what died of it is not found out by the service that needs it."""

@@ -68,13 +68,13 @@ class Subqueue:
         if queue is None:
             raise KernelError(errno.EIO, "the transport has no free queue")
         self.queue: Queue = queue
-        self._is_new = True
-        """Nothing was received since the link came up."""
+        self.is_new = True
+        """Nothing was received since the link came up, or since ``tell_first``."""
 
     def rx(self, frame: memoryview | None, length: int) -> None:
         """A frame came: give its packet to the node, and post its buffer again."""
-        if self._is_new:
-            self._is_new = False
+        if self.is_new:
+            self.is_new = False
             self._netdev.crossed(self.queue)
         self._netdev.receive(frame, length)
         self._netdev.post(self.queue)
@@ -85,7 +85,7 @@ class Subqueue:
 
     def event(self, up: bool) -> None:
         """The queue's link came up, or is down."""
-        self._is_new = True
+        self.is_new = True
         self._netdev.queue_changed()
 
 
@@ -141,6 +141,7 @@ class Netdev:
         framing: Framing = OffloadFraming() if offloads else EthernetFraming(local_mac, peer_mac)
         free = sum(queue.client is None for queue in transport.queues)
         taken = [Subqueue(self, transport) for _ in range(max(1, min(queues, free)))]
+        self._subqueues = tuple(taken)
         self.queues = tuple(subqueue.queue for subqueue in taken)
         self.queue = self.queues[0]
         self._up: tuple[Queue, ...] = ()
@@ -425,6 +426,11 @@ class Netdev:
         self.rx_dropped += 1
         if self._refusals.is_first(cause):
             self._outbox.log("netdev.frame_refused", cause=cause, head=head.hex(), size_bytes=length)
+
+    def tell_first(self) -> None:
+        """Packets may have been held up: tell of the next frame on each queue, as after a link-up."""
+        for subqueue in self._subqueues:
+            subqueue.is_new = True
 
     def crossed(self, queue: Queue) -> None:
         """The first frame since the queue's link came up: where an outage ends."""

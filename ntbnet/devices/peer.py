@@ -131,6 +131,8 @@ class Peer:
             else:
                 self._set_epoch(0)
                 self._drop_device(f"{peer}: {reason}")
+        if not up and self._netdev is not None:
+            self._netdev.tell_first()  # without this neighbour interrupts may have been lost, not the link
         return self._outbox.take()
 
     def next_deadline(self) -> int | None:

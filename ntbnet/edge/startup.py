@@ -1,9 +1,9 @@
 """From a command line to a running service: arguments, configuration, log, signals, exit codes.
 
 A service started by the supervisor gets ``--notify-fd``, one end of a socket pair: it says READY
-there, then shows every half second that it lives; the end of that socket is the end of the
-supervisor, on which the service ends too. A service started without it (by honcho, or by hand)
-looks after node and DRAM itself; see ``standalone``.
+there, then shows every half second that it lives, and takes a new log when its old one is set aside;
+the end of that socket is the end of the supervisor, on which the service ends too. A service started
+without it (by honcho, or by hand) looks after node and DRAM itself; see ``standalone``.
 
 Exit codes: 0 stopped, 1 failed, 2 bad configuration or usage.
 """
@@ -38,6 +38,7 @@ from ntbnet.edge import standalone
 from ntbnet.edge.clock import monotonic_ns
 from ntbnet.edge.driver import Device, Driver
 from ntbnet.edge.fault_source import FaultSource
+from ntbnet.edge.log_rotation import take_log
 from ntbnet.edge.privileges import account, become
 from ntbnet.edge.rundir import RunDir
 from ntbnet.edge.shm import Dram, dram_path, fence, open_lease
@@ -395,7 +396,7 @@ def _announce(
 
     def on_readable() -> None:
         try:
-            data = lifeline.recv(64)
+            data = take_log(lifeline, sys.stdout.fileno())
         except ConnectionError:
             data = b""
         if not data:

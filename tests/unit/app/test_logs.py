@@ -13,18 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ntbnet.app import logs
+from ntbnet.app.log_filter import Filter, filter_from, since_wall
+from ntbnet.app.log_sources import log_files, read_file
 from ntbnet.app.log_summary import MAX_CAUSES, MAX_SERVICES, OTHERS, Summary
-from ntbnet.app.logs import (
-    Line,
-    Tally,
-    Timeline,
-    filter_from,
-    log_files,
-    merge,
-    read_file,
-    read_lines,
-    since_wall,
-)
+from ntbnet.app.logs import Axis, Line, Tally, merge, read_lines
 from ntbnet.edge.rundir import RunDir
 from ntbnet.log import EVENTS, Logger
 
@@ -51,7 +43,7 @@ def encoded(*lines: dict[str, Any]) -> bytes:
 
 def read(data: bytes) -> tuple[list[Line], Tally]:
     tally = Tally()
-    return list(read_lines(io.BytesIO(data), Timeline(), tally)), tally
+    return list(read_lines(io.BytesIO(data), Axis(), tally)), tally
 
 
 def summary_of(*lines: dict[str, Any]) -> Summary:
@@ -166,7 +158,7 @@ def test_line_over_the_limit_is_skipped_as_one_and_never_held_whole() -> None:
     tally = Tally()
     data = encoded(fields(1, reason="x" * 300_000), fields(2))
 
-    found = list(read_lines(Endless(data), Timeline(), tally))
+    found = list(read_lines(Endless(data), Axis(), tally))
 
     assert [one.fields["mono_ns"] for one in found] == [2000]
     assert tally.skipped == 1
@@ -176,8 +168,8 @@ def test_line_over_the_limit_is_skipped_as_one_and_never_held_whole() -> None:
 
 
 def test_within_a_run_mono_ns_decides_though_the_wall_clock_was_set_back() -> None:
-    early = read_lines(io.BytesIO(encoded(fields(10), fields(20))), timeline := Timeline(), tally := Tally())
-    late = read_lines(io.BytesIO(encoded(fields(30, wall_us=-5_000_000, service="epc"))), timeline, tally)
+    early = read_lines(io.BytesIO(encoded(fields(10), fields(20))), axis := Axis(), tally := Tally())
+    late = read_lines(io.BytesIO(encoded(fields(30, wall_us=-5_000_000, service="epc"))), axis, tally)
 
     assert [one.fields["mono_ns"] for one in merge([late, early])] == [10_000, 20_000, 30_000]
 
@@ -185,8 +177,8 @@ def test_within_a_run_mono_ns_decides_though_the_wall_clock_was_set_back() -> No
 def test_between_runs_the_wall_clock_decides() -> None:
     older = fields(900_000_000, wall_us=0, run_id="r1")
     newer = fields(5, wall_us=60_000_000, run_id="r2")
-    timeline, tally = Timeline(), Tally()
-    sources = [read_lines(io.BytesIO(encoded(one)), timeline, tally) for one in (newer, older)]
+    axis, tally = Axis(), Tally()
+    sources = [read_lines(io.BytesIO(encoded(one)), axis, tally) for one in (newer, older)]
 
     assert [one.fields["run_id"] for one in merge(sources)] == ["r1", "r2"]
 
@@ -204,18 +196,18 @@ def test_slightly_disordered_lines_of_one_file_are_put_in_order(tmp_path: Path) 
     path = tmp_path / "honcho.log"
     path.write_bytes(encoded(*[fields(us ^ 7) for us in range(504)]))
 
-    found = list(read_file(path, Timeline(), Tally()))
+    found = list(read_file(path, Axis(), Tally()))
 
     assert [one.fields["mono_ns"] for one in found] == [us * 1000 for us in range(504)]
 
 
 def test_clocks_of_any_number_of_runs_take_bounded_memory() -> None:
-    timeline = Timeline()
+    axis = Axis()
 
     for number in range(3 * logs.MAX_RUNS):
-        timeline.place(f"run{number}", wall(0), number)
+        axis.place(f"run{number}", wall(0), number)
 
-    assert len(timeline._offsets) == logs.MAX_RUNS
+    assert len(axis._offsets) == logs.MAX_RUNS
 
 
 RUNS = st.lists(
@@ -231,8 +223,8 @@ def test_merge_keeps_every_line_and_the_order_of_each_run(
     # One run after the other, as a persistent log folder holds them; the wall clock jumps at will.
     for (run, service, us), step in zip(sorted(events, key=lambda e: (e[0], e[2])), wall_steps, strict=False):
         files[service].append(fields(us, wall_us=us + step, run_id=run, service=f"s{service}"))
-    timeline, tally = Timeline(), Tally()
-    sources = [list(read_lines(io.BytesIO(encoded(*files[index])), timeline, tally)) for index in order]
+    axis, tally = Axis(), Tally()
+    sources = [list(read_lines(io.BytesIO(encoded(*files[index])), axis, tally)) for index in order]
 
     merged = list(merge(logs.in_order(source) for source in sources))
 
@@ -252,9 +244,9 @@ def test_order_of_the_files_does_not_matter_when_clocks_run_evenly(
     boots = {"a": 0, "b": 10**9, "c": 77}  # where each run's monotonic clock stands
     for us, (run, service) in sorted(unique.items()):
         files[service].append(fields(us, mono_ns=(us + boots[run]) * 1000, run_id=run))
-    timeline, tally = Timeline(), Tally()
+    axis, tally = Axis(), Tally()
 
-    merged = merge([read_lines(io.BytesIO(encoded(*files[index])), timeline, tally) for index in order])
+    merged = merge([read_lines(io.BytesIO(encoded(*files[index])), axis, tally) for index in order])
 
     assert [one.fields["wall"] for one in merged] == [wall(us) for us in sorted(unique)]
 
@@ -277,9 +269,16 @@ def test_order_of_the_files_does_not_matter_when_clocks_run_evenly(
         (filter_from(since="2025-01-31T12:00:01.000001"), False),
         (filter_from(since="10s", now=BASE + timedelta(seconds=11)), True),
         (filter_from(since="10s", now=BASE + timedelta(seconds=12)), False),
+        (filter_from(epochs=[1, 4]), True),
+        (filter_from(epochs=[4]), False),
+        (filter_from(where=["pid=7", "node=rc"]), True),
+        (filter_from(where=["pid=7", "node=ep"]), False),
+        (filter_from(where=['pid="7"']), False),
+        (filter_from(where=["pid=7.0"]), False),
+        (filter_from(where=["reason=null"]), False),
     ],
 )
-def test_filter(wanted: logs.Filter, is_wanted: bool) -> None:
+def test_filter(wanted: Filter, is_wanted: bool) -> None:
     assert wanted.wants(fields(1_000_000)) is is_wanted
 
 
@@ -320,8 +319,8 @@ def test_log_files_are_those_of_the_run_folder_unless_told_another(tmp_path: Pat
 def test_unreadable_file_is_noted_and_ends_nothing(tmp_path: Path) -> None:
     tally = Tally()
 
-    assert list(read_file(tmp_path / "absent", Timeline(), tally)) == []
-    assert list(read_file(tmp_path, Timeline(), tally)) == []
+    assert list(read_file(tmp_path / "absent", Axis(), tally)) == []
+    assert list(read_file(tmp_path, Axis(), tally)) == []
     assert tally.unreadable == [
         f"{tmp_path / 'absent'}: No such file or directory",
         f"{tmp_path}: Is a directory",

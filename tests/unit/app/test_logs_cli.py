@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from ntbnet.app.logs import Line
-from ntbnet.app.logs_cli import Level, app, text_of
+from ntbnet.app.logs_cli import Level, app
+from ntbnet.app.logs_text import text_of
 from ntbnet.config import load_text, to_toml
 from ntbnet.edge.rundir import RunDir
 from ntbnet.log import LEVELS, Logger
@@ -89,7 +91,7 @@ def test_stdin_is_merged_with_files_and_honchos_prefix_is_not_shown(folder: Path
     assert "1 lines skipped" in result.stderr
 
 
-@pytest.mark.parametrize("command", ["show", "summary"])
+@pytest.mark.parametrize("command", ["show", "summary", "check", "timeline"])
 def test_nothing_found_or_readable_exits_1_and_says_why(tmp_path: Path, command: str) -> None:
     (tmp_path / "foreign.log").write_text("hello\n")
 
@@ -97,6 +99,41 @@ def test_nothing_found_or_readable_exits_1_and_says_why(tmp_path: Path, command:
         result = run(command, path)
         assert result.exit_code == 1
         assert result.stderr.startswith("ntbnet logs: ")
+
+
+def test_epoch_and_values_choose_lines(folder: Path) -> None:
+    (folder / "other.jsonl").write_text(line(9, widx=0, epoch=2) + line(10, widx=1, epoch=2))
+
+    assert shown(run("show", "--json", "--epoch", 2, folder)) == [9, 10]
+    assert shown(run("show", "--json", "--where", "widx=0", folder)) == [1, 9]
+    assert shown(run("show", "--json", "--where", "widx=0", "--epoch", 2, folder)) == [9]
+
+
+def test_levels_are_coloured_when_asked_for(folder: Path) -> None:
+    coloured = run("show", "--color", "always", folder).stdout
+
+    assert "\x1b[33mwarning" in coloured
+    assert "\x1b[" not in run("show", "--color", "never", folder).stdout
+    assert "\x1b[" not in run("show", folder).stdout
+
+
+def test_follow_shows_what_comes_until_the_files_are_gone(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def looks() -> Iterator[None]:
+        with (folder / "epc.jsonl").open("a") as file:
+            file.write(line(20))
+        yield
+        for path in folder.iterdir():
+            path.unlink()
+        yield
+
+    look = looks()
+    monkeypatch.setattr("time.sleep", lambda _: next(look))
+
+    result = run("show", "-f", "--json", "--service", "epc", folder)
+
+    assert (result.exit_code, shown(result)) == (0, [1, 4, 20])
 
 
 def test_filter_that_leaves_nothing_exits_1(folder: Path) -> None:
@@ -111,6 +148,15 @@ def test_filter_that_leaves_nothing_exits_1(folder: Path) -> None:
         ["show", "--limit", "-1", "."],
         ["show", "--name", "No/Name"],
         ["show", "--name", "demo", "file"],
+        ["show", "--where", "epc", "."],
+        ["show", "--color", "blue", "."],
+        ["show", "-f", "-"],
+        ["show", "-f", "one.jsonl", "other.jsonl"],
+        ["check", "--since", "soon", "."],
+        ["timeline", "--name", "demo", "file"],
+        ["latency", "--name", "demo", "folder"],
+        ["latency", "--name", "No/Name"],
+        ["report", "."],
         ["summary", "--since", "soon", "."],
         ["nonsense"],
     ],
@@ -173,9 +219,9 @@ def test_control_characters_from_a_log_never_reach_the_terminal(tmp_path: Path) 
     path = tmp_path / "evil.jsonl"
     path.write_text(line(1, service=evil, event="path.refused", level="warning", cause=evil, **{evil: evil}))
 
-    for command in ("show", "summary"):
+    for command in ("show", "summary", "check"):
         result = run(command, path)
-        assert result.exit_code == 0
+        assert result.exit_code == (command == "check")
         assert all(" " <= char <= "~" or char in "\n─" for char in result.stdout)
     assert "[red]x[/red]" in run("summary", path).stdout
 
@@ -193,7 +239,7 @@ def test_level_option_knows_every_level() -> None:
     assert [one.value for one in Level] == list(LEVELS)
 
 
-@pytest.mark.parametrize("command", ["show", "summary"])
+@pytest.mark.parametrize("command", ["show", "summary", "check", "timeline", "latency", "report"])
 def test_help_has_examples(command: str) -> None:
     assert f"ntbnet logs {command}" in run(command, "--help").stdout
 

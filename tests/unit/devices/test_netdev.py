@@ -419,6 +419,21 @@ class TestSeveralQueues:
         assert all(queue.rx.rx_pkts for queue in ep.queues)
         assert rc.snapshot()["tx_packets"] == ep.snapshot()["rx_packets"] == 30
 
+    def test_first_frame_of_each_queue_is_told_after_a_link_up_and_when_it_is_asked_for(self) -> None:
+        pair, rc, ep = self.start()
+
+        def told() -> list[int]:
+            for number in range(30):
+                rc.xmit(flow(number))
+                pair.flush()
+            return sorted(keys["queue"] for keys in pair.ep.logs("netdev.packet_crossed"))
+
+        assert told() == [0, 1, 2]
+        assert told() == [0, 1, 2]
+        ep.tell_first()
+        assert told() == [0, 0, 1, 1, 2, 2]
+        assert told() == [0, 0, 1, 1, 2, 2]
+
     def test_packets_of_one_flow_stay_on_one_queue_in_order(self) -> None:
         pair, rc, ep = self.start()
         for length in range(100, 110):

@@ -1,0 +1,201 @@
+"""What must hold in a log: a healthy one passes, each doctored one fails at the doctored line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from ntbnet.app.log_check import BEGINS_DOWN, CAUSES, LINKS, RISING, Checker
+from ntbnet.app.logs_cli import app
+from ntbnet.log import EVENTS
+from tests.unit.app.log_lines import Fields, died, encoded, healthy, lines_of, path, said, transport
+
+
+def broken(story: list[Fields]) -> list[tuple[str, str]]:
+    return [(breach.rule, breach.line.fields["event"]) for breach in Checker().check_all(lines_of(story))]
+
+
+def at(story: list[Fields], event: str, number: int = 0) -> int:
+    return [index for index, line in enumerate(story) if line["event"] == event][number]
+
+
+def test_healthy_log_breaks_no_rule() -> None:
+    assert broken(healthy()) == []
+
+
+def without_up(story: list[Fields]) -> None:
+    del story[at(story, "transport.link_changed", 5)]  # peer-rc is up again after the kill
+
+
+def without_key(story: list[Fields]) -> None:
+    del story[at(story, "path.changed", 1)]["session"]
+
+
+def with_key(story: list[Fields]) -> None:
+    story[at(story, "path.changed", 1)]["colour"] = "blue"
+
+
+def without_common_key(story: list[Fields]) -> None:
+    del story[at(story, "link.changed")]["node"]
+
+
+def other_level(story: list[Fields]) -> None:
+    story[at(story, "link.changed")]["level"] = "debug"
+
+
+def other_type(story: list[Fields]) -> None:
+    story[at(story, "link.changed")]["pid"] = "7"
+
+
+def unknown_event(story: list[Fields]) -> None:
+    story[at(story, "link.changed")]["event"] = "link.lost"
+
+
+def older_epoch(story: list[Fields]) -> None:
+    story[at(story, "service.stopped", 1)]["epoch"] = 1
+
+
+def epoch_of_another_process(story: list[Fields]) -> None:
+    story[at(story, "service.stopped", 1)]["pid"] = 4711
+
+
+def older_link_epoch(story: list[Fields]) -> None:
+    story[at(story, "link.changed", 1)]["link_epoch"] = 0x0
+    story.insert(
+        at(story, "netdev.packet_crossed", 2),
+        said(1165, "rc-host", "link.changed", up=True, link_epoch=3, reason="x"),
+    )
+    story.insert(
+        at(story, "netdev.packet_crossed", 2),
+        said(1166, "rc-host", "link.changed", up=False, link_epoch=0, reason="x"),
+    )
+    story.insert(
+        at(story, "netdev.packet_crossed", 2),
+        said(1167, "rc-host", "link.changed", up=True, link_epoch=2, reason="x"),
+    )
+
+
+def older_session(story: list[Fields]) -> None:
+    story[at(story, "path.changed", 2)]["session"] = 1
+    story[at(story, "path.changed", 0)]["session"] = 5
+
+
+def error_without_cause(story: list[Fields]) -> None:
+    story.insert(1, said(5, "edma", "service.failed", reason="OSError: out of memory"))
+
+
+def error_without_reason(story: list[Fields]) -> None:
+    story.insert(at(story, "service.stopped"), said(1500, "edma", "service.failed", reason=""))
+
+
+@pytest.mark.parametrize(
+    ("doctor", "expected"),
+    [
+        (without_up, [("links", "transport.link_changed")]),
+        (without_key, [("keys", "path.changed")]),
+        (with_key, [("keys", "path.changed")]),
+        (without_common_key, [("keys", "link.changed")]),
+        (other_level, [("keys", "link.changed")]),
+        (other_type, [("keys", "link.changed")]),
+        (unknown_event, [("keys", "link.lost")]),
+        (older_epoch, [("epochs", "service.stopped")]),
+        (epoch_of_another_process, [("epochs", "service.stopped")]),
+        (older_link_epoch, [("epochs", "link.changed")]),
+        (older_session, [("epochs", "path.changed")]),
+        (error_without_cause, [("errors", "service.failed")]),
+        (error_without_reason, [("errors", "service.failed")]),
+    ],
+)
+def test_doctored_log_is_found_out(
+    doctor: Callable[[list[Fields]], None], expected: list[tuple[str, str]]
+) -> None:
+    story = healthy()
+    doctor(story)
+
+    assert broken(story) == expected
+
+
+def test_down_may_end_with_its_process_with_the_bridge_or_be_young() -> None:
+    by_restart = [
+        transport(0, "peer-rc", up=False),
+        said(1, "peer-rc", "service.started", epoch=2, incarnation=2),
+    ]
+    by_death = [path(0, "epc", "rc-host", 0), died(5, "epc")]
+    by_end = [path(0, "epc", "rc-host", 0), said(1, "supervisor", "supervisor.stopped", reason="down")]
+    by_command = [
+        path(0, "epc", "rc-host", 0),
+        said(1, "peer-rc", "link.administered", up=False),
+    ]
+    later = said(60_000, "supervisor", "supervisor.ready", seconds=1)
+
+    for story in (by_restart, by_death, by_end, by_command):
+        assert broken([*story, later]) == []
+    assert broken([path(55_000, "epc", "rc-host", 0), later]) == []
+
+
+def test_down_that_stays_has_no_excuse_once_the_link_is_wanted_again() -> None:
+    story = [
+        path(0, "epc", "rc-host", 0),
+        said(1, "peer-rc", "link.administered", up=False),
+        said(2, "peer-rc", "link.administered", up=True),
+        said(60_000, "supervisor", "supervisor.ready", seconds=1),
+    ]
+
+    assert broken(story) == [("links", "path.changed")]
+
+
+def test_error_after_a_fault_has_a_cause_for_ten_seconds() -> None:
+    failed = [said(ms, "edma", "service.failed", reason="gone") for ms in (9000, 10_500)]
+
+    assert broken([died(0, "epc"), failed[0]]) == []
+    assert broken([died(0, "epc"), failed[1]]) == [("errors", "service.failed")]
+    assert broken([{**failed[1], "under_faults": True}]) == []
+
+
+def test_processes_without_a_run_are_checked_for_keys_only() -> None:
+    story = [
+        {**said(ms, "epc", "service.started", epoch=3 - ms, incarnation=1), "run_id": "none"} for ms in (0, 1)
+    ]
+
+    assert broken(story) == []
+
+
+def test_any_number_of_links_and_services_takes_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ntbnet.app.log_check.MAX_TRACKED", 10)
+    checker = Checker()
+    story = [path(ms, f"s{ms % 50}", f"p{ms}", 0) for ms in range(2000)]
+
+    list(checker.check_all(lines_of(story)))
+
+    assert len(checker._processes) == 10
+    assert all(len(process.downs) <= 10 for process in checker._processes.values())
+
+
+def test_tables_name_events_that_exist_with_the_keys_they_have() -> None:
+    assert EVENTS.keys() >= CAUSES
+    assert BEGINS_DOWN <= LINKS.keys() <= EVENTS.keys()
+    for event, of in LINKS.items():
+        assert {"up", of} - {""} <= set(EVENTS[event].keys)
+    for event, (number, of) in RISING.items():
+        assert {number, of, "up"} - {""} <= set(EVENTS[event].keys)
+
+
+def test_command_exits_0_for_a_healthy_log_and_1_with_the_lines_for_a_doctored_one(tmp_path: Path) -> None:
+    story = healthy()
+    file = tmp_path / "bridge.jsonl"
+    file.write_bytes(encoded(story) + b'{"event":"half a li')
+
+    done = CliRunner().invoke(app, ["check", str(file)])
+    assert (done.exit_code, done.stdout) == (0, f"nothing is broken in {len(story)} lines\n")
+
+    without_key(story)
+    file.write_bytes(encoded(story))
+    done = CliRunner().invoke(app, ["check", str(file)])
+    assert done.exit_code == 1
+    assert done.stdout.startswith("keys: without session\n    {")
+    found = json.loads(CliRunner().invoke(app, ["check", "--json", str(file)]).stdout)
+    assert (found["broken"], found["breaches"][0]["line"]["event"]) == (1, "path.changed")
