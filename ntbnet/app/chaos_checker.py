@@ -208,7 +208,7 @@ class _Judge:
                 self._problem("loss", f"datagram {sequence} of {_name(key)}: {reason}")
 
     def _judge_counted_loss(self) -> None:
-        """Each loss is a packet that the sending node's kernel or interface counts; none is lost on the way."""
+        """Each loss is a packet that the sending node counts as dropped; none is lost on the way."""
         lost = Counter((life, way) for (life, way, _), _, _ in self._lost)
         counted = {
             (node.life, NODES.index(node.node)): _dropped(node) for node in self._history.observed.nodes
