@@ -39,7 +39,6 @@ ONE_NAME = {"tests/system/test_demo.py", "tests/test_readme.py"}
 
 ALONE = {
     "test_rates.py",
-    "test_scenarios.py",
     "test_timeline.py",
 }
 """Modules whose verdicts other load would change: latencies and rates, outages in milliseconds."""
