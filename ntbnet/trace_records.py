@@ -83,6 +83,8 @@ RECORD_BYTES = RECORD.size
 DATA_BYTES = 64
 NUMBER_AT = 120
 SEEN_AT = 64
+AMOUNT_MAX = 0xFFFFFFFF
+"""Largest ``amount``; of a handler that took longer than its 4.3 s this is told."""
 EVENT_PARTS = 4
 """Most records of one event."""
 MAX_CAPACITY = 1 << 24

@@ -78,8 +78,10 @@ def _around_frame(bare: Callable[..., None], watcher: Watcher) -> Callable[..., 
         ver, effects = client.queue.rx.rx_pkts - 1, client._netdev._outbox.effects
         before = len(effects)
         bare(client, frame, length)
-        if any(type(effect) is Deliver for effect in effects[before:]):
-            watcher.frame_delivered(client.queue.number, ver)
+        for effect in effects[before:]:
+            if type(effect) is Deliver:
+                watcher.frame_delivered(client.queue.number, ver)
+                break
 
     return rx
 

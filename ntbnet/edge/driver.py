@@ -240,14 +240,14 @@ class Driver:
         self._handle = tracer.around_handle(self._handle)
         self._send = tracer.around_send(self._send)
         self._flush = tracer.around_flush(self._flush)
-        self._on_deadline = tracer.around_deadline(self._on_deadline)
+        self._on_deadline = tracer.packets.around_deadline(self._on_deadline)
         packets = self._packets
         if packets is not None:
-            packets.read = tracer.around_read(packets.read)
-            packets.transmit = tracer.around_transmit(packets.transmit)
-            packets.end_burst = tracer.around_end_burst(packets.end_burst)
-            packets.poll = tracer.around_poll(packets.poll)
-            self._write_tun = tracer.around_write(self._write_tun)
+            packets.read = tracer.packets.around_read(packets.read)
+            packets.transmit = tracer.packets.around_transmit(packets.transmit)
+            packets.end_burst = tracer.packets.around_end_burst(packets.end_burst)
+            packets.poll = tracer.packets.around_poll(packets.poll)
+            self._write_tun = tracer.packets.around_write(self._write_tun)
         if self._wakes is not None:
             self._wakes.on_wake = tracer.around_on_wake(self._wakes.on_wake)
             self._wake = tracer.around_wake(self._wake)
@@ -261,11 +261,6 @@ class Driver:
     def device(self) -> Device:
         """The device that runs."""
         return self._device
-
-    @property
-    def paths(self) -> dict[str, Path]:
-        """By label of the neighbour."""
-        return self._paths
 
     def start(
         self, loop: asyncio.AbstractEventLoop, question_endpoint: str, status: Callable[[], dict[str, Any]]

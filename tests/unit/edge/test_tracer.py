@@ -6,8 +6,9 @@ from collections.abc import Callable
 from itertools import count
 
 from ntbnet.devices.effects import Effect
+from ntbnet.edge.trace_kept import MOST_KEPT
 from ntbnet.edge.trace_ring import writer
-from ntbnet.edge.tracer import MOST_KEPT, Tracer
+from ntbnet.edge.tracer import Tracer
 from ntbnet.trace_records import (
     HEADER_BYTES,
     RECORD_BYTES,
@@ -35,7 +36,6 @@ class Traced:
             "edma",
             writer(self.ring, CAPACITY),
             object(),
-            {},
             0,
             lambda _s, function: self.later.append(function),
             count(1000, 10).__next__,

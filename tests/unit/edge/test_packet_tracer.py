@@ -1,0 +1,127 @@
+"""What a full trace notes of packets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import count
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from ntbnet.devices.effects import Effect
+from ntbnet.edge.packet_tracer import PacketTracer
+from ntbnet.edge.trace_kept import Kept
+from ntbnet.edge.trace_ring import writer
+from ntbnet.trace_records import (
+    AMOUNT_MAX,
+    HEADER_BYTES,
+    RECORD_BYTES,
+    Flag,
+    Handler,
+    Kind,
+    Record,
+    Result,
+    decode_record,
+    frame_flow,
+    number_of,
+)
+
+CAPACITY, EPOCH, ENTRIES, FRAME_BYTES, BASE = 64, 7, 32, 0x1000, 0x10000
+PACKET = bytes(range(100))
+
+
+class FakeQueue:
+    """As much of a queue as the tracer looks at."""
+
+    def __init__(self, number: int) -> None:
+        self.number, self.address, self.link_is_up = number, BASE, True
+        geometry = SimpleNamespace(max_frame=FRAME_BYTES, max_entry=ENTRIES)
+        self.tx = SimpleNamespace(
+            tx_pkts=10, last_frame=3, known_free=30, is_lent=False, rings_saved=0, geometry=geometry
+        )
+
+
+class Rig:
+    """The tracer of a peer with two queues, on a ring in plain memory."""
+
+    def __init__(self, *times: int) -> None:
+        self.queues = [FakeQueue(0), FakeQueue(1)]
+        self.ring = memoryview(bytearray(HEADER_BYTES + CAPACITY * RECORD_BYTES))
+        clock = iter(times).__next__ if times else count(1000, 10).__next__
+        self.kept = Kept(writer(self.ring, CAPACITY), lambda _s, _function: None, clock)
+        device: Any = SimpleNamespace(epoch=EPOCH, queues=self.queues, bar_of=lambda _addr: None)
+        self.tracer = PacketTracer(self.kept, device, 0, 0)
+
+    def send(self, to: int | None) -> None:
+        """A packet comes from the stack, and leaves by that queue, or is dropped."""
+
+        def read(buffer: memoryview) -> int:
+            buffer[:] = PACKET
+            return len(PACKET)
+
+        def transmit(_length: int, _now_ns: int) -> Sequence[Effect]:
+            if to is not None:
+                self.queues[to].tx.tx_pkts += 1
+            return ()
+
+        length = self.tracer.around_read(read)(memoryview(bytearray(len(PACKET))))
+        self.tracer.around_transmit(transmit)(length, 0)
+
+    def records(self) -> list[Record]:
+        self.kept.write_out()
+        slots = range(HEADER_BYTES, len(self.ring), RECORD_BYTES)
+        return [decode_record(self.ring, at) for at in slots if number_of(self.ring, at)]
+
+
+@pytest.mark.parametrize("queue", [0, 1])
+def test_packet_is_noted_as_it_comes_as_a_frame_and_as_told(queue: int) -> None:
+    rig = Rig()
+    rig.send(queue)
+    rig.tracer.around_end_burst(lambda _now_ns: ())(0)
+    rig.tracer.end_burst_slice()
+    read, frame, trigger, slice_ = rig.records()
+
+    flow = frame_flow(0, queue, EPOCH, 10)
+    assert {one.flow for one in (read, frame, trigger, slice_)} == {flow}
+    assert (read.kind, read.length, read.data, read.queue) == (Kind.TUN_READ, 100, PACKET[:64], queue)
+    assert (frame.kind, frame.flags, frame.address) == (Kind.RING_WRITE, Flag.SENT, BASE + 3 * FRAME_BYTES)
+    assert (frame.slot, frame.amount) == (3, ENTRIES - 1 - 30)
+    assert (trigger.kind, trigger.queue, trigger.amount, trigger.result) == (Kind.TRIGGER, queue, 1, 0)
+    assert (slice_.kind, slice_.slot, slice_.mono_ns - slice_.amount) == (
+        Kind.SLICE,
+        Handler.TUN,
+        read.mono_ns,
+    )
+
+
+def test_packet_that_no_ring_takes_is_dropped_and_nobody_is_told() -> None:
+    rig = Rig()
+    rig.send(None)
+    rig.tracer.around_end_burst(lambda _now_ns: ())(0)
+    (read,) = rig.records()
+
+    assert (read.kind, read.result, read.length, read.flow) == (Kind.TUN_READ, Result.DROPPED, 100, 0)
+
+
+def test_packet_for_the_stack_has_the_flow_of_its_frame() -> None:
+    rig = Rig()
+    write = rig.tracer.around_write(lambda _packet, _offloads: True)
+    rig.tracer.frame_delivered(1, 42)
+    write(memoryview(PACKET), b"")
+    write(memoryview(PACKET), b"")
+    known, unknown = rig.records()
+
+    assert (known.kind, known.queue, known.flow) == (Kind.TUN_WRITE, 1, frame_flow(1, 1, EPOCH, 42))
+    assert (known.epoch, known.data) == (EPOCH, PACKET[:64])
+    assert unknown.flow == 0
+
+
+def test_a_slice_longer_than_its_field_has_the_most_it_can_tell() -> None:
+    end = 10 * AMOUNT_MAX
+    rig = Rig(1, end)
+    effects: list[Any] = [object()]
+    rig.tracer.around_poll(lambda _now_ns: effects)(0)
+    (slice_,) = rig.records()
+
+    assert (slice_.mono_ns, slice_.amount) == (end, AMOUNT_MAX)
