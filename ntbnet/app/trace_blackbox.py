@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TextIO
 
 from ntbnet.app.trace_text import as_object, as_text, wall_text
@@ -40,14 +41,15 @@ class Blackbox:
     Args:
         run: the run folder; the bridge may be gone.
         seconds: how much of each process' end.
+        folder: of the rings.
 
     Attributes:
         rings: what was found.
         complaints: files that are no rings, or damaged ones.
     """
 
-    def __init__(self, run: RunDir, seconds: float) -> None:
-        self.rings, self.complaints = find_rings(run.trace_folder)
+    def __init__(self, run: RunDir, seconds: float, folder: Path) -> None:
+        self.rings, self.complaints = find_rings(folder)
         self._run = run
         self._seconds = seconds
         self._now_ns = monotonic_ns()

@@ -39,9 +39,12 @@ ntbnet trace export -o last.perfetto-trace --seconds 2
 
 ntbnet trace export -o - --format pcapng | wireshark -k -i -
 
+ntbnet trace export -o crash.pcapng --last
+
 ntbnet trace export -o crash.pcapng saved-trace/"""
 
 STDOUT = "-"
+LAST_HELP = "The rings of the run before this one, which was killed: ntbnet up keeps them."
 SHOWN_EVERY = 4096
 """Records between two looks at the progress bar."""
 
@@ -72,6 +75,7 @@ def export(
     folder: Annotated[
         Path | None, typer.Argument(metavar="[FOLDER]", help="Folder of rings; without it the bridge's.")
     ] = None,
+    last: Annotated[bool, typer.Option("--last", help=LAST_HELP)] = False,
     name: Annotated[str, typer.Option("--name", "-n", help="Bridge whose trace to take.")] = DEFAULT_NAME,
     config: Annotated[
         str | None,
@@ -91,8 +95,12 @@ def export(
     chosen = _format_of(output, file_format)
     if as_json and output == STDOUT:
         raise typer.BadParameter("--json and the file cannot both go to stdout", param_hint="--json")
+    if last and folder is not None:
+        raise typer.BadParameter("a folder is given already", param_hint="--last")
     fallback = load_config(config, None, None)
     bridge = Bridge(RunDir(fallback.run.dir, name), fallback)
+    if last:
+        folder = bridge.run.last_trace_folder
     found, complaints = find_rings(folder or bridge.run.trace_folder)
     for complaint in complaints:
         _say(f"left out: {complaint}")

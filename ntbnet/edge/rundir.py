@@ -2,9 +2,9 @@
 
 ``<root>/<bridge>/`` is 0700 and owned by whoever runs the bridge.  When services become another user,
 that user may pass through it (0710) to the folders that are its own: sockets and epochs. Trace rings lie in
-a folder of the same kind in /dev/shm, which is memory on machines too whose /run is a disk.  Files
-are replaced whole (written aside, then renamed), so a killed writer leaves the old content.  What is
-read back is checked like anything else from outside: unusable content counts as absent.
+/dev/shm (``trace_folder``).  Files are replaced whole (written aside, then renamed), so a killed writer
+leaves the old content.  What is read back is checked like anything else from outside: unusable content
+counts as absent.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import json
 import math
 import os
 import re
-import shutil
 import stat
 import time
 from contextlib import contextmanager, suppress
@@ -22,10 +21,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xxhash import xxh3_64_hexdigest
-
 from ntbnet.edge.process import ProcessRecord, own_record, process_record_from
 from ntbnet.edge.run_record import RunRecord, run_record_from
+from ntbnet.edge.trace_folder import LAST, TraceFolder
 from ntbnet.errors import ConfigError, SetupError
 from ntbnet.trace_records import MAX_CAPACITY
 
@@ -51,7 +49,6 @@ _CREATE_TRIES = 100
 _FOLDERS = ("sockets", "logs", "epochs", "pids", "nodes")
 _USERS_FOLDERS = ("sockets", "epochs")
 """What services that became another user write to."""
-_SHM = Path("/dev/shm")  # noqa: S108 - names there are checked, or made by mkdir
 _MADE = ".made-by-ntbnet"
 """In a root that we made and may remove. The default root needs no such note; no bridge has that name."""
 
@@ -82,6 +79,7 @@ class RunDir:
         self.name = name
         self.root = Path(root).absolute()
         self.path = self.root / name
+        self._traces = TraceFolder(self.path, name)
 
     def create(self) -> None:
         """Make the folder and its subfolders, 0700; an existing one is kept when it is safe.
@@ -90,28 +88,7 @@ class RunDir:
             SetupError: no permission, or something of another user's (or open to others) is in the way.
         """
         self._create_folders(_FOLDERS)
-        self._create_trace_folder()
-
-    def _create_trace_folder(self) -> None:
-        folder = self.trace_folder
-        try:
-            folder.mkdir(0o700)
-        except FileExistsError:
-            if not self._is_ours(folder):
-                raise SetupError(
-                    f"{folder} is not a folder of this user's with mode 0700; remove it"
-                ) from None
-        except OSError as error:
-            raise SetupError(f"cannot make {folder}: {error.strerror}; mount a tmpfs there") from None
-
-    def _is_ours(self, folder: Path) -> bool:
-        """True for a folder of this user's, or of the user that services of this run became."""
-        try:
-            found, sockets = folder.lstat(), (self.path / "sockets").lstat()
-        except OSError:
-            return False
-        is_closed = stat.S_ISDIR(found.st_mode) and not found.st_mode & 0o077
-        return is_closed and found.st_uid in (os.geteuid(), sockets.st_uid)
+        self._traces.create()
 
     def share(self, uid: int, gid: int) -> None:
         """Let services that became that user bind sockets, count epochs and trace, and do nothing else here.
@@ -120,8 +97,9 @@ class RunDir:
             SetupError: it may not be done.
         """
         try:
-            for folder in (*(self.path / name for name in _USERS_FOLDERS), self.trace_folder):
-                os.chown(folder, uid, gid, follow_symlinks=False)
+            for name in _USERS_FOLDERS:
+                os.chown(self.path / name, uid, gid, follow_symlinks=False)
+            self._traces.share(uid, gid)
             os.chown(self.path, -1, gid, follow_symlinks=False)
             self.path.chmod(0o710)
         except OSError as error:
@@ -146,18 +124,22 @@ class RunDir:
     def empty(self) -> None:
         """Remove all in the folder but not the folder, so that a lock on it stays one.  Idempotent.
 
+        What a run that was killed has recorded is kept, once (``last_trace_folder``).
+
         Raises:
             SetupError: something cannot be removed.
         """
         if self.path.is_symlink():
             raise SetupError(f"run folder {self.path} is a symbolic link; remove it by hand")
-        if self._is_ours(self.trace_folder):
-            shutil.rmtree(self.trace_folder, ignore_errors=True)
         try:
-            for _, folders, files, fd in os.fwalk(self.path, topdown=False):
+            self._traces.set_aside()
+            for folder, folders, files, fd in os.fwalk(self.path, topdown=False):
                 for name in files:
-                    _gone_ok(os.unlink, name, fd)
+                    if name != LAST or folder != str(self.path):
+                        _gone_ok(os.unlink, name, fd)
                 for name in folders:
+                    if name == LAST and folder == str(self.path):
+                        continue
                     is_link = stat.S_ISLNK(os.lstat(name, dir_fd=fd).st_mode)
                     _gone_ok(os.unlink if is_link else os.rmdir, name, fd)
         except FileNotFoundError:
@@ -175,6 +157,8 @@ class RunDir:
         """
         self.empty()
         try:
+            self._traces.remove()
+            (self.path / LAST).unlink(missing_ok=True)
             self.path.rmdir()
         except FileNotFoundError:
             pass
@@ -246,8 +230,13 @@ class RunDir:
 
     @property
     def trace_folder(self) -> Path:
-        """Where trace rings are, and the wish for a trace."""
-        return _SHM / f"ntbnet.{self.name}.{xxh3_64_hexdigest(os.fsencode(self.path))[:8]}.trace"
+        """Where trace rings are, and the wish for a trace; nothing is there when none could be made."""
+        return self._traces.rings
+
+    @property
+    def last_trace_folder(self) -> Path:
+        """Where the rings are of the run before this one, if it was killed; else nothing is there."""
+        return self._traces.last_rings
 
     def want_trace(self, records: int | None) -> None:
         """Note that services are to trace everything into rings of so many records; None: no more."""
@@ -579,7 +568,10 @@ def _replace(path: Path, content: bytes) -> None:
 def _load(path: Path) -> dict[str, Any]:
     """A small JSON object; empty when there is none or it is unusable."""
     try:
-        with path.open("rb") as file:
+        # the folder may be another user's, see RunDir.share
+        with os.fdopen(
+            os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb"
+        ) as file:
             data = json.loads(file.read(65536))
     except (OSError, ValueError, RecursionError):
         return {}

@@ -1,0 +1,141 @@
+"""Where rings lie: made, shared, kept once, removed; and what others can do about it."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import stat
+from pathlib import Path
+
+import pytest
+
+from ntbnet.edge import trace_folder
+from ntbnet.edge.rundir import RunDir
+
+NOBODY = pwd.getpwnam("nobody")
+
+
+@pytest.fixture
+def shm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "shm"
+    folder.mkdir()
+    monkeypatch.setattr(trace_folder, "_SHM", folder)
+    return folder
+
+
+@pytest.fixture
+def run(shm: Path, tmp_path: Path) -> RunDir:
+    run = RunDir(tmp_path / "run", "lab")
+    run.create()
+    return run
+
+
+def record(run: RunDir, text: str) -> Path:
+    ring = run.trace_folder / "epc.1.coarse"
+    ring.write_text(text)
+    return ring
+
+
+def test_folder_has_a_name_that_nobody_knows_and_is_found_again(run: RunDir, shm: Path) -> None:
+    (outer,) = shm.iterdir()
+
+    assert run.trace_folder.parent == outer
+    assert stat.S_IMODE(outer.stat().st_mode) == stat.S_IMODE(run.trace_folder.stat().st_mode) == 0o700
+    run.create()
+    assert list(shm.iterdir()) == [outer]
+    other = RunDir(run.root.parent / "another", "lab")
+    other.create()
+    assert other.trace_folder != run.trace_folder
+
+
+def test_without_room_for_rings_there_is_a_run_folder_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trace_folder, "_SHM", tmp_path / "nothing")
+    run = RunDir(tmp_path / "run", "lab")
+    run.create()
+    run.share(NOBODY.pw_uid, NOBODY.pw_gid)
+
+    assert run.exists()
+    assert not run.trace_folder.exists()
+    assert run.wanted_trace() is None
+    run.remove()
+    assert not run.exists()
+
+
+def test_user_of_the_services_owns_the_rings_but_not_the_place_they_have(run: RunDir) -> None:
+    run.share(NOBODY.pw_uid, NOBODY.pw_gid)
+    rings = run.trace_folder
+    outer = rings.parent.stat()
+
+    assert rings.stat().st_uid == NOBODY.pw_uid
+    assert (outer.st_uid, outer.st_gid, stat.S_IMODE(outer.st_mode)) == (0, NOBODY.pw_gid, 0o710)
+
+
+def test_what_a_killed_run_recorded_is_kept_until_the_next_one_is_killed(run: RunDir, shm: Path) -> None:
+    record(run, "first")
+    run.empty()
+    run.create()
+    assert (run.last_trace_folder / "epc.1.coarse").read_text() == "first"
+    assert list(run.trace_folder.iterdir()) == []
+
+    run.empty()
+    run.create()
+    assert (run.last_trace_folder / "epc.1.coarse").read_text() == "first"
+
+    record(run, "second")
+    run.empty()
+    run.create()
+    assert (run.last_trace_folder / "epc.1.coarse").read_text() == "second"
+    assert len(list(shm.iterdir())) == 2
+
+
+def test_remove_leaves_no_ring_behind_of_either_run(run: RunDir, shm: Path) -> None:
+    record(run, "first")
+    run.empty()
+    run.create()
+    record(run, "second")
+    run.remove()
+
+    assert list(shm.iterdir()) == []
+    assert not run.exists()
+
+
+def test_what_is_left_of_a_run_folder_that_somebody_removed_goes_with_the_next(
+    run: RunDir, shm: Path
+) -> None:
+    record(run, "first")
+    prefix = run.trace_folder.parent.name.rsplit(".", 2)[0]
+    of_another_user = shm / f"{prefix}.12345678.trace"
+    of_another_user.mkdir()
+    os.chown(of_another_user, NOBODY.pw_uid, NOBODY.pw_gid)
+    (run.path / trace_folder.NOW).unlink()
+    run.create()
+
+    assert sorted(shm.iterdir()) == sorted([run.trace_folder.parent, of_another_user])
+    assert list(run.trace_folder.iterdir()) == []
+
+
+def test_link_to_anywhere_else_is_followed_by_nobody(run: RunDir, tmp_path: Path) -> None:
+    victim = tmp_path / "victim" / "rings"
+    victim.mkdir(parents=True)
+    (victim / "epc.1.coarse").write_text("kept")
+    link = run.path / trace_folder.NOW
+    link.unlink()
+    link.symlink_to(victim)
+
+    assert run.trace_folder == link
+    run.remove()
+    assert (victim / "epc.1.coarse").read_text() == "kept"
+
+
+def test_wish_for_a_trace_that_is_no_file_holds_nobody_up(run: RunDir) -> None:
+    run.want_trace(500)
+    assert run.wanted_trace() == 500
+    wish = run.trace_folder / "wanted"
+    wish.unlink()
+    os.mkfifo(wish)
+    assert run.wanted_trace() is None
+    wish.unlink()
+    wish.symlink_to("/etc/passwd")
+    assert run.wanted_trace() is None
