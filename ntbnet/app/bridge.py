@@ -18,10 +18,8 @@ from ntbnet.config import Config
 from ntbnet.edge.process import ProcessRecord, alive, send_signal
 from ntbnet.edge.rundir import RunDir
 from ntbnet.edge.startup import load_config
-from ntbnet.edge.trace_rings import find_rings
 from ntbnet.errors import ConfigError, SetupError
 from ntbnet.layout import layout_of
-from ntbnet.trace_records import Level
 
 ANSWER_TIMEOUT_S = 1.0
 SUPERVISOR = "supervisor"
@@ -204,56 +202,6 @@ class Bridge:
         """
         self.run.want_link(node, wanted)
         return self._command(f"peer-{node}", f"link {'up' if wanted else 'down'}")
-
-    # traces
-
-    def start_trace(self, records: int) -> None:
-        """Have every service trace everything; what an earlier trace left is removed.
-
-        Raises:
-            SetupError: a trace runs already, or a service does not begin one; says why.
-        """
-        if self.run.wanted_trace() is not None:
-            raise SetupError(f"bridge {self.run.name} is traced already; end that with: ntbnet trace stop")
-        for ring in find_rings(self.run.trace_folder, Level.FULL)[0]:
-            ring.path.unlink(missing_ok=True)
-        self.run.want_trace(records)
-        refusals = self._look_at_trace()
-        if refusals:
-            self.stop_trace()
-            raise SetupError(f"no trace: {'; '.join(refusals)}")
-
-    def stop_trace(self) -> None:
-        """Have no service trace any more. Without effect when none does."""
-        self.run.want_trace(None)
-        self._look_at_trace()
-
-    def _look_at_trace(self) -> list[str]:
-        """Why services do not; one that is silent looks when it starts anew."""
-        sockets = {name: self.run.socket_path(f"ask.{name}") for name in self.services()}
-        answers = ask(sockets, ANSWER_TIMEOUT_S, b"trace look")
-        return [f"{name}: {answer['error']}" for name, answer in answers.items() if "error" in answer]
-
-    def trace_status(self) -> dict[str, Any]:
-        """Whether a trace runs, and of each service its level and what is in its ring."""
-        sockets = {name: self.run.socket_path(f"ask.{name}") for name in self.services()}
-        answers = ask(sockets, ANSWER_TIMEOUT_S, b"trace")
-        rings = {ring.path.name: ring for ring in find_rings(self.run.trace_folder, Level.FULL)[0]}
-        services = []
-        for name in self.services():
-            answer = answers.get(name, {})
-            latest = [ring for ring in rings.values() if ring.header.label == name]
-            ring = rings.get(str(answer.get("ring"))) or (latest[-1] if latest else None)
-            services.append(
-                {
-                    "service": name,
-                    "level": answer.get("level", "silent"),
-                    "capacity": None if ring is None else ring.header.capacity,
-                    "records": None if ring is None else ring.last - ring.overwritten,
-                    "overwritten": None if ring is None else ring.overwritten,
-                }
-            )
-        return {"on": self.run.wanted_trace() is not None, "services": services}
 
     def link_wanted(self) -> dict[str, bool]:
         """By node, False where the link was taken down by command."""

@@ -1,4 +1,4 @@
-"""What the keys of ``ntbnet top`` do to a bridge; each says in words what came of it. They block."""
+"""What the keys of ``ntbnet top`` do to a bridge; each says in words what came of it. Those block."""
 
 from __future__ import annotations
 
@@ -6,16 +6,13 @@ import signal
 import time
 
 from ntbnet.app.bridge import Bridge
+from ntbnet.app.trace_control import RECORDS, start_trace, stop_trace
 from ntbnet.edge.process import ProcessRecord, send_signal, usage_of
-from ntbnet.edge.trace_rings import find_rings
 from ntbnet.errors import SetupError
-from ntbnet.trace_records import Level
 
 NODES = ("rc", "ep")
 FLAP_TIMEOUT_S = 5.0
 LOOK_INTERVAL_S = 0.02
-TRACE_RECORDS = 65536
-"""Of each service's ring, 8 MiB; as `ntbnet trace start` without an option."""
 
 
 class Actions:
@@ -76,9 +73,9 @@ class Actions:
         return f"link was taken down in epoch {epoch} and is wanted again"
 
     def would_lose_trace(self) -> bool:
-        """True when starting a trace removes the records of an earlier one."""
+        """True when starting a trace removes the records of an earlier one. Does not block."""
         run = self._bridge.run
-        return run.wanted_trace() is None and bool(find_rings(run.trace_folder, Level.FULL)[0])
+        return run.wanted_trace() is None and any(run.trace_folder.glob("*.full"))
 
     def toggle_trace(self) -> str:
         """Start a trace of everything, or end the one that runs.
@@ -87,9 +84,9 @@ class Actions:
             SetupError: a service does not begin one.
         """
         if self._bridge.run.wanted_trace() is None:
-            self._bridge.start_trace(TRACE_RECORDS)
+            start_trace(self._bridge, RECORDS)
             return "everything is traced now"
-        self._bridge.stop_trace()
+        stop_trace(self._bridge)
         return "the trace has ended; its records stay until the next one, or ntbnet down"
 
     def _want(self, nodes: list[str], *, wanted: bool) -> None:

@@ -11,12 +11,12 @@ import typer
 from ntbnet.app import trace_export
 from ntbnet.app.bridge import Bridge
 from ntbnet.app.trace_blackbox import Blackbox
+from ntbnet.app.trace_control import MAX_RECORDS, RECORDS, start_trace, stop_trace, trace_status
 from ntbnet.edge.rundir import RunDir
 from ntbnet.edge.startup import DEFAULT_NAME, load_config
 from ntbnet.errors import ConfigError, SetupError
-from ntbnet.trace_records import MAX_CAPACITY, RECORD_BYTES
+from ntbnet.trace_records import RECORD_BYTES
 
-RECORDS = 65536
 MAX_SECONDS = 86400.0
 
 trace_app = typer.Typer(
@@ -25,6 +25,7 @@ trace_app = typer.Typer(
 
 NameOption = Annotated[str, typer.Option("--name", "-n", help="Name of the bridge.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+LastOption = Annotated[bool, typer.Option("--last", help=trace_export.LAST_HELP)]
 ConfigOption = Annotated[
     str | None, typer.Option("--config", "-c", metavar="FILE", help="Configuration that has its run folder.")
 ]
@@ -44,18 +45,18 @@ def start(
     config: ConfigOption = None,
 ) -> None:
     """Trace everything from now on, in services that start later as well, until `ntbnet trace stop`."""
-    if not 1 <= records <= MAX_CAPACITY:
-        raise ConfigError(f"--records {records}: allowed are 1..{MAX_CAPACITY}")
+    if not 1 <= records <= MAX_RECORDS:
+        raise ConfigError(f"--records {records}: allowed are 1..{MAX_RECORDS}")
     bridge = _running(name, config)
-    bridge.start_trace(records)
+    start_trace(bridge, records)
     _show_status(bridge, as_json=as_json)
 
 
 @trace_app.command(epilog="Example: ntbnet trace stop")
 def stop(name: NameOption = DEFAULT_NAME, as_json: JsonOption = False, config: ConfigOption = None) -> None:
-    """Trace no more. What was traced stays in the run folder, until the next start or `ntbnet down`."""
+    """Trace no more. What was traced stays in shared memory, until the next start or `ntbnet down`."""
     bridge = _running(name, config)
-    bridge.stop_trace()
+    stop_trace(bridge)
     _show_status(bridge, as_json=as_json)
 
 
@@ -66,12 +67,14 @@ def status(name: NameOption = DEFAULT_NAME, as_json: JsonOption = False, config:
 
 
 @trace_app.command(
-    epilog="Examples: ntbnet trace blackbox --seconds 2; the bridge may be gone, its folder not."
+    epilog="Examples: ntbnet trace blackbox --seconds 2; after a crash and a new ntbnet up: "
+    "ntbnet trace blackbox --last"
 )
 def blackbox(
     seconds: Annotated[
         float, typer.Option("--seconds", "-s", help="How much of the end of each process is shown.")
     ] = 5.0,
+    last: LastOption = False,
     name: NameOption = DEFAULT_NAME,
     as_json: JsonOption = False,
     config: ConfigOption = None,
@@ -80,9 +83,10 @@ def blackbox(
     if not 0 < seconds <= MAX_SECONDS:
         raise ConfigError(f"--seconds {seconds:g}: allowed are more than 0, up to {MAX_SECONDS:g}")
     bridge = _bridge(name, config)
-    box = Blackbox(bridge.run, seconds)
+    folder = bridge.run.last_trace_folder if last else bridge.run.trace_folder
+    box = Blackbox(bridge.run, seconds, folder)
     if not box.rings:
-        raise SetupError(f"bridge {name} has left no trace in {bridge.run.trace_folder}")
+        raise SetupError(f"bridge {name} has left no trace in {folder}")
     if as_json:
         box.write_json(sys.stdout)
     else:
@@ -105,7 +109,7 @@ def _running(name: str, config_path: str | None) -> Bridge:
 
 
 def _show_status(bridge: Bridge, *, as_json: bool) -> None:
-    state = bridge.trace_status()
+    state = trace_status(bridge)
     if as_json:
         print(json.dumps(state, indent=2))
         return

@@ -1,7 +1,7 @@
 """The writer of a trace ring: a file that is mapped, so that it survives its process, however that ends.
 
 Every record is one ``Struct.pack_into``, which clears the slot and fills it from front to back, and so stores
-the record's number last: a record whose writer was killed half way has none. All pages are allocated before
+the record's number last: a record whose writer was killed half way has none. All memory is allocated before
 the file has its name.
 """
 
@@ -153,8 +153,8 @@ class TraceRing:
             fd = os.open(aside, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             try:
                 os.posix_fallocate(fd, 0, header.size_bytes)
-                flags = mmap.MAP_SHARED | mmap.MAP_POPULATE
-                self._map = mmap.mmap(fd, header.size_bytes, flags=flags)
+                # not populated: the service would stand still for as long as its pages are cleared
+                self._map = mmap.mmap(fd, header.size_bytes, flags=mmap.MAP_SHARED)
                 self._map[:HEADER_BYTES] = pack_header(header)
                 aside.rename(path)
             finally:
