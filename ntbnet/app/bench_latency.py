@@ -7,7 +7,7 @@ gets slower or faster does so for all alike. A ratio is one of a round.
 
 from __future__ import annotations
 
-import re
+import math
 import shutil
 import tempfile
 import time
@@ -36,6 +36,7 @@ from ntbnet.app.bench_latencies import PUBLISHED
 from ntbnet.app.bench_pump import PUMPS, pump
 from ntbnet.app.bench_tally import REFERENCES, Combination, Tally, summary
 from ntbnet.app.bench_traffic import poll_period_ms
+from ntbnet.app.ping_output import pinged, times_ms
 from ntbnet.app.stop_request import pause
 from ntbnet.config import Config
 from ntbnet.errors import SetupError
@@ -44,9 +45,9 @@ MARGIN_S = 20.0
 BACKEND_TIMEOUT_S = 2.0
 PING_INTERVAL_S = 0.017
 """No multiple of the doorbell poll's period: pings meet it in every phase."""
+LATE_S = 5
+"""How late the reply to a ping may be, s; later, it is lost."""
 HOP_TRIPS_TIME_S = 5.0
-
-_PING_TIME = re.compile(r"time=([\d.]+) ms")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,10 +103,11 @@ def play(tool: str, name: str, way: Direction, seconds: int, tally: Tally) -> in
 
 def ping(way: Direction, count: int, tally: Tally) -> None:
     """The system's own ping; round trips in milliseconds go into ``tally``."""
-    command = ["ping", "-n", "-i", str(PING_INTERVAL_S), "-c", str(count), way.address]
-    done = run_program(way.sender, command, count * PING_INTERVAL_S + MARGIN_S)
-    tally.pings_sent += count
-    tally.pings_ms += [float(value) for value in _PING_TIME.findall(done.stdout)]
+    deadline_s = math.ceil(count * PING_INTERVAL_S) + LATE_S
+    command = ["ping", "-n", "-i", str(PING_INTERVAL_S), "-c", str(count), "-w", str(deadline_s), way.address]
+    done = run_program(way.sender, command, deadline_s + MARGIN_S)
+    tally.pings_sent += pinged(done.stdout, count)
+    tally.pings_ms += times_ms(done.stdout).values()
 
 
 class Bench:

@@ -208,7 +208,7 @@ class _Judge:
                 self._problem("loss", f"datagram {sequence} of {_name(key)}: {reason}")
 
     def _judge_counted_loss(self) -> None:
-        """Each loss is one of the packets that the sending node's kernel or interface counts."""
+        """Each loss is a packet that the sending node counts as dropped; none is lost on the way."""
         lost = Counter((life, way) for (life, way, _), _, _ in self._lost)
         counted = {
             (node.life, NODES.index(node.node)): _dropped(node) for node in self._history.observed.nodes
@@ -219,6 +219,15 @@ class _Judge:
                     "loss",
                     f"{number} datagrams {WAYS[way]}, but {NODES[way]} counts "
                     f"{counted.get((life, way), 0)} dropped packets",
+                )
+        drivers = {(node.life, node.node): node.netdev for node in self._history.observed.nodes}
+        for (life, node), sender in drivers.items():
+            receiver = drivers.get((life, NODES[1 - NODES.index(node)]))
+            if sender is not None and receiver is not None and sender["tx_packets"] != receiver["rx_packets"]:
+                self._problem(
+                    "loss",
+                    f"the driver of {node} sent {sender['tx_packets']} packets, "
+                    f"{receiver['rx_packets']} arrived at the other one",
                 )
 
     def _unexcused(self, key: FlowKey, sequence: int, sent_ns: int) -> str:
@@ -451,7 +460,7 @@ class _Judge:
                 self._gaps.append(
                     f"rule {number} ({rule.kind}) struck {rule.injected} times, at least {least} make a test"
                 )
-            least = min(rule.again_wanted // 2, self._bounds.min_again)
+            least = min(rule.again_wanted, self._bounds.min_again)
             if rule.again < least:
                 self._gaps.append(
                     f"rule {number} ({rule.kind}) had interrupts come {rule.again} times again, "

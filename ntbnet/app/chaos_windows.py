@@ -22,6 +22,8 @@ LOSSES = frozenset({"drop-frame"})
 INJECTED = frozenset({"chaos.fault_injected", "chaos.faults_counted"})
 COUNTED_NS = 1_000_000_000
 """Where nobody knows when faults happened that are counted, not told one by one: in that time before."""
+PREDECESSOR_NS = 5_000_000_000
+"""The same, where a process tells what the one that it replaces had not told: until that was found hung."""
 
 
 def strikes(events: Iterable[LoggedEvent], scenario: Scenario) -> list[Window]:
@@ -39,7 +41,7 @@ def strikes(events: Iterable[LoggedEvent], scenario: Scenario) -> list[Window]:
         if event.since_ns is not None and event.until_ns is not None:
             from_ns, until_ns = event.since_ns, event.until_ns
         elif event.event == "chaos.faults_counted":
-            from_ns -= COUNTED_NS
+            from_ns -= COUNTED_NS if event.path else PREDECESSOR_NS
         if event.kind in OUTAGES:
             until_ns += held_ns.get(event.kind, 0) + recovery_ns
         record = FaultRecord(number, event.kind, (event.service,), from_ns, until_ns, event.path)

@@ -30,6 +30,7 @@ from ntbnet.app.bench_latencies import PUBLISHED, Latencies
 from ntbnet.app.bridge import Bridge
 from ntbnet.app.bringup import running, unless_stopped
 from ntbnet.app.interrupts import interrupt_lines
+from ntbnet.app.ping_output import answers, pinged
 from ntbnet.app.pingpong import Trips, ping_pong
 from ntbnet.app.supervisor import Supervisor
 from ntbnet.app.transfer import transfer
@@ -46,8 +47,6 @@ LAST_REPLY_TIMEOUT_S = 5
 LATENCY_S = 0.7
 """Of each ping-pong: enough for some sixty polled round trips."""
 WARM_UP_S = 0.1
-_SENT = re.compile(r"(\d+) packets transmitted")
-_ANSWERED = re.compile(r"bytes from .*icmp_seq=(\d+)")
 _TIMES = re.compile(r"= ([\d.]+)/([\d.]+)/([\d.]+)/")
 
 
@@ -197,7 +196,7 @@ async def _ping(config: Config, source: str, family: str, count: int) -> dict[st
     deadline_s = str(int(count * PING_INTERVAL_S) + LAST_REPLY_TIMEOUT_S)
     options = ("-n", "-i", str(PING_INTERVAL_S), "-c", str(count), "-w", deadline_s)
     _, output = await _run_ping(config, source, *options, address)
-    sent, answered, times = pinged(output, count), len(set(_ANSWERED.findall(output))), _TIMES.search(output)
+    sent, answered, times = pinged(output, count), len(answers(output)), _TIMES.search(output)
     low, average, high = (float(value) for value in times.groups()) if times else (None, None, None)
     return {
         "from": source,
@@ -206,21 +205,6 @@ async def _ping(config: Config, source: str, family: str, count: int) -> dict[st
         "received": answered,
         "rtt_ms": {"min": low, "avg": average, "max": high},
     }
-
-
-def pinged(output: str, count: int) -> int:
-    """Requests that were sent, from what ``ping -c COUNT -w DEADLINE`` printed.
-
-    With a deadline it goes on until that many replies came. What it sent meanwhile because a reply was late
-    does not count: those behind the last one that was answered.
-
-    Raises:
-        SetupError: it printed something else.
-    """
-    sent, answered = _SENT.search(output), {int(number) for number in _ANSWERED.findall(output)}
-    if sent is None:
-        raise SetupError(f"ping said nothing that can be read: {output.strip()[-120:]}")
-    return max(answered) if len(answered) >= count else int(sent[1])
 
 
 def show(result: dict[str, Any], console: Console) -> None:

@@ -94,7 +94,7 @@ class QueueInterrupts:
         """Open the interrupt window and publish every descriptor; part of each link work.
 
         A backend that fails is logged, once while it fails the same way, and the queues keep doorbells
-        until the next link.
+        until the next link. What only has to start yet (EAGAIN) is no failure: ``snapshot`` has the reason.
         """
         backend = self._receiving()
         if backend is not None:

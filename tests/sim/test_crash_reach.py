@@ -89,8 +89,6 @@ def reached(monkeypatch: pytest.MonkeyPatch) -> Iterator[Reached]:
 
 WITHOUT = {(CLASSIC, "intr.rung")}
 """Set-up with one window only, which carries frames: interrupts are doorbells."""
-WITHOUT = {(CLASSIC, "intr.rung")}
-"""Set-up with one window only, which carries frames: interrupts are doorbells."""
 LENT = "ring.payload_lent"
 """Far memory of the model lends nothing: only the sweep of a real bridge comes there."""
 

@@ -19,6 +19,8 @@ pytestmark = [pytest.mark.system, pytest.mark.needs_tun, pytest.mark.slow]
 COUNTERS = ("tx_async", "rx_async", "rx_memcpy", "dma_errors")
 """Of a queue."""
 DMA = "transport.use_dma = true\n"
+STOPPED_S = 1
+"""Less than it takes to be found hung."""
 TRANSFER_BYTES = 256 << 20
 SHARES = (TRANSFER_BYTES // 4, TRANSFER_BYTES // 2)
 """How much has arrived when the engine is killed, bytes."""
@@ -74,8 +76,16 @@ def kill_engine_at_work(bridge: LiveBridge) -> None:
         rows = ask({"peer-ep": socket}, 5)["peer-ep"]["dma"]
         return any(row["buffers_used"] for row in rows)
 
-    bridge.signal("edma", signal.SIGSTOP)
-    until(is_waited_for, 10, "copies under way")
+    def is_stopped_at_work() -> bool:
+        bridge.signal("edma", signal.SIGSTOP)
+        looks_until_s = time.monotonic() + STOPPED_S
+        while not is_waited_for():
+            if time.monotonic() > looks_until_s:
+                bridge.signal("edma", signal.SIGCONT)
+                return False
+        return True
+
+    until(is_stopped_at_work, 10, "copies under way")
     bridge.kill("edma")
     until(lambda: counted(bridge, "dma_errors") > errors, 10, "failed copies")
     until(lambda: bridge.status()["state"] == "up", 10, "engine back")

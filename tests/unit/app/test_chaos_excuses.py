@@ -221,8 +221,21 @@ def test_a_service_that_was_stopped_for_a_moment_only_is_neither_found_hung_nor_
 def counters(tx_dropped: int, tx_stops: int) -> tuple[NodeCounters, ...]:
     """Of the node rc, whose kernel and history agree."""
     udp = dict.fromkeys(("InDatagrams", "OutDatagrams", "SndbufErrors", "RcvbufErrors", "InCsumErrors"), 0)
-    netdev = {"tx_stops": tx_stops, "rx_packets": 0, "rx_dropped": 0, "tun_write_drops": 0}
+    netdev = {"tx_stops": tx_stops, "tx_packets": 0, "rx_packets": 0, "rx_dropped": 0, "tun_write_drops": 0}
     return (NodeCounters(0, "rc", udp, {"rx_packets": 0, "tx_dropped": tx_dropped}, netdev),)
+
+
+def test_packet_that_is_lost_between_the_drivers_is_no_counted_one() -> None:
+    bounds = Bounds(loss="counted")
+    plain = replace(parse('description = "x"\n[phases]\nseconds = 5\n', "x"), bounds=bounds)
+    (rc,) = counters(50, 0)
+    assert rc.netdev is not None
+    ep = replace(rc, node="ep", netdev={**rc.netdev, "tx_packets": 7})
+    made = Made(2000, [], [RULES], Observed(nodes=(rc, ep)))
+
+    found = check(made.history(), plain)
+
+    assert any("driver of ep sent 7 packets, 0 arrived" in text for text in found.problems)
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,10 @@ from __future__ import annotations
 from io import StringIO
 from typing import Any
 
-import pytest
 from rich.console import Console
 
 from ntbnet.app.bench_latencies import Latencies
-from ntbnet.app.demo import comparison, pinged, show_latency
+from ntbnet.app.demo import comparison, show_latency
 
 COMPLAINT = "dw-edma-testirq: 103 frames from RC to EP, but 0 rings (test_interrupts)"
 
@@ -44,21 +43,3 @@ def test_a_run_that_its_counter_contradicts_gives_none_and_is_named() -> None:
 
 def test_one_run_has_no_ratio() -> None:
     assert comparison([latency("doorbell", 6000.0)])["ratio_polled_to_interrupt"] is None
-
-
-@pytest.mark.parametrize(
-    ("transmitted", "answered", "sent"),
-    [
-        (3, [1, 2, 3], 3),
-        (4, [1, 2, 3], 3),  # the third came late
-        (4, [1, 2, 4], 4),  # the third is lost
-        (9, [1, 2], 9),  # nothing comes any more
-    ],
-)
-def test_a_ping_whose_reply_is_late_is_no_loss_and_one_without_is(
-    transmitted: int, answered: list[int], sent: int
-) -> None:
-    lines = [f"64 bytes from 10.77.0.2: icmp_seq={number} ttl=64 time=0.6 ms" for number in answered]
-    output = "\n".join([*lines, f"{transmitted} packets transmitted, {len(answered)} received"])
-
-    assert pinged(output, 3) == sent
