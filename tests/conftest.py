@@ -39,9 +39,8 @@ ONE_NAME = {"tests/system/test_demo.py", "tests/test_readme.py"}
 
 ALONE = {
     "test_rates.py",
-    "test_timeline.py",
 }
-"""Modules whose verdicts other load would change: latencies and rates, outages in milliseconds."""
+"""Modules whose verdicts other load would change: latencies and rates."""
 
 # the suite runs beside bridges of its own on two cores: how long an example takes says nothing there
 hypothesis.settings.register_profile("ntbnet", deadline=None)

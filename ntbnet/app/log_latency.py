@@ -74,7 +74,7 @@ class Hop:
     spread: Spread
 
 
-class Latencies:
+class HopLatencies:
     """Durations of all hops in the records added."""
 
     def __init__(self) -> None:
@@ -146,15 +146,10 @@ class Latencies:
             self._add("message", name, record.mono_ns - sent[1])
 
 
-def ring_folder(folder: Path) -> Path:
-    """Where the trace rings are of a run folder, or of a folder that holds them itself."""
-    return folder / "trace" if (folder / "trace").is_dir() else folder
-
-
-def ring_latencies(folder: Path) -> tuple[Latencies, list[str]]:
+def ring_latencies(folder: Path) -> tuple[HopLatencies, list[str]]:
     """What the rings in a folder tell, and what is wrong with those that cannot be read."""
     rings, problems = find_rings(folder, Level.FULL)
-    latencies = Latencies()
+    latencies = HopLatencies()
     latencies.add_all(merged(rings))
     return latencies, problems
 

@@ -15,7 +15,7 @@ import typer
 from ntbnet.app import log_report
 from ntbnet.app.log_check import Breach, Checker
 from ntbnet.app.log_filter import filter_from
-from ntbnet.app.log_latency import ring_folder, ring_latencies
+from ntbnet.app.log_latency import ring_latencies
 from ntbnet.app.log_timeline import Failures
 from ntbnet.app.logs_cells import FAILURE_TITLES, HOP_TITLES, failure_cells, hop_cells
 from ntbnet.app.logs_options import (
@@ -133,7 +133,7 @@ def timeline(
 
 def latency(
     path: Annotated[
-        Path | None, typer.Argument(metavar="PATH", help="Run folder, or a folder of trace rings.")
+        Path | None, typer.Argument(metavar="PATH", help="Folder of trace rings; without it the bridge's.")
     ] = None,
     name: Name = None,
     run_dir: RunFolder = None,
@@ -161,12 +161,12 @@ def latency(
 def _ring_folder(path: Path | None, name: str | None, run_dir: Path | None) -> Path:
     if path is not None and (name or run_dir):
         raise typer.BadParameter("give either a path, or --name and --run-dir")
-    if path is None:
-        try:
-            path = RunDir(run_dir or DEFAULT_ROOT, name or DEFAULT_NAME).path
-        except ConfigError as problem:
-            raise typer.BadParameter(str(problem), param_hint="--name") from None
-    return ring_folder(path)
+    if path is not None:
+        return path
+    try:
+        return RunDir(run_dir or DEFAULT_ROOT, name or DEFAULT_NAME).trace_folder
+    except ConfigError as problem:
+        raise typer.BadParameter(str(problem), param_hint="--name") from None
 
 
 def report(

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ntbnet.app.bridge import Bridge
-from ntbnet.app.logs import Line, Tally, Timeline, log_files, read_lines
+from ntbnet.app.log_sources import log_files
+from ntbnet.app.logs import Axis, Line, Tally, read_lines
 from ntbnet.app.top_latency import Latencies
+from ntbnet.edge.log_rotation import place_of
 from ntbnet.edge.process import Usage, usage_of
 
 EVENTS = 50
@@ -61,12 +63,14 @@ def last_events(files: Sequence[Path], count: int = EVENTS) -> list[Mapping[str,
     """The newest events of some logs, oldest first; what cannot be read is left out.
 
     Args:
-        files: JSON lines, of any length.
+        files: JSON lines, of any length; those that were set aside are not opened.
         count: how many events at most.
     """
-    timeline, tally = Timeline(), Tally()
+    axis, tally = Axis(), Tally()
     lines: list[Line] = []
     for path in files:
+        if place_of(path)[1]:
+            continue  # set aside: what a service says now is in the newest
         try:
             with path.open("rb") as stream:
                 end = stream.seek(0, os.SEEK_END)
@@ -75,7 +79,7 @@ def last_events(files: Sequence[Path], count: int = EVENTS) -> list[Mapping[str,
                     stream.readline()  # the rest of a line
                 else:
                     stream.seek(0)
-                lines += read_lines(stream, timeline, tally)
+                lines += read_lines(stream, axis, tally)
         except OSError:
             continue
     lines.sort(key=lambda line: line.time_ns)

@@ -57,6 +57,18 @@ def test_every_packet_is_followed_from_tun_to_tun(live: LiveBridge) -> None:
         assert read == flows(entries, Kind.RING_WRITE, sender) == flows(entries, Kind.TUN_WRITE, receiver)
 
 
+def test_latencies_of_a_running_bridge_are_those_of_its_trace(live: LiveBridge) -> None:
+    traced(live)
+
+    done = cli("logs", "latency", "--json", "--name", live.name, "--run-dir", str(live.run.path.parent))
+
+    assert done.returncode == 0, done.stderr
+    hops = json.loads(done.stdout)
+    for way in ("rc->ep", "ep->rc"):
+        assert hops["end to end"][way]["count"] >= PACKETS
+        assert 0 < hops["end to end"][way]["p50_us"] < 1e6
+
+
 def test_ring_of_the_host_is_followed_to_the_handler_of_the_line(live: LiveBridge) -> None:
     """RC write to BAR2+0xF00A0 -> translated -> RD_INT_STATUS -> line -> handler."""
     entries = traced(live)

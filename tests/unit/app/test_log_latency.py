@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from ntbnet.app import log_latency
-from ntbnet.app.log_latency import Latencies, Spread
+from ntbnet.app.log_latency import HopLatencies, Spread
 from ntbnet.app.logs_cli import app
+from ntbnet.edge.rundir import RunDir
 from ntbnet.edge.trace_rings import Entry
 from ntbnet.trace_records import (
     SERVICES,
@@ -49,7 +50,7 @@ def frame(start_ns: int, ver: int, node: int = 0) -> list[Entry]:
 
 
 def found(*entries: Entry) -> dict[tuple[str, str], Spread]:
-    latencies = Latencies()
+    latencies = HopLatencies()
     latencies.add_all(entries)
     return {(hop.sort, hop.name): hop.spread for hop in latencies.hops()}
 
@@ -98,7 +99,7 @@ def test_handlers_are_told_by_service() -> None:
 
 def test_any_number_of_flows_takes_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log_latency, "MAX_OPEN", 10)
-    latencies = Latencies()
+    latencies = HopLatencies()
 
     latencies.add_all(frame(ver * 1000, ver)[0] for ver in range(1000))
 
@@ -116,19 +117,21 @@ def test_quantile_is_within_two_percent_of_the_exact_one(times: list[int], share
     assert exact * 0.98 - 1 <= spread.quantile_ns(share) <= exact * 1.02 + 1
 
 
-def test_command_reads_the_rings_of_a_run_folder(tmp_path: Path) -> None:
+def test_command_reads_the_rings_of_a_folder_or_of_a_bridge(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rings: dict[int, list[Record]] = {}
     for entry in [*frame(1000, 0), *frame(90_000, 1)]:
         records = rings.setdefault(entry.ring.service, [])
         records.append(entry.record._replace(number=len(records) + 1))
-    (tmp_path / "trace").mkdir()
     for service, records in rings.items():
         head = header(service)
         body = b"".join(map(pack_record, records)).ljust(head.size_bytes - 256, b"\0")
-        (tmp_path / "trace" / f"{SERVICES[service]}.1.full").write_bytes(pack_header(head) + body)
+        (tmp_path / f"{SERVICES[service]}.1.full").write_bytes(pack_header(head) + body)
+    monkeypatch.setattr(RunDir, "trace_folder", property(lambda run: tmp_path if run.name == "lab" else None))
 
-    for folder in (tmp_path, tmp_path / "trace"):
-        done = CliRunner().invoke(app, ["latency", "--json", str(folder)])
+    for words in ([str(tmp_path)], ["--name", "lab"]):
+        done = CliRunner().invoke(app, ["latency", "--json", *words])
         assert done.exit_code == 0
         body_found = json.loads(done.stdout)["end to end"]["rc->ep"]
         assert (body_found["count"], body_found["min_us"], body_found["max_us"]) == (2, 40.0, 40.0)
