@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 
-from ntbnet.edge.rundir import RunDir
-from ntbnet.edge.trace_rings import RingFile, find_rings
-from ntbnet.trace_records import SERVICES, Kind, Level, Result
+from pathlib import Path
 
-NODE_OF_PEER = {"peer-rc": "rc", "peer-ep": "ep"}
+from ntbnet.edge.rundir import RunDir
+from ntbnet.edge.trace_rings import RingFile, open_ring
+from ntbnet.errors import WireError
+from ntbnet.topology import NODE_OF
+from ntbnet.trace_records import Kind, Result
+
+RINGS = "peer-*.full"
 RECORDS = 4096
 """Newest records of a ring that one look reads at most: of more there is only a sample."""
 WAITING = 8192
@@ -30,8 +34,8 @@ class Latencies:
         self._forget()
 
     def _forget(self) -> None:
-        self._read: dict[tuple[str, int], int] = {}
-        """By ring: number of the last record that was read."""
+        self._rings: dict[Path, RingFile] = {}
+        """As far as they were read."""
         self._begins: dict[int, tuple[str, int]] = {}
         self._ends: dict[int, int] = {}
         self._taken: dict[str, deque[int]] = {}
@@ -41,10 +45,8 @@ class Latencies:
         if self._run.wanted_trace() is None:
             self._forget()
             return {}
-        for ring in find_rings(self._run.trace_folder, Level.FULL)[0]:
-            node = NODE_OF_PEER.get(SERVICES[ring.header.service])
-            if node is not None:
-                self._read_on(ring, node)
+        for path in self._run.trace_folder.glob(RINGS):
+            self._read_on(path)
         for flow in self._begins.keys() & self._ends.keys():
             node, began_ns = self._begins.pop(flow)
             took_ns = self._ends.pop(flow) - began_ns
@@ -55,12 +57,20 @@ class Latencies:
                 del waiting[next(iter(waiting))]
         return {node: tuple(taken) for node, taken in self._taken.items()}
 
-    def _read_on(self, ring: RingFile, node: str) -> None:
-        name = (ring.path.name, ring.header.made_mono_ns)
-        ring.first = max(ring.first, self._read.get(name, 0) + 1, ring.last - RECORDS + 1)
+    def _read_on(self, path: Path) -> None:
+        ring = self._rings.get(path)
+        seen = 0 if ring is None else ring.last
+        if ring is None or not ring.catch_up():
+            self._rings.pop(path, None)
+            try:
+                ring = self._rings[path] = open_ring(path)
+            except (OSError, WireError):
+                return
+            seen = 0
+        node = NODE_OF[ring.header.label]
+        ring.first = max(ring.first, seen + 1, ring.last - RECORDS + 1)
         for record in ring.records():
             if record.kind == Kind.TUN_READ:
                 self._begins[record.flow] = (node, record.mono_ns)
             elif record.kind == Kind.TUN_WRITE and record.result == Result.OK:
                 self._ends[record.flow] = record.mono_ns
-        self._read[name] = ring.last

@@ -21,6 +21,7 @@ from ntbnet.errors import WireError
 from ntbnet.trace_records import (
     HEADER_BYTES,
     RECORD_BYTES,
+    SEEN_AT,
     SERVICES,
     Flag,
     Kind,
@@ -30,6 +31,7 @@ from ntbnet.trace_records import (
     decode_header,
     decode_record,
     number_of,
+    pack_header,
     wake_flow,
 )
 
@@ -73,6 +75,31 @@ class RingFile:
         """Records that newer ones have replaced."""
         return self.first - 1
 
+    def catch_up(self) -> bool:
+        """Find out what the newest record is by now, from what it was; False: this ring is gone.
+
+        It costs as much as there is to catch up with, not as much as the ring is long.
+        """
+        try:
+            with _opened(self.path) as fd:
+                if os.pread(fd, HEADER_BYTES, 0)[:SEEN_AT] != pack_header(self.header)[:SEEN_AT]:
+                    return False
+                for _ in range(0, 2 * self.header.capacity, CHUNK):  # the writer may be as fast
+                    newest = self._newest_of_next(fd)
+                    if newest == self.last:
+                        break
+                    self.last = newest
+        except OSError:
+            return False
+        self.first = max(1, self.last - self.header.capacity + 1)
+        return True
+
+    def _newest_of_next(self, fd: int) -> int:
+        """The newest record in the slots behind ``last``'s; ``last`` when they hold older ones."""
+        slot = self.last % self.header.capacity
+        many = min(CHUNK, self.header.capacity - slot)
+        return max(self.last, _newest_in(fd, self.header.capacity, slot, many))
+
     def records(self) -> Iterator[Record]:
         """Every whole record, oldest first. Ends early when the file is gone or shortened."""
         self.torn = 0
@@ -106,7 +133,7 @@ def find_rings(folder: Path, level: Level | None = None) -> tuple[list[RingFile]
         return [], []
     for path in paths:
         try:
-            ring = _look(path)
+            ring = open_ring(path)
         except (OSError, WireError) as problem:
             complaints.append(f"{path.name}: {problem}")
             continue
@@ -182,7 +209,13 @@ def _take(waiting: deque[tuple[Record, int]] | None, record: Record) -> int:
     return 0
 
 
-def _look(path: Path) -> RingFile:
+def open_ring(path: Path) -> RingFile:
+    """The ring in that file.
+
+    Raises:
+        OSError: it cannot be read, or is no plain file.
+        WireError: it is no ring of this name.
+    """
     with _opened(path) as fd:
         header = decode_header(os.pread(fd, HEADER_BYTES, 0))
         if path.name.split(".")[0] != SERVICES[header.service]:
@@ -199,14 +232,18 @@ def _newest(fd: int, capacity: int) -> int:
     Slots are filled in order, so the first one's lap goes on up to the newest record; a search among them
     would do, but not for a file that somebody has damaged.
     """
+    slots = range(0, capacity, CHUNK)
+    return max(_newest_in(fd, capacity, slot, min(CHUNK, capacity - slot)) for slot in slots)
+
+
+def _newest_in(fd: int, capacity: int, first: int, many: int) -> int:
+    """The same, in so many slots from ``first``; 0 for none."""
     newest = 0
-    for slot in range(0, capacity, CHUNK):
-        many = min(CHUNK, capacity - slot)
-        data = os.pread(fd, many * RECORD_BYTES, HEADER_BYTES + slot * RECORD_BYTES)
-        for place in range(len(data) // RECORD_BYTES):
-            number = number_of(data, place * RECORD_BYTES)
-            if number > newest and (number - 1) % capacity == slot + place:
-                newest = number
+    data = os.pread(fd, many * RECORD_BYTES, HEADER_BYTES + first * RECORD_BYTES)
+    for place in range(len(data) // RECORD_BYTES):
+        number = number_of(data, place * RECORD_BYTES)
+        if number > newest and (number - 1) % capacity == first + place:
+            newest = number
     return newest
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ntbnet.edge import trace_ring
 from ntbnet.edge.trace_ring import KEPT, TraceRing
-from ntbnet.edge.trace_rings import find_rings, merged, read_rings
+from ntbnet.edge.trace_rings import find_rings, merged, open_ring, read_rings
 from ntbnet.errors import SetupError
 from ntbnet.trace_records import HEADER_BYTES, NUMBER_AT, RECORD_BYTES, Flag, Kind, Level, flow_type
 
@@ -192,3 +192,29 @@ def test_a_damaged_ring_is_read_as_far_as_it_goes(tmp_path: Path, at: int, junk:
 
     assert len(rings) + len(complaints) == 1
     assert len(list(merged(rings))) <= 8
+
+
+@pytest.mark.parametrize("capacity", [1, 7, 512, 1500])
+def test_catching_up_finds_what_a_new_look_finds(tmp_path: Path, capacity: int) -> None:
+    ring = ring_of(tmp_path, capacity=capacity)
+    known = open_ring(ring.path)
+    for many in (0, 1, 3, 511, 512, 513, 1, 4000, 0, capacity, 2 * capacity + 1, 5):
+        for number in range(many):
+            # one that fits no field leaves its slot empty
+            ring.note(Kind.MEM_READ, tag=1 << 40 if number % 50 == 7 else number)
+
+        assert known.catch_up()
+        fresh = open_ring(ring.path)
+        assert (known.first, known.last) == (fresh.first, fresh.last)
+
+
+def test_a_ring_that_another_one_replaced_cannot_be_caught_up_with(tmp_path: Path) -> None:
+    ring = ring_of(tmp_path)
+    known = open_ring(ring.path)
+    ring.close()
+    assert known.catch_up()  # that it was closed does not make it another one
+
+    ring.path.unlink()
+    assert not known.catch_up()
+    ring_of(tmp_path)
+    assert not known.catch_up()
