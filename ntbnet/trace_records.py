@@ -15,7 +15,7 @@ offset  size  field         content
 13      1     service       ``wire.Service``
 14      2     reserved      0
 16      4     capacity      records there is room for, 1..``MAX_CAPACITY``
-20      4     pid           of the process
+20      4     pid           of the process, 1..``MAX_PID``
 24      4     incarnation   start number of the process
 28      4     reserved      0
 32      8     made_mono_ns  monotonic ns when the ring was made
@@ -39,9 +39,9 @@ offset  size  field       content
 24      8     address     where the requester accessed: bus address, or by kind
 32      8     translated  where that lies behind the translation; by flag
 40      4     length      bytes accessed, or of the packet
-44      2     queue       transport queue
+44      2     queue       transport queue; of an access its BAR
 46      2     slot        translation window, interrupt vector, frame of the ring: by kind
-48      4     amount      frames in the ring, duration in ns: by kind
+48      4     amount      frames in the ring, duration in ns, offset in the BAR: by kind
 52      4     tag         matches a completion to its request
 56      64    data        begin of what was stored, read or sent; or text, UTF-8
 120     8     number      n; stored last, so a record whose writer was killed is not there
@@ -87,8 +87,10 @@ AMOUNT_MAX = 0xFFFFFFFF
 """Largest ``amount``; of a handler that took longer than its 4.3 s this is told."""
 EVENT_PARTS = 4
 """Most records of one event."""
-MAX_CAPACITY = 1 << 24
-"""Most records of a ring: 2 GiB."""
+MAX_CAPACITY = 1 << 20
+"""Most records of a ring: 128 MiB."""
+MAX_PID = (1 << 31) - 1
+"""A pid_t is signed; so is what Perfetto's format has for it."""
 SERVICES = ("", "rc-host", "epc", "edma", "peer-rc", "peer-ep")
 """Labels by ``wire.Service``; 0 is nobody."""
 
@@ -194,7 +196,12 @@ _ACCESS = {
     "address": "bus or CPU address as the requester gave it",
     "length": "bytes",
 }
-_TRANSLATED = {"translated": "address behind the window", "slot": "of the window, 0xFFFF: none"}
+_TRANSLATED = {
+    "translated": "address behind the window",
+    "slot": "of the window, 0xFFFF: none",
+    "queue": "BAR that the address is in, 0xFFFF: none",
+    "amount": "offset in that BAR",
+}
 _TAG = {"tag": "of the request"}
 _DATA = {"data": "first bytes"}
 _FRAME = {"epoch": "", "flow": "of the frame", "queue": "", "length": "bytes"}
@@ -239,7 +246,7 @@ KINDS: dict[Kind, KindRow] = {
         {
             **_FRAME,
             "flags": "DIRECT",
-            "address": "offset in the outbound window",
+            "address": "where the sender's CPU stored it",
             "slot": "of the frame",
             "amount": "frames in the ring with it",
         },
@@ -443,6 +450,8 @@ def decode_header(data: bytes | memoryview) -> RingHeader:
         raise WireError(f"trace ring: service {service}")
     if not 1 <= capacity <= MAX_CAPACITY:
         raise WireError(f"trace ring: capacity {capacity}, allowed 1..{MAX_CAPACITY}")
+    if not 1 <= pid <= MAX_PID:
+        raise WireError(f"trace ring: pid {pid}, allowed 1..{MAX_PID}")
     text = run_id.rstrip(b"\0").decode("ascii", "replace")
     return RingHeader(level, service, capacity, pid, incarnation, mono, wall, text, seen)
 

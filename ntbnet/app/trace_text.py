@@ -73,6 +73,10 @@ def _fields(record: Record) -> dict[str, Any]:
         elif name == "flow":
             value = f"{value:#x}"
         found[name] = value
+    if record.kind in (Kind.MEM_READ, Kind.MEM_WRITE):
+        bar, offset = found.pop("queue"), found.pop("amount")
+        is_known = bool(record.flags & Flag.TRANSLATED) and bar != _NONE
+        found |= {"bar": bar if is_known else None, "bar_offset": offset if is_known else None}
     return found
 
 

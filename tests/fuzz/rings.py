@@ -1,4 +1,4 @@
-"""Target that reads trace rings, as somebody has damaged them, and says what is in them."""
+"""Target that reads trace rings, as somebody has damaged them, says what is in them, and exports it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ from pathlib import Path
 from random import Random
 
 from ntbnet.app.trace_text import as_object, as_text
+from ntbnet.config import load_text
 from ntbnet.edge.trace_rings import find_rings, merged
+from ntbnet.trace_pcapng import PcapngTrace
+from ntbnet.trace_perfetto import PerfettoTrace
+from ntbnet.trace_places import Places
 from ntbnet.trace_records import (
     HEADER_BYTES,
     RECORD_BYTES,
@@ -17,6 +21,7 @@ from ntbnet.trace_records import (
     pack_header,
     pack_record,
 )
+from ntbnet.trace_whole import whole_events
 from tests.fuzz import mutate
 from tests.fuzz.target import Target
 
@@ -24,13 +29,14 @@ CAPACITY = 16
 
 
 class TraceRings(Target):
-    """A ring file of any bytes, read and printed."""
+    """A ring file of any bytes, read, printed and exported."""
 
     name, share = "trace rings", 1
 
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="ntbnet-fuzz")
         self._path = Path(self._folder.name, "peer-rc.1.full")
+        self._places = Places(load_text("", "fuzz"))
 
     def make(self, chance: Random) -> bytes:
         header = RingHeader(2, 4, CAPACITY, 1, 1, 10, 20, "run")
@@ -52,9 +58,12 @@ class TraceRings(Target):
     def read(self, data: bytes) -> None:
         self._path.write_bytes(data)
         rings, _ = find_rings(self._path.parent)
-        for entry in merged(rings):
+        entries = list(merged(rings))
+        for entry in entries:
             assert as_text(entry)
             assert as_object(entry)
+        assert all(PcapngTrace("fuzz", self._places, "").blocks(whole_events(entries)))
+        assert all(PerfettoTrace(self._places).chunks(whole_events(entries)))
         assert len(data) >= HEADER_BYTES or not rings
 
     def close(self) -> None:

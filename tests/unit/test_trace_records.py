@@ -69,7 +69,15 @@ def test_header_comes_back_and_is_padded() -> None:
 
 @pytest.mark.parametrize(
     ("offset", "value", "says"),
-    [(0, 0, "not one"), (8, 9, "version 9"), (12, 7, "level 7"), (13, 6, "service 6"), (19, 255, "capacity")],
+    [
+        (0, 0, "not one"),
+        (8, 9, "version 9"),
+        (12, 7, "level 7"),
+        (13, 6, "service 6"),
+        (19, 255, "capacity"),
+        (20, 0, "pid 0"),
+        (23, 255, "pid"),
+    ],
 )
 def test_a_wrong_header_is_refused_by_field(offset: int, value: int, says: str) -> None:
     packed = bytearray(pack_header(HEADER))
