@@ -58,6 +58,7 @@ class Endpoint:
         self._lock = threading.Lock()
         """Of the totals: looks and scrapes come from several threads."""
         self._ending = threading.Event()
+        self._failed_looks = 0
         self._answered: dict[tuple[str, str], float] = {}
         self._own = own_record()
         self._info = (run.name, config.profile.name, config.bridge.fabric, __version__)
@@ -96,8 +97,20 @@ class Endpoint:
 
     def _look_on(self) -> None:
         while not self._ending.is_set():
-            self._look()
+            try:
+                self._look()
+            except Exception:  # noqa: BLE001 - answers come from other processes: whatever is in one, others follow
+                self._fail_to_look()
             self._ending.wait(LOOK_INTERVAL_S)
+
+    def _fail_to_look(self) -> None:
+        """Nobody knows how the services are: none is said to be well."""
+        with self._lock:
+            self._failed_looks += 1
+            for name in topology.services_of(self._config.nodes):
+                down = Reading("ntbnet_service_up", (topology.NODE_OF[name], name), 0)
+                self._totals.take(f"process of {name}", [down])
+            self._totals.take("bridge", [])
 
     def _look(self) -> None:
         restarts, processes = self._restarts(), self._run.processes()
@@ -150,12 +163,13 @@ class Endpoint:
     def _families(self) -> Iterator[Metric]:
         with self._lock:
             series = list(self._totals.series())
-            left_out = self._totals.left_out
+            left_out, failed_looks = self._totals.left_out, self._failed_looks
         by_family: dict[str, list[tuple[Sequence[str], float]]] = {}
         for name, labels, value in series:
             by_family.setdefault(name, []).append((labels, value))
         by_family["ntbnet_bridge"] = [(self._info, 1)]
         by_family["ntbnet_metrics_series_left_out"] = [((), left_out)]
+        by_family["ntbnet_metrics_failed_looks"] = [((), failed_looks)]
         for family in FAMILIES:
             yield exposed(family, by_family.get(family.name, ()))
 

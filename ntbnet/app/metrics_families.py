@@ -129,6 +129,12 @@ FAMILIES = (
         (),
         "label sets beyond 256 of one metric, which are not shown: something is wrong",
     ),
+    Family(
+        "ntbnet_metrics_failed_looks",
+        COUNTER,
+        (),
+        "looks at the services that failed; until one succeeds each service is shown as down",
+    ),
 )
 """In the order of the exposition."""
 

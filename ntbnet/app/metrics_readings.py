@@ -75,9 +75,10 @@ def readings_of(service: str, answer: Mapping[str, Any]) -> Iterator[Reading]:
     if not service.startswith("peer-"):
         return
     link = _table(answer, "link")
+    generation = (incarnation, link.get("epoch"))
     for number, queue in enumerate(_rows(link, "queues")):
         if queue.get("has_client") is True:
-            yield from _queue((node, str(number)), incarnation, queue)
+            yield from _queue((node, str(number)), generation, queue)
     for name, family in NETDEV_COUNTERS.items():
         value = _number(_table(answer, "netdev").get(name))
         if value is not None:
@@ -109,16 +110,16 @@ def _path(node: str, service: str, incarnation: object, path: Mapping[str, Any])
             yield Reading("ntbnet_path_refused_messages", (*labels, cause), value, incarnation)
 
 
-def _queue(labels: tuple[str, str], incarnation: object, queue: Mapping[str, Any]) -> Iterator[Reading]:
+def _queue(labels: tuple[str, str], generation: object, queue: Mapping[str, Any]) -> Iterator[Reading]:
     yield Reading("ntbnet_queue_up", labels, int(queue.get("link") == "up"))
     for name, family in QUEUE_COUNTERS.items():
         value = _number(queue.get(name))
         if value is not None:
-            yield Reading(family, labels, value, incarnation)
+            yield Reading(family, labels, value, generation)
     for name, (family, cause) in QUEUE_ERRORS.items():
         value = _number(queue.get(name))
         if value is not None:
-            yield Reading(family, (*labels, cause), value, incarnation)
+            yield Reading(family, (*labels, cause), value, generation)
     entries, free = _number(queue.get("tx_max_entry")), _number(queue.get("free_tx"))
     if entries and free is not None:
         # an entry stays free, so that a full ring is none that is empty

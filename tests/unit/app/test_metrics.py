@@ -3,6 +3,9 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import threading
+import urllib.request
+from itertools import count
 from typing import Any
 
 import pytest
@@ -11,9 +14,10 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 from prometheus_client.openmetrics.exposition import generate_latest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
+from prometheus_client.parser import text_string_to_metric_families as plain_families
 
 from ntbnet import topology
-from ntbnet.app import metrics
+from ntbnet.app import metrics, metrics_endpoint
 from ntbnet.app.metrics_endpoint import Endpoint, exposed
 from ntbnet.app.metrics_families import COUNTER, FAMILIES, FAMILY_OF, INFO
 from ntbnet.app.metrics_readings import Reading, readings_of
@@ -198,6 +202,45 @@ def test_loopback_address_is_taken(address: str) -> None:
 
 def test_no_port_is_no_endpoint() -> None:
     assert metrics.metrics_endpoint(config("port = 0"), RunDir("/nowhere", "t"), dict) is None
+
+
+def test_queue_counts_anew_with_each_link_epoch() -> None:
+    readings = {reading.family: reading for reading in readings_of("peer-ep", PEER)}
+    later = PEER | {"link": PEER["link"] | {"epoch": 10}}
+    then = {reading.family: reading for reading in readings_of("peer-ep", later)}
+
+    assert readings[FRAMES].generation != then[FRAMES].generation
+    packets = "ntbnet_network_transmit_packets"
+    assert readings[packets].generation == then[packets].generation
+
+
+def test_look_that_fails_is_counted_shows_services_as_down_and_is_not_the_last(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    port = free_ports(1)
+    looks = count(1)
+    failed = threading.Event()
+
+    def answers(*_: object) -> dict[str, dict[str, Any]]:
+        if next(looks) == 3:
+            failed.set()
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(metrics_endpoint, "ask", answers)
+    monkeypatch.setattr(metrics_endpoint, "LOOK_INTERVAL_S", 0.001)
+    endpoint = Endpoint(config(f"port = {port}"), RunDir("/nowhere", "t"), lambda: {"epc": 0})
+    endpoint.start()
+    try:
+        assert failed.wait(10)
+        with urllib.request.urlopen(endpoint.url, timeout=5) as answer:
+            text = answer.read().decode()
+    finally:
+        endpoint.close()
+
+    samples = {sample.name: sample.value for family in plain_families(text) for sample in family.samples}
+    assert samples["ntbnet_metrics_failed_looks_total"] >= 2
+    assert samples["ntbnet_service_up"] == 0
+    assert "ntbnet_link_up" not in samples
 
 
 def test_port_that_is_taken_is_refused_in_one_line() -> None:
