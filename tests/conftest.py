@@ -28,6 +28,7 @@ PROGRAMS = {
     "setpriv": "util-linux",
     "tshark": "tshark",
     "lnav": "lnav",
+    "promtool": "prometheus",
 }
 """Programs the system tests run, and the Debian packages they are in."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -24,9 +23,8 @@ def promtool(*words: str | Path) -> str:
     """What promtool says.
 
     Raises:
-        AssertionError: it is not there, or not content.
+        AssertionError: it is not content.
     """
-    assert shutil.which("promtool"), "apt-get install prometheus"
     done = subprocess.run(["promtool", *words], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -62,7 +60,8 @@ def test_every_label_that_the_dashboard_shows_exists() -> None:
             assert shown <= set(EXPOSED[name].labels), target
 
 
-def test_every_query_of_the_dashboard_is_one(tmp_path: Path) -> None:
+@pytest.mark.system
+def test_every_query_of_the_dashboard_is_one(programs: None, tmp_path: Path) -> None:
     values = {"$instance": "a", "$__rate_interval": "1m", "$__range": "15m", "$__interval": "1m"}
     queries = [target["expr"] for target in targets()]
     queries += [note["expr"] for note in dashboard()["annotations"]["list"]]
@@ -86,12 +85,22 @@ def test_panels_of_the_dashboard_neither_overlap_nor_leave_the_grid() -> None:
         cells |= mine
 
 
-def test_alert_rules_are_rules_and_fire_as_they_should() -> None:
+def test_every_alert_rule_has_a_test() -> None:
+    rules = re.findall(r"- alert: (\w+)", RULES.read_text(encoding="utf-8"))
+    tested = re.findall(r"alertname: (\w+)", RULES.with_suffix(".test.yml").read_text(encoding="utf-8"))
+
+    assert rules
+    assert set(tested) == set(rules)
+
+
+@pytest.mark.system
+def test_alert_rules_are_rules_and_fire_as_they_should(programs: None) -> None:
     promtool("check", "rules", RULES)
     promtool("test", "rules", RULES.with_suffix(".test.yml"))
 
 
-def test_sample_configuration_of_prometheus_is_one() -> None:
+@pytest.mark.system
+def test_sample_configuration_of_prometheus_is_one(programs: None) -> None:
     promtool("check", "config", PROMETHEUS / "prometheus.yml")
 
 
