@@ -96,6 +96,8 @@ class Supervisor:
         run, config = self._run, self._config
         left = remove_leftovers(run, config, keep_folder=True)
         said = [f"removed what a killed run left: {', '.join(left)}"] if left else []
+        if left and run.last_trace_folder.is_dir():
+            said.append(f"what it recorded is kept: ntbnet trace blackbox --last --name {run.name}")
         for text in said:
             self._progress(text)
         run.create()

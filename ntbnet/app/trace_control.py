@@ -42,8 +42,7 @@ def start_trace(bridge: Bridge, records: int) -> None:
 
 
 def stop_trace(bridge: Bridge) -> None:
-    """Have no service trace any more. Without effect when none does; one that is silent looks when it starts
-    anew."""
+    """Have no service trace any more; without effect when none does. A silent one looks when it starts anew."""
     bridge.run.want_trace(None)
     _have_services_look(bridge)
 
@@ -93,5 +92,7 @@ def trace_status(bridge: Bridge) -> dict[str, Any]:
 
 def _asked(bridge: Bridge, question: bytes) -> dict[str, dict[str, Any]]:
     return ask(
-        {name: bridge.run.socket_path(f"ask.{name}") for name in bridge.services()}, ANSWER_TIMEOUT_S, question
+        {name: bridge.run.socket_path(f"ask.{name}") for name in bridge.services()},
+        ANSWER_TIMEOUT_S,
+        question,
     )

@@ -1,9 +1,9 @@
 """Where the trace rings of one bridge lie: a folder in /dev/shm, and of the run before that was killed, its.
 
 /dev/shm is memory on machines too whose /run is a disk, and everybody may make things there. So the folder
-has a name that nobody knows before, and a symbolic link in the closed run folder says which one it is. Services
-that became another user own the inner folder only: nobody but who made the outer one can put another in its
-place.
+has a name that nobody knows before, and a symbolic link in the closed run folder says which one it is.
+Services that became another user own the inner folder only: nobody but who made the outer one can put another
+in its place.
 """
 
 from __future__ import annotations

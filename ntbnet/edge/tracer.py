@@ -23,13 +23,13 @@ from ntbnet.topology import NODE_OF
 from ntbnet.trace_records import (
     AMOUNT_MAX,
     DATA_BYTES,
-    MESSAGE_FLOW,
     SERVICES,
     Block,
     Flag,
     Handler,
     Kind,
     Result,
+    message_flow,
 )
 from ntbnet.wire import Irq, IrqSource, MemWrite, Message, fields_of
 from ntbnet.wire import Kind as Wire
@@ -135,14 +135,18 @@ class Tracer:
         self, bare: Callable[[str, Message, int], Sequence[Effect]]
     ) -> Callable[[str, Message, int], Sequence[Effect]]:
         """A message that was taken, or a wake; an interrupt that comes again as a fault has no flow."""
-        append, clock, write_wake = self._pending.append, self._clock, self._write_wake
+        append, clock = self._pending.append, self._clock
+        write_wake, write_message = self._write_wake, self._write_message
 
         def handle(src: str, message: Message, now_ns: int) -> Sequence[Effect]:
             self._src = self._number[src]
             if self._in_wake:
                 append((write_wake, clock(), (_WAKE, src, message)))
             elif self._header:
-                self._flow = self._note_message(0, self._src, self._header, self._payload)
+                _, session, _, _, sequence, *_ = fields_of(self._header)
+                self._flow = message_flow(self._src, self._me, session, sequence)
+                head = bytes(self._payload[:DATA_BYTES])
+                append((write_message, clock(), (0, self._src, self._header, head)))
             else:
                 append((write_wake, clock(), (0, src, message)))
             return bare(src, message, now_ns)
@@ -173,9 +177,10 @@ class Tracer:
 
     def around_send(self, bare: SendFunction) -> SendFunction:
         """A message of the device that goes out."""
+        append, clock, number, write = self._pending.append, self._clock, self._number, self._write_message
 
         def send(dst: str, header: bytes, payload: bytes | memoryview) -> bool:
-            self._note_message(_SENT, self._number[dst], header, payload)
+            append((write, clock(), (_SENT, number[dst], header, bytes(payload[:DATA_BYTES]))))
             return bare(dst, header, payload)
 
         return send
@@ -210,11 +215,11 @@ class Tracer:
 
         return flush
 
-    def _note_message(self, flags: int, other: int, header: bytes, payload: bytes | memoryview) -> int:
-        """Note a message of a path; its flow."""
+    def _write_message(self, mono_ns: int, flags: int, other: int, header: bytes, head: bytes) -> None:
+        """A message of a path."""
         wire_kind, session, epoch, tag, sequence, address, length, arg = fields_of(header)
         src, dst = (self._me, other) if flags else (other, self._me)
-        flow = MESSAGE_FLOW << 60 | src << 57 | dst << 54 | (session & 0x3FFFFF) << 32 | sequence & 0xFFFFFFFF
+        flow = message_flow(src, dst, session, sequence)
         kind, slot, result, data = _KINDS.get(wire_kind, _OTHER), 0, 0, b""
         if kind == _IRQ:
             kind, slot = (_LINE if arg == _EDMA_LINE else _IRQ), arg & NONE
@@ -225,9 +230,10 @@ class Tracer:
         if wire_kind in _READS:
             length = arg
         elif length and kind != _OTHER:
-            data = bytes(payload[:DATA_BYTES])
-        self._note(kind, flags, other, result, epoch, flow, address, 0, length, 0, slot, 0, tag, data)
-        return flow
+            data = head
+        self._write(
+            kind, flags, other, result, epoch, flow, address, 0, length, 0, slot, 0, tag, data, mono_ns
+        )
 
     def _forget_told(self, _mono_ns: int) -> None:
         self._told.clear()

@@ -170,8 +170,34 @@ def test_blackbox_tells_what_killed_services_did_also_when_the_bridge_is_gone(
     assert "path to rc-host up" in shown
 
 
-def box_of(live: LiveBridge) -> dict[str, Any]:
-    box: dict[str, Any] = json.loads(trace(live, "blackbox", "--json", "--seconds", "60").stdout)
+def test_what_a_killed_bridge_recorded_is_there_while_the_next_one_runs(make_bridge: MakeBridge) -> None:
+    live = make_bridge("")
+    live.wait_for_link()
+    first = live.status()["run_id"]
+    kill_process(live.supervisor())
+    for record in live.run.processes().values():
+        kill_process(record)
+    up = live.up()
+    live.wait_for_link()
+
+    assert f"what it recorded is kept: ntbnet trace blackbox --last --name {live.name}" in up.stderr
+    box, now = box_of(live, "--last"), box_of(live)
+    written = json.loads(trace(live, "export", "-o", str(live.folder / "x.pcapng"), "--last", "--json").stdout)
+
+    assert first.startswith(box["run_id"])
+    assert live.status()["run_id"].startswith(now["run_id"])
+    assert "running" not in {one["state"] for one in box["processes"]}
+    assert any("path to rc-host up" in one["text"] for one in box["records"])
+    assert written["records"]
+    folders = (live.run.trace_folder.parent, live.run.last_trace_folder.parent)
+    assert all(folder.is_dir() for folder in folders)
+    live.down()
+    assert not any(folder.exists() for folder in folders)
+    assert "left no trace" in trace(live, "blackbox", "--last", code=1).stderr
+
+
+def box_of(live: LiveBridge, *words: str) -> dict[str, Any]:
+    box: dict[str, Any] = json.loads(trace(live, "blackbox", "--json", "--seconds", "60", *words).stdout)
     return box
 
 
@@ -190,4 +216,4 @@ def test_down_leaves_no_ring_behind(make_bridge: MakeBridge) -> None:
 
     live.down()
 
-    assert not folder.exists()
+    assert not folder.parent.exists()

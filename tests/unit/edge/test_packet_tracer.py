@@ -119,7 +119,7 @@ def test_packet_for_the_stack_has_the_flow_of_its_frame() -> None:
 
 def test_a_slice_longer_than_its_field_has_the_most_it_can_tell() -> None:
     end = 10 * AMOUNT_MAX
-    rig = Rig(1, end)
+    rig = Rig(1, end, end)
     effects: list[Any] = [object()]
     rig.tracer.around_poll(lambda _now_ns: effects)(0)
     (slice_,) = rig.records()
