@@ -27,6 +27,8 @@ ANSWER_TIMEOUT_S = 1.0
 SUPERVISOR = "supervisor"
 """Name under which the supervisor notes its own process."""
 STOP_MARGIN_S = 5.0
+TRACE_RECORDS = 65536
+"""Of each service's ring in a full trace, unless somebody asks for another number: 8 MiB."""
 
 
 class Bridge:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import time
 
-from ntbnet.app.bridge import Bridge
+from ntbnet.app.bridge import TRACE_RECORDS, Bridge
 from ntbnet.edge.process import ProcessRecord, send_signal, usage_of
 from ntbnet.edge.trace_rings import find_rings
 from ntbnet.errors import SetupError
@@ -14,8 +14,6 @@ from ntbnet.trace_records import Level
 NODES = ("rc", "ep")
 FLAP_TIMEOUT_S = 5.0
 LOOK_INTERVAL_S = 0.02
-TRACE_RECORDS = 65536
-"""Of each service's ring, 8 MiB; as `ntbnet trace start` without an option."""
 
 
 class Actions:

@@ -9,14 +9,13 @@ from typing import Annotated, Any
 import typer
 
 from ntbnet.app import trace_export
-from ntbnet.app.bridge import Bridge
+from ntbnet.app.bridge import TRACE_RECORDS, Bridge
 from ntbnet.app.trace_blackbox import Blackbox
 from ntbnet.edge.rundir import RunDir
 from ntbnet.edge.startup import DEFAULT_NAME, load_config
 from ntbnet.errors import ConfigError, SetupError
 from ntbnet.trace_records import MAX_CAPACITY, RECORD_BYTES
 
-RECORDS = 65536
 MAX_SECONDS = 86400.0
 
 trace_app = typer.Typer(
@@ -38,7 +37,7 @@ def start(
             "--records",
             help=f"Records of each service's ring, {RECORD_BYTES} bytes each; new ones replace the oldest.",
         ),
-    ] = RECORDS,
+    ] = TRACE_RECORDS,
     name: NameOption = DEFAULT_NAME,
     as_json: JsonOption = False,
     config: ConfigOption = None,
