@@ -1,7 +1,8 @@
 """Structured logs: one JSON object a line, and EVENTS, the one table of what can be logged.
 
 Each line has ``event``, ``level``, ``wall`` (RFC 3339, UTC), ``mono_ns``, ``run_id``, ``node``,
-``service``, ``pid`` and ``epoch`` (the start number of the process), and the keys of its event.
+``service``, ``pid`` and ``epoch`` (the start number of the process), and the keys of its event; what is said
+because of a message has its ``flow`` as well.
 Levels: debug, each message; info, a state changed; warning, somebody else did wrong and we
 coped; error, an invariant broke. Nothing is logged for each packet at info or above.
 """
@@ -31,6 +32,8 @@ LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 COMMON_KEYS = ("event", "level", "wall", "mono_ns", "run_id", "node", "service", "pid", "epoch")
 UNDER_FAULTS = "under_faults"
 """Key of every event while a plan of faults is installed; its value is true."""
+FLOW = "flow"
+"""Key of an event that the handling of a message led to: the message's flow, as traces have it; text, hex."""
 
 
 @dataclass(frozen=True, slots=True)

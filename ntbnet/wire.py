@@ -58,6 +58,7 @@ MAX_BODY_ITEMS = 1024
 
 _HEAD = Struct("<BBHBBHIIIIQQIIQ")
 _FIELDS = Struct("<xB10xIIIQQII")
+_ROUTE = Struct("<4xBB6xI8xQ")
 _U64 = Struct("<Q")
 _new = tuple.__new__
 _LENGTH_AT = 40
@@ -430,6 +431,11 @@ def decode_message(header: Header, payload: bytes | memoryview) -> Message:
 def fields_of(header: bytes) -> tuple[int, int, int, int, int, int, int, int]:
     """Kind, session, epoch, tag, sequence, address, length, arg of a header that was made or checked here."""
     return _FIELDS.unpack_from(header)
+
+
+def route_of(header: bytes) -> tuple[int, int, int, int]:
+    """Source, destination, session, sequence of a header that was made or checked here."""
+    return _ROUTE.unpack_from(header)
 
 
 def _check_config_access(offset: int, size: int) -> None:

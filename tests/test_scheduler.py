@@ -15,8 +15,8 @@ MODULES = [
     "tests/system/test_traffic.py",
     "tests/unit/test_wire.py",
     "tests/sim/test_faults.py",
-    "tests/system/test_rates.py",
     "tests/chaos/test_scenarios.py",
+    *(f"tests/system/{name}" for name in sorted(ALONE)),
 ]
 """As they are collected: what measures is last."""
 

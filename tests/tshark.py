@@ -40,4 +40,10 @@ def rows(path: Path, *fields: str, where: str = "", two_passes: bool = False) ->
 
 def info(path: Path, where: str = "") -> list[str]:
     """The info column."""
-    return [row["_ws.col.Info"] for row in rows(path, "_ws.col.Info", where=where)]
+    column = "_ws.col.Info"
+    try:
+        found = rows(path, column, where=where)
+    except AssertionError:  # later ones have the names of columns in lower case
+        column = column.lower()
+        found = rows(path, column, where=where)
+    return [row[column] for row in found]

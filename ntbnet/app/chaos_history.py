@@ -24,6 +24,8 @@ from enum import IntEnum
 from pathlib import Path
 from typing import NamedTuple
 
+from ntbnet.edge.carrier import CarrierChange
+
 RECORD = struct.Struct("<BBHIQQQ")
 WAYS = ("rc->ep", "ep->rc")
 FAULTS_FILE = "faults.jsonl"
@@ -204,6 +206,8 @@ class Observed:
     """After what a recovery was awaited in vain."""
     samples: tuple[Sample, ...] = ()
     nodes: tuple[NodeCounters, ...] = ()
+    carriers: tuple[CarrierChange, ...] = ()
+    """Of the nodes' interfaces, as the kernel told it, in the order of time."""
     leaks: tuple[str, ...] = ()
     """What was left on the machine after ``down``."""
     gaps: tuple[str, ...] = ()
@@ -301,6 +305,7 @@ def read(folder: Path) -> History:
         given_up=tuple(body["given_up"]),
         samples=tuple(Sample(**row) for row in body["samples"]),
         nodes=tuple(NodeCounters(**row) for row in body["nodes"]),
+        carriers=tuple(CarrierChange(**row) for row in body["carriers"]),
         leaks=tuple(body["leaks"]),
         gaps=tuple(body["gaps"]),
     )

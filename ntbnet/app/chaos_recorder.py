@@ -15,6 +15,7 @@ from ntbnet.app.bridge import Bridge
 from ntbnet.app.chaos_history import LoggedError, LoggedEvent, NodeCounters, Sample
 from ntbnet.app.chaos_scenario import NODES, SUPERVISOR
 from ntbnet.app.forks import MODULE as FORK_SERVER_MODULE
+from ntbnet.edge.carrier import CarrierChange, CarrierWatch
 from ntbnet.edge.log_rotation import place_of
 from ntbnet.edge.netns import inside, netns_inode
 from ntbnet.edge.node import spec_from
@@ -54,11 +55,29 @@ class Recorder:
         self._next_ns = 0
         self.samples: list[Sample] = []
         self.nodes: list[NodeCounters] = []
+        self.carriers: list[CarrierChange] = []
+        self._watch: CarrierWatch | None = None
+
+    # carriers
+
+    def _watch_carriers(self) -> None:
+        config, name = self._bridge.config, self._bridge.run.name
+        specs = [spec_from(config, name, node) for node in NODES]
+        self._watch = CarrierWatch({spec.node: (spec.netns, spec.tun) for spec in specs})
+
+    def close(self) -> None:
+        """Watch carriers no more. Idempotent."""
+        if self._watch is not None:
+            self._watch.close()
+            self.carriers += self._watch.changes
+            self._watch = None
 
     # counters
 
     def begin_life(self) -> None:
         """Before the first datagram."""
+        self.close()  # the nodes of an earlier life are gone
+        self._watch_carriers()
         self._before = self._counters()
 
     def end_life(self, life: int) -> None:

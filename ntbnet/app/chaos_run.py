@@ -22,7 +22,6 @@ from ntbnet.app.chaos_history import (
     FaultRecord,
     History,
     Kind,
-    LoggedEvent,
     Observed,
     Record,
     RuleCount,
@@ -37,6 +36,7 @@ from ntbnet.app.chaos_scenario import CALM, NODES, OUTAGE_MS, Scenario
 from ntbnet.app.chaos_services import noticed_and_replaced
 from ntbnet.app.forks import child_environment
 from ntbnet.app.stop_request import finish
+from ntbnet.edge.carrier import CarrierChange
 from ntbnet.edge.clock import monotonic_ns
 from ntbnet.edge.node import spec_from
 from ntbnet.errors import ConfigError, SetupError
@@ -89,15 +89,16 @@ class Done:
             "seed": self.wanted.seed,
             "fabric": self.wanted.fabric,
             **self.judgement.as_json(),
-            "events": [_event(one, self.history.observed.events) for one in self.judgement.recoveries],
+            "events": [_event(one, self.history.observed) for one in self.judgement.recoveries],
             "repeat": self.wanted.again,
         }
 
 
-def _event(one: Recovery, events: Sequence[LoggedEvent]) -> dict[str, Any]:
+def _event(one: Recovery, observed: Observed) -> dict[str, Any]:
     """A fault, and milliseconds since then; None for what did not happen."""
     fault = one.fault
-    detected_ns, restarted_ns = noticed_and_replaced(events, fault)
+    detected_ns, restarted_ns = noticed_and_replaced(observed.events, fault)
+    back_ns = _carriers_back(one, observed.carriers)
     return {
         "kind": fault.kind,
         "services": list(fault.services),
@@ -105,8 +106,18 @@ def _event(one: Recovery, events: Sequence[LoggedEvent]) -> dict[str, Any]:
         "at_ns": fault.at_ns,
         "detected_ms": None if detected_ns is None else round((detected_ns - fault.at_ns) / 1e6, 1),
         "restarted_ms": None if restarted_ns is None else round((restarted_ns - fault.at_ns) / 1e6, 1),
+        "link_up_ms": None if back_ns is None else round((back_ns - fault.at_ns) / 1e6, 1),
         "recovery_ms": None if one.took_ns is None else round(one.took_ns / 1e6, 1),
     }
+
+
+def _carriers_back(one: Recovery, carriers: Sequence[CarrierChange]) -> int | None:
+    """When both nodes had the carriers again that a fault cost them; None when it cost none."""
+    fault = one.fault
+    since_ns = fault.until_ns if fault.kind == "flap" else fault.at_ns
+    until_ns = since_ns + (one.took_ns or 0)
+    came = (change.time_ns for change in carriers if change.up)
+    return max((time_ns for time_ns in came if fault.at_ns < time_ns <= until_ns), default=None)
 
 
 def read_tables(config_path: str | None) -> dict[str, Any]:
@@ -169,6 +180,7 @@ def run(wanted: Wanted, folder: Path, say: Say) -> Done:
         given_up=tuple(given_up),
         samples=tuple(recorder.samples),
         nodes=tuple(recorder.nodes),
+        carriers=tuple(recorder.carriers),
         leaks=tuple(recorder.leaks()),
         gaps=tuple(gaps),
     )
@@ -328,6 +340,7 @@ class _Run:
         finally:
             if self._load is not None:
                 self._load.kill()
+            self._recorder.close()
             self._log.close()
 
     def _begin_life(self) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from ntbnet.errors import ConfigError, NtbnetError
 
@@ -26,11 +27,26 @@ def run(command: Callable[[], object]) -> None:
         print(f"ntbnet: {problem}", file=sys.stderr)
         sys.exit(code_of(problem))
     except BrokenPipeError:
-        # whoever read our output has seen enough; keep the interpreter's last flush quiet
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _write_no_more()
         sys.exit(1)
     except OSError as problem:
         print(f"ntbnet: {problem}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+@contextlib.contextmanager
+def closed_pipe_ends_quietly() -> Iterator[None]:
+    """For a block that prints: whoever read it and went away has seen enough, which is no failure."""
+    try:
+        yield
+    except BrokenPipeError:
+        _write_no_more()
+
+
+def _write_no_more() -> None:
+    """What is still buffered would be written, and fail again, when the interpreter ends."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)

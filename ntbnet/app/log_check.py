@@ -9,8 +9,9 @@ Rules:
     Numbers that only go up do so within a run: the epoch of a service, with a process of its own each; its
     link epoch; the sessions with each neighbour.
 ``links``
-    Ups and downs take turns. Every down has an up, or an end: of the process, of the bridge, or of what was
-    written. A bridge that is still up has ``OPEN_NS`` for it.
+    Ups and downs take turns. Every down has an up, or the end of its process, within ``OPEN_NS`` before the
+    bridge stops, or before the last line of its run. A link that is down by command has no need of either,
+    until the command is taken back.
 ``errors``
     No error without a cause: it says its reason, and something that can lead to it came at most ``CAUSE_NS``
     before.
@@ -25,14 +26,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ntbnet.app.logs import NO_RUN, Line
-from ntbnet.log import COMMON_KEYS, EVENTS, UNDER_FAULTS
+from ntbnet.log import COMMON_KEYS, EVENTS, FLOW, UNDER_FAULTS
 
 CAUSE_NS = 10_000_000_000
 """An error comes that soon after what caused it."""
 OPEN_NS = 10_000_000_000
-"""A down that is so young when the log ends may still get its up."""
+"""A down that is so young when its run ends, or its log, may still get its up."""
 MAX_TRACKED = 4096
-"""Things whose state is remembered at a time, such as the links of a service; more are not checked."""
+"""Things whose state is remembered at a time: runs, processes, links; what comes beyond is not checked."""
 
 LINKS = {
     "path.changed": "peer",
@@ -85,9 +86,24 @@ class _Process:
 
     epoch: int = -1
     pid: int = -1
-    downs: dict[tuple[str, str], Line] = field(default_factory=dict)
-    """Links that are down -> the line that said so."""
-    ups: set[tuple[str, str]] = field(default_factory=set)
+    links: dict[tuple[str, str], Line | None] = field(default_factory=dict)
+    """Link -> the line that said that it is down; None: it is up."""
+    numbers: dict[tuple[str, str], int] = field(default_factory=dict)
+    """Key of a number that only goes up, and of what it is -> the last one."""
+
+
+@dataclass(slots=True)
+class _Run:
+    """What is known of one run of a bridge."""
+
+    processes: dict[str, _Process] = field(default_factory=dict)
+    last_ns: int = 0
+    caused_ns: int = -CAUSE_NS - 1
+    """When something that can lead to an error came last."""
+    unwanted: set[str] = field(default_factory=set)
+    """Services that dropped the link by command."""
+    wanted_ns: int = 0
+    """Since when the link is wanted."""
 
 
 class Checker:
@@ -95,12 +111,9 @@ class Checker:
 
     def __init__(self) -> None:
         self.lines = 0
-        self._processes: dict[tuple[str, str], _Process] = {}
-        self._numbers: dict[tuple[str, str, str, str], int] = {}
-        self._caused_ns: dict[str, int] = {}
-        self._ended: set[str] = set()
-        """Runs that came to their end, or whose link is down by command."""
-        self._last_ns = 0
+        self._runs: dict[str, _Run] = {}
+        self._tracked = 0
+        """Runs, processes, links, numbers and sides together."""
 
     def check_all(self, lines: Iterable[Line]) -> Iterator[Breach]:
         """What is wrong, as it is found; then what is missing at the end."""
@@ -111,65 +124,82 @@ class Checker:
     def check(self, line: Line) -> Iterator[Breach]:
         """What is wrong with the next line."""
         self.lines += 1
-        self._last_ns = line.time_ns
         fields = line.fields
         wrong = _wrong_keys(fields)
         if wrong:
             yield Breach("keys", wrong, line)
-        if fields["run_id"] in NO_RUN or any(type(fields.get(key)) is not int for key in ("pid", "epoch")):
+        run_id = fields["run_id"]
+        if run_id in NO_RUN or any(type(fields.get(key)) is not int for key in ("pid", "epoch")):
             return  # its processes cannot be told apart
-        for rule, what in self._judge(line, fields["event"]):
+        run = self._runs.get(run_id)
+        if run is None:
+            if not self._has_room():
+                return
+            run = self._runs[run_id] = _Run()
+        run.last_ns = line.time_ns
+        for rule, what in self._judge(run, line, fields["event"]):
             yield Breach(rule, what, line)
+        if fields["event"] == "supervisor.stopped":
+            yield from _missing_ups(run)
+            self._tracked -= _size(run)
+            del self._runs[run_id]
 
     def at_end(self) -> Iterator[Breach]:
         """Links that stay down for no reason."""
-        for (run_id, service), process in self._processes.items():
-            if run_id in self._ended:
-                continue
-            for (event, of), line in process.downs.items():
-                if self._last_ns - line.time_ns > OPEN_NS:
-                    yield Breach("links", f"{_named(event, of)} of {service} has no up and no end", line)
+        for run in self._runs.values():
+            yield from _missing_ups(run)
 
-    def _judge(self, line: Line, event: str) -> Iterator[tuple[str, str]]:
+    def _has_room(self) -> bool:
+        """Take room for one thing more, if there is any."""
+        has_room = self._tracked < MAX_TRACKED
+        self._tracked += has_room
+        return has_room
+
+    def _judge(self, run: _Run, line: Line, event: str) -> Iterator[tuple[str, str]]:
         fields = line.fields
-        run_id, service = fields["run_id"], fields["service"]
-        process = self._process(run_id, service)
+        process = self._process(run, fields["service"])
         if process is None:
             return
         yield from self._epoch(process, fields)
         if event in RISING:
-            yield from self._number(fields, *RISING[event])
+            yield from self._number(process, fields, *RISING[event])
         if event in LINKS and type(fields.get("up")) is bool:
             yield from self._link(process, line, (event, str(fields.get(LINKS[event], ""))[:64]))
         if event in {"service.stopped", "service.failed"}:
-            process.downs.clear()
-            process.ups.clear()
+            self._end_links(process)
         elif event == "supervisor.service_died":
-            self._forget(run_id, str(fields.get("name")))
-        elif event == "supervisor.stopped" or (event == "link.administered" and not fields.get("up")):
-            self._ended.add(run_id)
+            ended = run.processes.get(str(fields.get("name")))
+            if ended is not None:
+                self._end_links(ended)
         elif event == "link.administered":
-            self._ended.discard(run_id)
+            self._administer(run, line)
         if fields["level"] == "error":
-            yield from self._error(line)
+            yield from _error(run, line)
         if event in CAUSES or fields.get(UNDER_FAULTS) is True:
-            self._caused_ns[run_id] = line.time_ns
+            run.caused_ns = line.time_ns
 
-    def _process(self, run_id: str, service: str) -> _Process | None:
-        found = self._processes.get((run_id, service))
-        if found is None and len(self._processes) < MAX_TRACKED:
-            found = self._processes[run_id, service] = _Process()
+    def _process(self, run: _Run, service: str) -> _Process | None:
+        found = run.processes.get(service)
+        if found is None and self._has_room():
+            found = run.processes[service] = _Process()
         return found
 
-    def _forget(self, run_id: str, service: str) -> None:
-        """The process of a service ended: its links did."""
-        process = self._processes.get((run_id, service))
-        if process is not None:
-            process.downs.clear()
-            process.ups.clear()
+    def _end_links(self, process: _Process) -> None:
+        """A process ended: its links did."""
+        self._tracked -= len(process.links)
+        process.links.clear()
 
-    @staticmethod
-    def _epoch(process: _Process, fields: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    def _administer(self, run: _Run, line: Line) -> None:
+        service = line.fields["service"]
+        if line.fields.get("up") is True:
+            if service in run.unwanted:
+                run.unwanted.remove(service)
+                self._tracked -= 1
+            run.wanted_ns = line.time_ns
+        elif service not in run.unwanted and self._has_room():
+            run.unwanted.add(service)
+
+    def _epoch(self, process: _Process, fields: dict[str, Any]) -> Iterator[tuple[str, str]]:
         epoch, pid = fields["epoch"], fields["pid"]
         if epoch < process.epoch:
             yield "epochs", f"epoch {epoch} after {process.epoch}"
@@ -177,45 +207,55 @@ class Checker:
         if epoch == process.epoch and pid != process.pid:
             yield "epochs", f"process {pid} has epoch {epoch}, as process {process.pid} had"
         if epoch > process.epoch:
-            process.downs.clear()
-            process.ups.clear()
+            self._end_links(process)
         process.epoch, process.pid = epoch, pid
 
-    def _number(self, fields: dict[str, Any], key: str, of: str) -> Iterator[tuple[str, str]]:
+    def _number(
+        self, process: _Process, fields: dict[str, Any], key: str, of: str
+    ) -> Iterator[tuple[str, str]]:
         number = fields.get(key)
         if type(number) is not int or number == 0 or fields.get("up") is not True:
             return  # of what is down there is no number
-        place = (fields["run_id"], fields["service"], key, str(fields.get(of, ""))[:64])
-        before = self._numbers.get(place, -1)
+        place = (key, str(fields.get(of, ""))[:64])
+        before = process.numbers.get(place, -1)
         if number < before:
             yield "epochs", f"{key} {number} after {before}"
-        elif place in self._numbers or len(self._numbers) < MAX_TRACKED:
-            self._numbers[place] = number
+        elif place in process.numbers or self._has_room():
+            process.numbers[place] = number
 
-    @staticmethod
-    def _link(process: _Process, line: Line, link: tuple[str, str]) -> Iterator[tuple[str, str]]:
-        if line.fields["up"]:
-            if link in process.ups:
+    def _link(self, process: _Process, line: Line, link: tuple[str, str]) -> Iterator[tuple[str, str]]:
+        is_up, is_known = line.fields["up"], link in process.links
+        if is_known and is_up == (process.links[link] is None):
+            if is_up:
                 yield "links", f"{_named(*link)} comes up, though it is up"
-            process.downs.pop(link, None)
-            if len(process.ups) < MAX_TRACKED:
-                process.ups.add(link)
-            return
-        if link in process.downs and link[0] not in BEGINS_DOWN:
-            yield "links", f"{_named(*link)} goes down, though it is down"
-        process.ups.discard(link)
-        if len(process.downs) < MAX_TRACKED:
-            process.downs[link] = line
+            elif link[0] not in BEGINS_DOWN:
+                yield "links", f"{_named(*link)} goes down, though it is down"
+        if is_known or self._has_room():
+            process.links[link] = None if is_up else line
 
-    def _error(self, line: Line) -> Iterator[tuple[str, str]]:
-        fields = line.fields
-        if not any(fields.get(key) for key in SAID):
-            yield "errors", "an error that gives no reason"
-        elif (
-            fields.get(UNDER_FAULTS) is not True
-            and line.time_ns - self._caused_ns.get(fields["run_id"], -CAUSE_NS - 1) > CAUSE_NS
-        ):
-            yield "errors", f"an error, and nothing led to it in the {CAUSE_NS // 10**9} s before"
+
+def _missing_ups(run: _Run) -> Iterator[Breach]:
+    """Links of a run that have been down for long at its end, or at the end of what it wrote."""
+    if run.unwanted:
+        return  # by command
+    for service, process in run.processes.items():
+        for (event, of), line in process.links.items():
+            if line is not None and run.last_ns - max(line.time_ns, run.wanted_ns) > OPEN_NS:
+                yield Breach("links", f"{_named(event, of)} of {service} has no up and no end", line)
+
+
+def _size(run: _Run) -> int:
+    """How much of ``MAX_TRACKED`` it takes."""
+    processes = run.processes.values()
+    return 1 + len(run.unwanted) + sum(1 + len(one.links) + len(one.numbers) for one in processes)
+
+
+def _error(run: _Run, line: Line) -> Iterator[tuple[str, str]]:
+    fields = line.fields
+    if not any(fields.get(key) for key in SAID):
+        yield "errors", "an error that gives no reason"
+    elif fields.get(UNDER_FAULTS) is not True and line.time_ns - run.caused_ns > CAUSE_NS:
+        yield "errors", f"an error, and nothing led to it in the {CAUSE_NS // 10**9} s before"
 
 
 def _wrong_keys(fields: dict[str, Any]) -> str:
@@ -229,7 +269,7 @@ def _wrong_keys(fields: dict[str, Any]) -> str:
     if missing:
         return f"without {', '.join(missing)}"
     if len(fields) > len(COMMON_KEYS) + len(row.keys):
-        known = {*COMMON_KEYS, *row.keys, UNDER_FAULTS}
+        known = {*COMMON_KEYS, *row.keys, UNDER_FAULTS, FLOW}
         more = sorted(fields.keys() - known)
         if more:
             return f"with {', '.join(more)[:200]}"

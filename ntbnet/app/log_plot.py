@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ntbnet.app.log_course import Course
 from ntbnet.app.log_latency import Hop
 from ntbnet.app.log_timeline import Failure
+from ntbnet.app.logs_text import plain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -64,7 +65,7 @@ def links_over_time(course: Course, failures: Sequence[Failure]) -> bytes:
             ]
             axes.broken_barh(bars, (number - 0.35, 0.7), facecolors=colour, linewidth=0)
     _mark_faults(axes, course, failures)
-    axes.set_yticks(range(len(rows)), list(rows))
+    axes.set_yticks(range(len(rows)), [_plain(row) for row in rows])
     axes.invert_yaxis()
     axes.set_xlim(0, max((course.last_ns - course.first_ns) / 1e9, course.step_ns / 1e9))
     axes.set_xlabel("s since the first line")
@@ -97,7 +98,7 @@ def failures_by_step(failures: Sequence[Failure]) -> bytes:
             left_ms, width_ms = (at_ns - failure.fault_ns) / 1e6, (end_ns - at_ns) / 1e6
             axes.barh(number, width_ms, left=left_ms, color=colour, height=0.8, label=label)
             at_ns = end_ns
-    names = [f"{one.service} {one.kind}" for one in shown]
+    names = [_plain(f"{one.service} {one.kind}") for one in shown]
     axes.set_yticks(range(len(shown)), names, fontsize=7)
     axes.set_ylim(len(shown) - 0.5, -0.5)
     axes.set_xlim(left=0)
@@ -128,6 +129,11 @@ def latencies_by_hop(hops: Sequence[Hop]) -> bytes:
     axes.set_xlabel("us: from the median to the 99th percentile; the red mark is the most")
     axes.grid(visible=True, axis="x", which="major", alpha=0.3)
     return _png(figure)
+
+
+def _plain(text: str) -> str:
+    """Text of a log as a label: no letters that fonts lack, no formula between dollars."""
+    return plain(text).replace("$", r"\$")
 
 
 def _mark_faults(axes: Any, course: Course, failures: Sequence[Failure]) -> None:

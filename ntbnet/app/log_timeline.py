@@ -8,8 +8,9 @@ detected
 restarted
     the process that takes the place of the old one was started; ``ready`` is when it had its sockets;
 link up
-    the transports agreed again, the later one counts. A failure that costs no link may cost interrupts: then
-    it is when a peer gave its path to the service up, or had it again, whichever was last before packets;
+    the interfaces of both nodes have their carriers again, the later one counts. A failure that costs no link
+    may cost interrupts: then it is when a peer gave its path to the service up, or had it again, whichever was
+    last before packets;
 first packet
     the first frame on each queue since then; the last of these counts.
 
@@ -58,6 +59,8 @@ class Failure:
     mono_offset_ns: int
     """Time in the merged order minus monotonic time."""
     detected_ns: int | None = None
+    detected_by: str | None = None
+    """Service that logged it: the supervisor, or a neighbour; None: the next run of the bridge."""
     restarted_ns: int | None = None
     ready_ns: int | None = None
     link_up_ns: int | None = None
@@ -89,6 +92,11 @@ class Failure:
             return True
         return self.link_lost and not self.is_over and now_ns - self.moved_ns <= LATE_NS
 
+    def detect(self, now_ns: int, by: str | None) -> None:
+        """Somebody noticed; the first one counts."""
+        if self.detected_ns is None:
+            self.detected_ns, self.detected_by = now_ns, by
+
     def link_up(self, now_ns: int) -> None:
         """Link, or path, came up."""
         if self.link_up_ns is None or now_ns - self.moved_ns <= LATE_NS:
@@ -116,6 +124,7 @@ class Failure:
             "run_id": self.run_id,
             "fault_ns": self.fault_ns - self.mono_offset_ns,
             "detected_ms": self.ms(self.detected_ns),
+            "detected_by": self.detected_by,
             "restarted_ms": self.ms(self.restarted_ns),
             "ready_ms": self.ms(self.ready_ns),
             "link_up_ms": self.ms(self.usable_ns),
@@ -133,12 +142,14 @@ class _Run:
     """What is remembered of one run."""
 
     open: list[Failure] = field(default_factory=list)
-    silent_ns: dict[str, int] = field(default_factory=dict)
-    """Service -> when a neighbour lost its path to it, which has not come back yet."""
+    silent_ns: dict[str, tuple[int, str]] = field(default_factory=dict)
+    """Service -> when a neighbour lost its path to it, which has not come back yet, and which one."""
     down: set[str] = field(default_factory=set)
-    """Peers whose transport link is down."""
+    """Peers whose interface has no carrier."""
     down_ns: int = -1
     """When the link went down last: a nemesis that flaps it tells of that afterwards."""
+    down_by: str = ""
+    """Who said so."""
     epochs: dict[str, int] = field(default_factory=dict)
     """Service -> start number of its process."""
 
@@ -158,7 +169,7 @@ class Failures:
             "service.started": self._ready,
             "path.changed": self._path,
             "link.changed": self._link,
-            "transport.link_changed": self._transport,
+            "netdev.carrier_changed": self._carrier,
             "netdev.packet_crossed": self._crossed,
             "supervisor.started": self._reborn,
         }
@@ -196,7 +207,8 @@ class Failures:
                 seen.kind, seen.fault_ns = kind, min(at_ns, seen.fault_ns)
             else:
                 failure = self._fail(run, service, kind, line, at_ns)
-                failure.detected_ns = run.down_ns if run.down_ns >= at_ns else None
+                if run.down_ns >= at_ns:
+                    failure.detect(run.down_ns, run.down_by)
 
     def _fail(self, run: _Run, service: str, kind: str, line: Line, at_ns: int) -> Failure:
         failure = Failure(service, kind, line.fields["run_id"], at_ns, line.time_ns - line.fields["mono_ns"])
@@ -234,16 +246,16 @@ class Failures:
         ):
             kind = "died" if line.fields["event"] == "supervisor.service_died" else "hung"
             failure = self._unexplained(run, service, kind, line)
-        elif failure.detected_ns is None:
-            failure.detected_ns = line.time_ns
+        failure.detect(line.time_ns, line.fields["service"])
         failure.restarted_ns = failure.ready_ns = None  # it may die again on its way up
 
     def _unexplained(self, run: _Run, service: str, kind: str, line: Line) -> Failure:
         """A failure of which only the consequences are known: it was when somebody first noticed it."""
-        silent_ns = run.silent_ns.pop(service, line.time_ns)
-        at_ns = silent_ns if line.time_ns - silent_ns <= PATH_NS else line.time_ns
+        at_ns, by = run.silent_ns.pop(service, (line.time_ns, line.fields["service"]))
+        if line.time_ns - at_ns > PATH_NS:
+            at_ns, by = line.time_ns, line.fields["service"]
         failure = self._fail(run, service, kind, line, at_ns)
-        failure.detected_ns = at_ns
+        failure.detect(at_ns, by)
         return failure
 
     def _restarted(self, line: Line, run: _Run) -> None:
@@ -271,9 +283,9 @@ class Failures:
             failure.path_moved(now_ns)
         if up is not True:
             if type(peer) is str and len(run.silent_ns) < MAX_OPEN:
-                run.silent_ns.setdefault(peer, now_ns)
-            if failure is not None and failure.detected_ns is None:
-                failure.detected_ns = now_ns
+                run.silent_ns.setdefault(peer, (now_ns, fields["service"]))
+            if failure is not None:
+                failure.detect(now_ns, fields["service"])
             return
         run.silent_ns.pop(str(peer), None)
 
@@ -281,12 +293,11 @@ class Failures:
         """What no process ends of, such as a flap, is felt at the link."""
         if line.fields.get("up") is True:
             return
-        run.down_ns = line.time_ns
+        run.down_ns, run.down_by = line.time_ns, line.fields["service"]
         for failure in self._affected(run, line.time_ns):
-            if failure.detected_ns is None:
-                failure.detected_ns = line.time_ns
+            failure.detect(run.down_ns, run.down_by)
 
-    def _transport(self, line: Line, run: _Run) -> None:
+    def _carrier(self, line: Line, run: _Run) -> None:
         is_up = line.fields.get("up") is True
         if line.fields["service"] in PEERS:
             (run.down.discard if is_up else run.down.add)(line.fields["service"])
@@ -304,7 +315,7 @@ class Failures:
         for other in self._runs.values():
             for failure in other.open:
                 if failure.service == SUPERVISOR and failure.restarted_ns is None and other is not run:
-                    failure.detected_ns = failure.detected_ns or line.time_ns
+                    failure.detect(line.time_ns, None)
                     failure.restarted_ns = failure.ready_ns = line.time_ns
                     run.open.append(failure)
             other.open = [one for one in other.open if one not in run.open or other is run]

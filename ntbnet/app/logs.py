@@ -13,6 +13,7 @@ did.  Lines of one file may stand up to 64 lines from their place, as in honcho'
 from __future__ import annotations
 
 import heapq
+import json
 import re
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -149,7 +150,7 @@ def _fields(raw: bytes) -> dict[str, Any] | None:
     try:
         fields = orjson.loads(raw)
     except orjson.JSONDecodeError:
-        return None
+        fields = _lenient(raw)
     if type(fields) is not dict:
         return None
     get = fields.get
@@ -168,3 +169,11 @@ def _fields(raw: bytes) -> dict[str, Any] | None:
         and type(service) is str
     )
     return fields if is_ours else None
+
+
+def _lenient(raw: bytes) -> object:
+    """What ``log`` may write though orjson refuses it: NaN, half a surrogate pair. None: no JSON at all."""
+    try:
+        return json.loads(raw)
+    except (ValueError, RecursionError):
+        return None

@@ -27,7 +27,6 @@ from ntbnet.app.logs_options import (
     Since,
     Source,
     checked,
-    closed_pipe_ends_quietly,
     progress,
 )
 from ntbnet.app.logs_text import print_json, print_summary, print_text
@@ -109,7 +108,7 @@ def show(
     is_live = follow or source.is_live
     colour = color is Colour.ALWAYS or (color is Colour.AUTO and sys.stdout.isatty())
     shown = 0
-    with closed_pipe_ends_quietly():
+    with exits.closed_pipe_ends_quietly():
         with contextlib.suppress(KeyboardInterrupt):  # the way to end what follows
             if json_lines:
                 shown = print_json(lines, is_live=is_live)
@@ -134,7 +133,7 @@ def summary(
     counts = Summary()
     counts.add_all(progress(source.lines(wanted), source.tally))
     services = {key: one for key, one in sorted(counts.services.items()) if not service or key in service}
-    with closed_pipe_ends_quietly():
+    with exits.closed_pipe_ends_quietly():
         if as_json:
             about = {
                 "first": counts.first,

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated
 
 import typer
 
@@ -153,13 +151,3 @@ def _told(lines: Iterator[Line], tally: Tally) -> Iterator[Line]:
         yield line
     if has_told:
         print("\r\x1b[K", end="", file=sys.stderr, flush=True)
-
-
-@contextlib.contextmanager
-def closed_pipe_ends_quietly() -> Iterator[None]:
-    """A reader that goes away is no failure."""
-    try:
-        yield
-    except BrokenPipeError:
-        # What is still buffered would be written, and fail again, when the interpreter ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), cast("Any", sys.stdout).fileno())

@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from ntbnet.app import log_report
+from ntbnet.app.exits import closed_pipe_ends_quietly
 from ntbnet.app.log_check import Breach, Checker
 from ntbnet.app.log_filter import filter_from
 from ntbnet.app.log_latency import ring_latencies
@@ -28,7 +29,6 @@ from ntbnet.app.logs_options import (
     Since,
     Source,
     checked,
-    closed_pipe_ends_quietly,
     progress,
 )
 from ntbnet.app.logs_text import plain, print_table

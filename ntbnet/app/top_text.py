@@ -11,9 +11,10 @@ from typing import Any
 from rich.text import Text
 
 from ntbnet.app.interrupts import INTERRUPT_COUNTERS
+from ntbnet.app.logs_text import bare
 from ntbnet.app.top_view import Direction, InterruptRow, Latency, ServiceRow, View
+from ntbnet.log import COMMON_KEYS
 
-COMMON_KEYS = {"event", "level", "wall", "mono_ns", "run_id", "node", "service", "pid", "epoch"}
 BAR_CELLS = 10
 _COLOURS = {
     "up": "green",
@@ -157,24 +158,15 @@ def latencies(rows: Sequence[Latency], *, is_traced: bool) -> list[Text]:
 
 
 def events(lines: Sequence[Mapping[str, Any]], height: int) -> list[Text]:
-    """The newest events that fit, the newest one last."""
+    """The newest events that fit, the newest one last; of what a log holds nothing steers the terminal."""
     found = []
     for fields in lines[-height:] if height > 0 else ():
         level = str(fields["level"])
-        text = Text(f" {str(fields['wall'])[11:23]} {fields['service']!s:<10} ")
+        text = Text(f" {str(fields['wall'])[11:23]} {bare(fields['service']):<10} ")
         text.append(f"{level:<8}", _COLOURS.get(level, ""))
-        text.append(printable(str(fields["event"])), "bold")
+        text.append(bare(fields["event"]), "bold")
         for key, value in fields.items():
             if key not in COMMON_KEYS:
-                text.append(f" {printable(str(key))}={printable(_shown(value))}")
+                text.append(f" {bare(key)}={bare(value)}")
         found.append(text)
     return found or [Text(" no events", "dim")]
-
-
-def _shown(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def printable(text: str) -> str:
-    """What a log holds may come from anywhere: nothing of it steers the terminal."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)

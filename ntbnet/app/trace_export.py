@@ -21,6 +21,7 @@ import typer
 
 from ntbnet import __version__
 from ntbnet.app.bridge import Bridge
+from ntbnet.app.exits import closed_pipe_ends_quietly
 from ntbnet.app.layout_cli import assigned_spans
 from ntbnet.edge.rundir import RunDir
 from ntbnet.edge.startup import DEFAULT_NAME, load_config
@@ -228,14 +229,11 @@ def _copy(file: BinaryIO, parts: Iterable[bytes]) -> int:
 
 
 def _to_stdout(parts: Iterable[bytes]) -> int:
-    try:
+    with closed_pipe_ends_quietly():
         size = _copy(sys.stdout.buffer, parts)
         sys.stdout.flush()
-    except BrokenPipeError:
-        # what is still buffered would be written, and fail again, when the interpreter ends
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise typer.Exit(0) from None
-    return size
+        return size
+    raise typer.Exit(0)
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 import msgpack
 
+from ntbnet.address import hex_address
 from ntbnet.devices.effects import (
     Deliver,
     Effect,
@@ -37,8 +38,9 @@ from ntbnet.edge.tun import Tun
 from ntbnet.edge.wake import RECORD_BYTES as WAKE_BYTES
 from ntbnet.edge.wake import Wakes
 from ntbnet.errors import KernelError
-from ntbnet.log import Logger
-from ntbnet.wire import Irq, MemWrite, Message
+from ntbnet.log import FLOW, Logger
+from ntbnet.trace_records import message_flow
+from ntbnet.wire import Irq, MemWrite, Message, route_of
 
 if TYPE_CHECKING:
     from ntbnet.edge.curve import Guard
@@ -330,7 +332,7 @@ class Driver:
         now_ns = self._clock()
         message = path.receive(header, payload, now_ns)
         if message is not None:
-            self._apply(self._handle(label, message, now_ns), now_ns)
+            self._apply(self._handle(label, message, now_ns), now_ns, header)
         else:
             self._paths_moved = True
         if path.outgoing or path.changes:
@@ -405,8 +407,14 @@ class Driver:
         if self._unsettled:
             self._settle_all(now_ns)
 
-    def _apply(self, effects: Sequence[Effect], now_ns: int) -> None:
-        """Perform effects in order; a path that changes by them waits in ``_unsettled``."""
+    def _apply(self, effects: Sequence[Effect], now_ns: int, header: bytes = b"") -> None:
+        """Perform effects in order; a path that changes by them waits in ``_unsettled``.
+
+        Args:
+            effects: of the device.
+            now_ns: of the occasion.
+            header: of the message that they are the answer to.
+        """
         for effect in effects:
             if isinstance(effect, Wake):  # of no device in fabric message
                 if effect.what and are_stores_watched():
@@ -425,7 +433,8 @@ class Driver:
                 if self._tun is not None and not self._write_tun(effect.packet, effect.offload_header):
                     self.tun_write_drops += 1
             elif isinstance(effect, Log):
-                self._log.emit(effect.event, **effect.keys)
+                about = {FLOW: hex_address(message_flow(*route_of(header)))} if header else {}
+                self._log.emit(effect.event, **effect.keys, **about)
             elif isinstance(effect, SetCarrier):
                 if self._tun is not None:
                     self._tun.set_carrier(up=effect.up)

@@ -22,12 +22,14 @@ def set_aside(path: Path, files: int) -> None:
 
     Args:
         path: the log; afterwards there is none of that name.
-        files: how many there may be of it from now on, the new one included, 1..MAX_FILES; the oldest go.
+        files: how many there may be of it from now on, the new one included, 1..MAX_FILES; the oldest go,
+            those too that are left from when there might be more.
 
     Raises:
         OSError: a file cannot be renamed or removed.
     """
-    path.with_name(_numbered_name(path, files - 1)).unlink(missing_ok=True)
+    for number in range(max(files - 1, 1), MAX_FILES):
+        path.with_name(_numbered_name(path, number)).unlink(missing_ok=True)
     for number in range(files - 2, 0, -1):
         older = path.with_name(_numbered_name(path, number))
         if older.exists():

@@ -14,7 +14,7 @@ from typing import Any, cast
 import pytest
 
 from ntbnet.app.ask import ask
-from ntbnet.devices.effects import Deliver, Effect, Poll, Restart, Send, Store, Wake
+from ntbnet.devices.effects import Deliver, Effect, Log, Poll, Restart, Send, Store, Wake
 from ntbnet.devices.memory import Window
 from ntbnet.devices.path import Path
 from ntbnet.edge.driver import Driver
@@ -23,7 +23,9 @@ from ntbnet.edge.stopwatch import points_from
 from ntbnet.edge.tun import Tun
 from ntbnet.edge.wake import decode, encode, open_fifo
 from ntbnet.log import Logger
+from ntbnet.trace_records import message_flow
 from ntbnet.wire import Irq, IrqSource, Kind, MemWrite, Message, Service, encode_control
+from ntbnet.wire import encode as encode_message
 from tests.contract.fabrics import Recorder
 
 PACKET = Deliver(memoryview(b"packet"))
@@ -120,6 +122,25 @@ def test_overflow_of_the_backlog_is_told_after_the_rest_of_the_list(driver: Driv
     driver.perform([*[write] * 70, PACKET])
 
     assert story.lines == ["packet", "down: neighbour takes no more messages", "answer"]
+
+
+def test_event_that_a_message_leads_to_has_its_flow_and_another_one_has_none(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = Log("link.restarted", {"reason": "test"})
+    said: list[dict[str, Any]] = []
+    monkeypatch.setattr(Logger, "emit", lambda _, event, **keys: said.append({"event": event, **keys}))
+    monkeypatch.setattr(driver.device, "handle", lambda *_: [told])
+    driver._call_directly()
+
+    for sequence in range(2):
+        message = encode_message(MemWrite(0, b"1234"), Service.RC_HOST, Service.EPC, 1, 1, sequence, 1)
+        driver._on_message("rc-host", *message)
+    driver.perform([told])
+
+    flows = [message_flow(Service.RC_HOST, Service.EPC, 1, sequence) for sequence in range(2)]
+    about = {"event": "link.restarted", "reason": "test"}
+    assert said == [{**about, "flow": f"0x{flow:016x}"} for flow in flows] + [about]
 
 
 class WatchingTun(StoryTun):

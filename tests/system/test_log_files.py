@@ -60,16 +60,19 @@ def test_follow_shows_what_comes_while_the_bridge_runs(bridge: LiveBridge) -> No
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=child_environment()
     ) as shown:
-        assert shown.stdout is not None
-        assert json.loads(shown.stdout.readline())["service"] == "supervisor"
+        try:
+            assert shown.stdout is not None
+            assert json.loads(shown.stdout.readline())["service"] == "supervisor"
 
-        killed = bridge.pids()["edma"]
-        bridge.kill("edma")
+            killed = bridge.pids()["edma"]
+            bridge.kill("edma")
 
-        for line in shown.stdout:
-            fields = json.loads(line)
-            if fields["event"] == "supervisor.service_died" and fields["child_pid"] == killed:
-                break
-        shown.send_signal(signal.SIGINT)
-        assert shown.wait(20) == 0
+            for line in shown.stdout:
+                fields = json.loads(line)
+                if fields["event"] == "supervisor.service_died" and fields["child_pid"] == killed:
+                    break
+            shown.send_signal(signal.SIGINT)
+            assert shown.wait(20) == 0
+        finally:
+            shown.kill()
     bridge.wait_for_link()

@@ -142,7 +142,7 @@ def test_service_that_hangs_is_down_and_keeps_its_values_and_scrapes_do_not_wait
 
 
 def test_scrapers_that_say_nothing_hold_nobody_up(bridge: LiveBridge, port: int) -> None:
-    silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(MAX_CONNECTIONS + 4)]
+    silent = [socket.create_connection(("127.0.0.1", port), timeout=5) for _ in range(MAX_CONNECTIONS + 4)]
     try:
         assert bridge.status()["state"] == "up"
         assert any(one.recv(1) == b"" for one in silent[MAX_CONNECTIONS:])

@@ -78,6 +78,11 @@ def transport(at_ms: float, service: str, *, up: bool, epoch: int = 1) -> Fields
     return said(at_ms, service, "transport.link_changed", epoch=epoch, up=up, reason="told")
 
 
+def carrier(at_ms: float, service: str, *, up: bool) -> Fields:
+    """The carrier of a node's interface."""
+    return said(at_ms, service, "netdev.carrier_changed", up=up)
+
+
 def crossed(at_ms: float, service: str, queue: int = 0) -> Fields:
     """The first frame of a queue."""
     return said(at_ms, service, "netdev.packet_crossed", queue=queue)
@@ -90,10 +95,10 @@ def healthy() -> list[Fields]:
         said(10, "epc", "service.started", incarnation=1),
         path(20, "peer-rc", "epc", 1),
         said(21, "epc", "link.changed", up=True, link_epoch=1, reason="session agreed"),
-        said(22, "peer-rc", "netdev.carrier_changed", up=False),
+        carrier(22, "peer-rc", up=False),
         transport(30, "peer-rc", up=True),
         transport(31, "peer-ep", up=True),
-        said(32, "peer-rc", "netdev.carrier_changed", up=True),
+        carrier(32, "peer-rc", up=True),
         crossed(40, "peer-rc"),
         fault(1000, "kill", "epc"),
         died(1003, "epc"),
@@ -101,14 +106,14 @@ def healthy() -> list[Fields]:
         said(1070, "epc", "service.started", epoch=2, incarnation=2),
         path(1071, "peer-rc", "epc", 0),
         transport(1072, "peer-rc", up=False),
-        said(1073, "peer-rc", "netdev.carrier_changed", up=False),
+        carrier(1073, "peer-rc", up=False),
         transport(1074, "peer-ep", up=False),
         path(1080, "peer-rc", "epc", 2),
         said(1081, "epc", "link.changed", epoch=2, up=True, link_epoch=2, reason="session agreed"),
-        said(1082, "peer-rc", "netdev.carrier_changed", up=False),
+        carrier(1082, "peer-rc", up=False),
         transport(1150, "peer-ep", up=True),
         transport(1160, "peer-rc", up=True),
-        said(1161, "peer-rc", "netdev.carrier_changed", up=True),
+        carrier(1161, "peer-rc", up=True),
         crossed(1170, "peer-ep"),
         crossed(1172, "peer-rc"),
         transport(12000, "peer-rc", up=False),

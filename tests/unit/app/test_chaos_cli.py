@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -15,8 +16,9 @@ from ntbnet.app.chaos_checker import check
 from ntbnet.app.chaos_cli import chaos_app
 from ntbnet.app.chaos_run import Done, Wanted
 from ntbnet.devices.crash_points import CRASH_POINTS
+from ntbnet.edge.carrier import CarrierChange
 from ntbnet.errors import ConfigError
-from tests.unit.app.chaos_histories import Made, scenario
+from tests.unit.app.chaos_histories import MS, Made, scenario
 
 
 def run(*words: str) -> str:
@@ -71,6 +73,23 @@ def test_result_has_what_a_script_needs() -> None:
     assert {"p50", "p99", "max", "by_service"} == result["recovery_ms"].keys()
     assert result["recovery_ms"]["by_service"]["epc"].keys() == {"p50", "p99", "max"}
     json.dumps(result)
+
+
+def test_link_is_up_when_the_last_carrier_that_a_fault_cost_is_back() -> None:
+    def link_up_ms(*changes: CarrierChange) -> float | None:
+        done = made()
+        observed = replace(done.history.observed, carriers=changes)
+        told = replace(done, history=replace(done.history, observed=observed)).as_json()["events"]
+        assert (told[0]["at_ns"], round(told[0]["recovery_ms"])) == (500 * MS, 151)
+        found: float | None = told[0]["link_up_ms"]
+        return found
+
+    before, down = CarrierChange("rc", 400 * MS, up=True), CarrierChange("rc", 510 * MS, up=False)
+    back = [CarrierChange(node, ms * MS, up=True) for node, ms in (("rc", 620), ("ep", 640))]
+    later = CarrierChange("rc", 900 * MS, up=True)
+
+    assert link_up_ms(before, down, *back, later) == 140
+    assert link_up_ms(before) is None
 
 
 def test_table_tells_verdict_recovery_problems_and_how_to_repeat() -> None:

@@ -25,6 +25,7 @@ from ntbnet.app.chaos_history import (
     unpack,
 )
 from ntbnet.app.chaos_load import datagram, examine
+from ntbnet.edge.carrier import CarrierChange
 
 POOL = bytes(range(256)) * 300
 
@@ -37,6 +38,7 @@ def test_history_is_read_back_as_it_was_written(tmp_path: Path) -> None:
         injected={"drop": 3},
         samples=(Sample(1, "epc", 2, 3, 4),),
         nodes=(NodeCounters(0, "rc", {"InDatagrams": 1}, {"rx_packets": 2}, None),),
+        carriers=(CarrierChange("rc", 1, up=True),),
         leaks=("a",),
         gaps=("b",),
     )

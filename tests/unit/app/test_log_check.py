@@ -137,15 +137,33 @@ def test_down_may_end_with_its_process_with_the_bridge_or_be_young() -> None:
     assert broken([path(55_000, "epc", "rc-host", 0), later]) == []
 
 
-def test_down_that_stays_has_no_excuse_once_the_link_is_wanted_again() -> None:
-    story = [
-        path(0, "epc", "rc-host", 0),
-        said(1, "peer-rc", "link.administered", up=False),
-        said(2, "peer-rc", "link.administered", up=True),
-        said(60_000, "supervisor", "supervisor.ready", seconds=1),
-    ]
+STAYS_DOWN = path(0, "epc", "rc-host", 0)
+ENDS = said(60_000, "supervisor", "supervisor.stopped", reason="down")
 
-    assert broken(story) == [("links", "path.changed")]
+
+def test_down_that_stays_is_not_excused_by_the_end_of_the_bridge() -> None:
+    assert broken([STAYS_DOWN, ENDS]) == [("links", "path.changed")]
+    assert broken([path(55_000, "epc", "rc-host", 0), ENDS]) == []
+
+
+def test_down_by_command_is_excused_until_the_link_is_wanted_on_both_sides_again() -> None:
+    def administered(ms: float, service: str, *, up: bool) -> Fields:
+        return said(ms, service, "link.administered", up=up)
+
+    dropped = [administered(1, "peer-rc", up=False), administered(2, "peer-ep", up=False)]
+    one_wants, both_want = administered(3, "peer-rc", up=True), administered(4, "peer-ep", up=True)
+    late = administered(55_000, "peer-ep", up=True)
+
+    assert broken([STAYS_DOWN, *dropped, ENDS]) == []
+    assert broken([STAYS_DOWN, *dropped, one_wants, ENDS]) == []
+    assert broken([STAYS_DOWN, *dropped, one_wants, both_want, ENDS]) == [("links", "path.changed")]
+    assert broken([STAYS_DOWN, *dropped, one_wants, late, ENDS]) == []
+
+
+def test_run_that_wrote_no_more_is_not_late_because_another_one_goes_on() -> None:
+    other = {**said(60_000, "supervisor", "supervisor.ready", seconds=1), "run_id": "r2"}
+
+    assert broken([STAYS_DOWN, other]) == []
 
 
 def test_error_after_a_fault_has_a_cause_for_ten_seconds() -> None:
@@ -154,6 +172,10 @@ def test_error_after_a_fault_has_a_cause_for_ten_seconds() -> None:
     assert broken([died(0, "epc"), failed[0]]) == []
     assert broken([died(0, "epc"), failed[1]]) == [("errors", "service.failed")]
     assert broken([{**failed[1], "under_faults": True}]) == []
+
+
+def test_event_about_a_message_may_have_its_flow() -> None:
+    assert broken([said(0, "epc", "mw.cleared", widx=0, flow="0x2480000100000007")]) == []
 
 
 def test_processes_without_a_run_are_checked_for_keys_only() -> None:
@@ -167,12 +189,24 @@ def test_processes_without_a_run_are_checked_for_keys_only() -> None:
 def test_any_number_of_links_and_services_takes_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ntbnet.app.log_check.MAX_TRACKED", 10)
     checker = Checker()
-    story = [path(ms, f"s{ms % 50}", f"p{ms}", 0) for ms in range(2000)]
+    story = [{**path(ms, f"s{ms % 50}", f"p{ms}", ms), "run_id": f"r{ms % 7}"} for ms in range(1, 2000)]
 
     list(checker.check_all(lines_of(story)))
 
-    assert len(checker._processes) == 10
-    assert all(len(process.downs) <= 10 for process in checker._processes.values())
+    runs = checker._runs.values()
+    processes = [process for run in runs for process in run.processes.values()]
+    assert len(runs) + sum(1 + len(one.links) + len(one.numbers) for one in processes) == 10
+
+
+def test_what_a_run_took_is_free_once_it_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ntbnet.app.log_check.MAX_TRACKED", 10)
+    story = []
+    for number in range(9):
+        since_ms = number * 100_000
+        ends = said(since_ms + 60_000, "supervisor", "supervisor.stopped", reason="down")
+        story += [{**line, "run_id": f"r{number}"} for line in (path(since_ms, "epc", "rc-host", 0), ends)]
+
+    assert len(broken(story)) == 9
 
 
 def test_tables_name_events_that_exist_with_the_keys_they_have() -> None:

@@ -59,6 +59,15 @@ def test_broken_lines_are_shown_and_what_they_hold_is_text(tmp_path: Path) -> No
     assert r"\</pre\>\<script\>" in markdown
 
 
+def test_names_that_no_font_and_no_formula_has_are_drawn(tmp_path: Path) -> None:
+    evil = r"$\frac{" + "\ud800"
+    story = [transport(0, evil, up=True), fault(5, evil, evil), transport(10, evil, up=False)]
+
+    text = report(tmp_path, story, "report.html")
+
+    assert r"$\\frac{\ud800" in text
+
+
 def test_log_without_failures_or_links_makes_a_report(tmp_path: Path) -> None:
     text = report(tmp_path, healthy()[:2], "report.md")
 

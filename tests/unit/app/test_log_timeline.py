@@ -16,6 +16,7 @@ from ntbnet.app.logs_cli import app
 from tests.unit.app.log_lines import (
     START_MS,
     Fields,
+    carrier,
     crossed,
     died,
     encoded,
@@ -25,7 +26,6 @@ from tests.unit.app.log_lines import (
     path,
     said,
     spawned,
-    transport,
 )
 
 
@@ -46,10 +46,10 @@ def recovery(at_ms: float, service: str = "epc", *, epoch: int = 2) -> list[Fiel
         died(at_ms + 3, service),
         spawned(at_ms + 14, service),
         said(at_ms + 70, service, "service.started", epoch=epoch, incarnation=epoch),
-        transport(at_ms + 72, "peer-rc", up=False),
+        carrier(at_ms + 72, "peer-rc", up=False),
         path(at_ms + 80, "peer-rc", service, epoch),
-        transport(at_ms + 150, "peer-ep", up=True),
-        transport(at_ms + 160, "peer-rc", up=True),
+        carrier(at_ms + 150, "peer-ep", up=True),
+        carrier(at_ms + 160, "peer-rc", up=True),
         crossed(at_ms + 170, "peer-ep"),
         crossed(at_ms + 172, "peer-rc"),
     ]
@@ -69,7 +69,7 @@ def test_steps_of_a_kill_are_those_since_the_time_that_the_nemesis_gives() -> No
 def test_healthy_story_has_the_one_failure() -> None:
     (one,) = failures(*healthy())
 
-    assert steps(one) == (3.0, 14.0, 70.0, 160.0, 172.0)
+    assert steps(one) == (3.0, 14.0, 70.0, 161.0, 172.0)
 
 
 def test_nemesis_may_speak_after_the_supervisor() -> None:
@@ -87,6 +87,7 @@ def test_death_that_nobody_did_counts_from_who_noticed_it_first() -> None:
 
     assert (of_itself["kind"], of_itself["detected_ms"], of_itself["first_packet_ms"]) == ("died", 0.0, 169.0)
     assert (silent["detected_ms"], silent["first_packet_ms"]) == (0.0, 672.0)
+    assert (of_itself["detected_by"], silent["detected_by"]) == ("supervisor", "peer-rc")
     assert back_before["first_packet_ms"] == 169.0
 
 
@@ -158,11 +159,11 @@ def test_faults_close_to_each_other_share_the_link_that_comes_back_from_both() -
 def test_failure_while_the_link_is_down_waits_for_the_link_beyond_the_next_one() -> None:
     story = [
         fault(1000, "kill", "rc-host"),
-        transport(1050, "peer-rc", up=False),
+        carrier(1050, "peer-rc", up=False),
         fault(1060, "kill", "epc", number=1),
         path(1080, "peer-rc", "epc", 2),
         fault(1100, "kill", "edma", number=2),
-        transport(1160, "peer-rc", up=True),
+        carrier(1160, "peer-rc", up=True),
         crossed(1170, "peer-rc"),
     ]
 
@@ -176,7 +177,7 @@ def test_failure_while_the_link_is_down_waits_for_the_link_beyond_the_next_one()
 
 
 def test_second_outage_that_soon_follows_is_the_same_failure_and_a_late_one_is_not() -> None:
-    flap = [transport(0, "peer-rc", up=False), transport(80, "peer-rc", up=True), crossed(90, "peer-rc")]
+    flap = [carrier(0, "peer-rc", up=False), carrier(80, "peer-rc", up=True), crossed(90, "peer-rc")]
 
     def moved(at_ms: float) -> list[Fields]:
         return [{**line, "mono_ns": line["mono_ns"] + round(at_ms * 1e6)} for line in flap]
@@ -200,11 +201,12 @@ def test_flap_is_detected_at_the_link() -> None:
     (one,) = failures(
         fault(1000, "flap", "rc-host", told_ms=1060),
         down,
-        transport(1100, "peer-rc", up=True),
+        carrier(1100, "peer-rc", up=True),
         crossed(1110, "peer-ep"),
     )
 
     assert steps(one) == (2.0, None, None, 100.0, 110.0)
+    assert one["detected_by"] == "epc"
 
 
 def test_start_without_a_supervisor_tells_of_a_death() -> None:
@@ -212,7 +214,7 @@ def test_start_without_a_supervisor_tells_of_a_death() -> None:
         said(0, "epc", "service.started", epoch=1, incarnation=1),
         path(900, "peer-rc", "epc", 0),
         said(1000, "epc", "service.started", epoch=2, incarnation=2),
-        transport(1100, "peer-rc", up=True),
+        carrier(1100, "peer-rc", up=True),
         crossed(1110, "peer-ep"),
     ]
 
@@ -226,7 +228,7 @@ def test_killed_supervisor_is_replaced_by_the_next_run() -> None:
         {**line, "run_id": "r2"}
         for line in (
             said(3000, "supervisor", "supervisor.started", services=["epc"]),
-            transport(3400, "peer-rc", up=True),
+            carrier(3400, "peer-rc", up=True),
             crossed(3410, "peer-ep"),
         )
     ]

@@ -69,6 +69,19 @@ def test_line_of_our_logger_is_read_back() -> None:
     assert found[0].raw == stream.getvalue().strip().encode()
 
 
+def test_whatever_our_logger_writes_is_read_back() -> None:
+    stream = io.StringIO()
+    bound = {"run_id": "r1", "node": "rc", "service": "rc-host", "epoch": 3}
+    for reason in (float("nan"), float("-inf"), "half a pair: \ud800", 1 << 70):
+        Logger(stream, "info", bound).emit("link.restarted", reason=reason)
+
+    found, tally = read(stream.getvalue().encode())
+
+    assert (tally.lines, tally.skipped) == (4, 0)
+    assert repr([one.fields["reason"] for one in found[:3]]) == r"[nan, -inf, 'half a pair: \ud800']"
+    assert found[3].fields["reason"] == 1 << 70
+
+
 @pytest.mark.parametrize(
     "prefix",
     [b"12:34:56 peer-rc.1 | ", b"12:34:56 epc      | ", b"\x1b[0m\x1b[36m12:34:56 epc.1 | \x1b[0m"],

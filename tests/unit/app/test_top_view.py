@@ -188,9 +188,22 @@ def test_names_in_the_picture_stand_above_their_states() -> None:
 
 
 def test_log_steers_no_terminal() -> None:
-    (line,) = top_text.events([event(1, name="a.b", reason="\x1b[2J\nx")], 5)
+    evil = "\x1b[2J\nx"
 
-    assert line.plain.endswith("a.b reason=?[2J?x")
+    (line,) = top_text.events([event(1, evil, name=evil, reason=evil, **{evil: evil})], 5)
+
+    assert line.plain.isascii()
+    assert line.plain.isprintable()
+    assert line.plain.endswith(r'reason="\u001b[2J\nx" "\u001b[2J\nx"="\u001b[2J\nx"')
+
+
+def test_log_that_was_set_aside_is_not_opened(tmp_path: Path) -> None:
+    for name, second in (("epc.jsonl", 2), ("epc.1.jsonl", 1)):
+        (tmp_path / name).write_text(json.dumps(event(second, "epc")) + "\n", encoding="utf-8")
+
+    found = last_events(sorted(tmp_path.iterdir()), 5)
+
+    assert [line["mono_ns"] for line in found] == [event(2, "epc")["mono_ns"]]
 
 
 def test_ring_with_one_frame_is_not_shown_as_empty() -> None:

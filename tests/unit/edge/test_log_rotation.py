@@ -46,6 +46,21 @@ def test_one_file_is_begun_anew(tmp_path: Path) -> None:
     assert contents(tmp_path) == {}
 
 
+@pytest.mark.parametrize(("files", "kept"), [(3, ["0", "1"]), (1, [])])
+def test_files_that_were_kept_when_more_were_allowed_go(tmp_path: Path, files: int, kept: list[str]) -> None:
+    path = tmp_path / "epc.jsonl"
+    path.write_text("0")
+    for number in (1, 2, 3, 7, 99):
+        (tmp_path / f"epc.{number}.jsonl").write_text(str(number))
+    (tmp_path / "epc.old.jsonl").write_text("not ours")
+
+    set_aside(path, files)
+
+    found = contents(tmp_path)
+    assert found.pop("epc.old.jsonl") == "not ours"
+    assert list(found.values()) == kept
+
+
 def test_gap_in_the_numbers_stays(tmp_path: Path) -> None:
     (tmp_path / "epc.2.jsonl").write_text("old")
     path = tmp_path / "epc.jsonl"
