@@ -9,8 +9,8 @@ restarted
     the process that takes the place of the old one was started; ``ready`` is when it had its sockets;
 link up
     the interfaces of both nodes have their carriers again, the later one counts. A failure that costs no link
-    may cost interrupts: then it is when a peer gave its path to the service up, or had it again, whichever was
-    last before packets;
+    may cost interrupts: then it is when a peer gave its path to the service up, or had it again, whichever
+    was last before packets;
 first packet
     the first frame on each queue since then; the last of these counts.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-
 from pathlib import Path
 
 from ntbnet.edge.rundir import RunDir

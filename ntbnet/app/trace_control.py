@@ -42,7 +42,7 @@ def start_trace(bridge: Bridge, records: int) -> None:
 
 
 def stop_trace(bridge: Bridge) -> None:
-    """Have no service trace any more; without effect when none does. A silent one looks when it starts anew."""
+    """Have no service trace any more. A silent one looks when it starts anew."""
     bridge.run.want_trace(None)
     _have_services_look(bridge)
 

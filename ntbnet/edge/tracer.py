@@ -31,7 +31,7 @@ from ntbnet.trace_records import (
     Result,
     message_flow,
 )
-from ntbnet.wire import Irq, IrqSource, MemWrite, Message, fields_of
+from ntbnet.wire import Irq, IrqSource, MemWrite, Message, fields_of, route_of
 from ntbnet.wire import Kind as Wire
 
 SendFunction = Callable[[str, bytes, "bytes | memoryview"], bool]
@@ -94,7 +94,6 @@ class Tracer:
         self.write_out = kept.write_out
         self._write, self._note, self._pending, self._clock = kept.write, kept.note, kept.pending, clock
         self._number = {label: SERVICES.index(label) for label in SERVICES if label}
-        self._me = SERVICES.index(service)
         self._device = device if isinstance(device, FramesDevice) else None
         self._src = 0
         """Whose message or wake is handled."""
@@ -143,8 +142,7 @@ class Tracer:
             if self._in_wake:
                 append((write_wake, clock(), (_WAKE, src, message)))
             elif self._header:
-                _, session, _, _, sequence, *_ = fields_of(self._header)
-                self._flow = message_flow(self._src, self._me, session, sequence)
+                self._flow = message_flow(*route_of(self._header))
                 head = bytes(self._payload[:DATA_BYTES])
                 append((write_message, clock(), (0, self._src, self._header, head)))
             else:
@@ -217,9 +215,8 @@ class Tracer:
 
     def _write_message(self, mono_ns: int, flags: int, other: int, header: bytes, head: bytes) -> None:
         """A message of a path."""
-        wire_kind, session, epoch, tag, sequence, address, length, arg = fields_of(header)
-        src, dst = (self._me, other) if flags else (other, self._me)
-        flow = message_flow(src, dst, session, sequence)
+        wire_kind, _, epoch, tag, _, address, length, arg = fields_of(header)
+        flow = message_flow(*route_of(header))
         kind, slot, result, data = _KINDS.get(wire_kind, _OTHER), 0, 0, b""
         if kind == _IRQ:
             kind, slot = (_LINE if arg == _EDMA_LINE else _IRQ), arg & NONE

@@ -182,7 +182,9 @@ def test_what_a_killed_bridge_recorded_is_there_while_the_next_one_runs(make_bri
 
     assert f"what it recorded is kept: ntbnet trace blackbox --last --name {live.name}" in up.stderr
     box, now = box_of(live, "--last"), box_of(live)
-    written = json.loads(trace(live, "export", "-o", str(live.folder / "x.pcapng"), "--last", "--json").stdout)
+    written = json.loads(
+        trace(live, "export", "-o", str(live.folder / "x.pcapng"), "--last", "--json").stdout
+    )
 
     assert first.startswith(box["run_id"])
     assert live.status()["run_id"].startswith(now["run_id"])

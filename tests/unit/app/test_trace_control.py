@@ -39,7 +39,7 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, Any]]:
 
 def free(monkeypatch: pytest.MonkeyPatch, size_bytes: int) -> None:
     found = SimpleNamespace(f_bavail=size_bytes, f_frsize=1)
-    monkeypatch.setattr(trace_control.os, "statvfs", lambda _path: found)
+    monkeypatch.setattr(os, "statvfs", lambda _path: found)
 
 
 def test_rings_take_half_of_what_is_free_and_no_more(
@@ -87,7 +87,7 @@ def test_earlier_trace_goes_when_a_new_one_begins_not_when_it_is_refused(
 
 
 def test_without_a_folder_for_rings_there_is_no_trace(bridge: Any, answers: dict[str, Any]) -> None:
-    os.rmdir(bridge.run.trace_folder)
+    bridge.run.trace_folder.rmdir()
 
     with pytest.raises(SetupError, match="no folder for its rings"):
         start_trace(bridge, 10)
