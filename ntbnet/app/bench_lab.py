@@ -268,7 +268,7 @@ class Lab:
         raise SetupError(f"no ping reply in {REPLY_TIMEOUT_S:.0f} s")
 
     def _is_prepared(self, supervisor: int) -> bool:
-        """True once this ``ntbnet up`` has removed what a killed one left: with a node, whoever is in it ends."""
+        """True once this ``ntbnet up`` has removed what a killed one left, and ended who was in its nodes."""
         record = self.bridge.run.read_run()
         return record is not None and record.supervisor.pid == supervisor
 
