@@ -261,10 +261,16 @@ class Lab:
                 complaints.seek(0)
                 words = complaints.read().decode(errors="replace").strip().splitlines()
                 raise SetupError(f"the bridge did not start: {words[-1] if words else 'no reason given'}")
-            if netns_inode(link.sender) is not None and run_program(link.sender, ping, 10).returncode == 0:
+            there = self._is_prepared(child.pid) and netns_inode(link.sender) is not None
+            if there and run_program(link.sender, ping, 10).returncode == 0:
                 return
             pause(LOOK_INTERVAL_S)  # between looks at another process; nothing to await
         raise SetupError(f"no ping reply in {REPLY_TIMEOUT_S:.0f} s")
+
+    def _is_prepared(self, supervisor: int) -> bool:
+        """True once this ``ntbnet up`` has removed what a killed one left, and ended who was in its nodes."""
+        record = self.bridge.run.read_run()
+        return record is not None and record.supervisor.pid == supervisor
 
     def down(self) -> None:
         """Stop what ``up`` started; nothing of it is left. Does nothing when nothing was started."""

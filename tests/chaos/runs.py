@@ -42,6 +42,7 @@ def chaos_run(
         env={**child_environment(), **(environment or {})},
         stdin=subprocess.DEVNULL,
     )
-    assert leftovers(name) == [], done.stderr
+    left = leftovers(name)
+    assert not left, f"exit code {done.returncode}, left: {left}\n{done.stderr}"
     print(f"repeat: ntbnet chaos run {scenario} --fabric {fabric} {' '.join(words)}")
     return done
