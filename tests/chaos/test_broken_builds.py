@@ -20,8 +20,8 @@ BROKEN = [
     ("ver", "one-kill", "local", ["duplicated", "no fault was near"]),
 ]
 """Check switched off, scenario, fabric, and what it leads to, one or the other: frames of the last lap come
-again, or are taken in place of those of this one, which vanish while nothing is wrong; so do datagrams in writes
-that nobody missed; stale ones keep the ring from coming back."""
+again, or are taken in place of those of this one, which vanish while nothing is wrong; so do datagrams in
+writes that nobody missed; stale ones keep the ring from coming back."""
 
 
 def judged(scenario: str, fabric: str, folder: Path, environment: dict[str, str]) -> dict[str, Any]:
