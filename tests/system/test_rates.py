@@ -41,7 +41,7 @@ def iperf3_mbit_s(bridge: LiveBridge, source: str) -> float:
     server = start_server(bridge, target, "iperf3", "-s", "-1")
     try:
         until(lambda: is_served(bridge, target, "tcp", IPERF3_PORT), 10, "iperf3 server")
-        done = bridge.run_inside(source, "iperf3", "-c", bridge.address(target), "-t", "2", "-J")
+        done = bridge.run_inside(source, "iperf3", "-c", bridge.address(target), "-t", "3", "-J")
     finally:
         server.kill()
         server.communicate()
@@ -75,7 +75,7 @@ def sockperf_us(bridge: LiveBridge) -> float:
     server = start_server(bridge, "ep", "sockperf", "sr", "-i", address, "-p", port)
     try:
         until(lambda: is_served(bridge, "ep", "udp", SOCKPERF_PORT), 10, "sockperf server")
-        done = bridge.run_inside("rc", "sockperf", "pp", "-i", address, "-p", port, "-t", "2")
+        done = bridge.run_inside("rc", "sockperf", "pp", "-i", address, "-p", port, "-t", "5")
     finally:
         server.kill()
         server.communicate()
