@@ -84,7 +84,7 @@ class RingFile:
             with _opened(self.path) as fd:
                 if os.pread(fd, HEADER_BYTES, 0)[:SEEN_AT] != pack_header(self.header)[:SEEN_AT]:
                     return False
-                for _ in range(0, 2 * self.header.capacity, CHUNK):  # the writer may be as fast
+                for _ in range(0, 2 * self.header.capacity + CHUNK, CHUNK):  # the writer may be as fast
                     newest = self._newest_of_next(fd)
                     if newest == self.last:
                         break
@@ -95,10 +95,15 @@ class RingFile:
         return True
 
     def _newest_of_next(self, fd: int) -> int:
-        """The newest record in the slots behind ``last``'s; ``last`` when they hold older ones."""
-        slot = self.last % self.header.capacity
-        many = min(CHUNK, self.header.capacity - slot)
-        return max(self.last, _newest_in(fd, self.header.capacity, slot, many))
+        """The newest record in the slots behind ``last``'s; ``last`` when they hold older ones.
+
+        As many slots behind the ring's end as before it: one that its writer left empty hides none.
+        """
+        capacity = self.header.capacity
+        slot, many = self.last % capacity, min(CHUNK, capacity)
+        to_end = min(many, capacity - slot)
+        found = _newest_in(fd, capacity, slot, to_end), _newest_in(fd, capacity, 0, many - to_end)
+        return max(self.last, *found)
 
     def records(self) -> Iterator[Record]:
         """Every whole record, oldest first. Ends early when the file is gone or shortened."""

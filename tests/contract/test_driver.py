@@ -58,7 +58,7 @@ class StoryTun:
 
 
 class StoryDevice(Recorder):
-    """Notes path changes, and answers them with a packet."""
+    """Notes path changes, and answers them with a packet; from its TUN none ever comes."""
 
     def __init__(self, story: Story) -> None:
         super().__init__("rc-host")
@@ -71,6 +71,18 @@ class StoryDevice(Recorder):
     def handle(self, src: str, message: Message, now_ns: int) -> Sequence[Effect]:
         self.story.heard.set()
         return super().handle(src, message, now_ns)
+
+    def receive_buffer(self) -> memoryview:
+        return memoryview(bytearray(64))
+
+    def transmit(self, length: int, now_ns: int) -> Sequence[Effect]:
+        return ()
+
+    def end_burst(self, now_ns: int) -> Sequence[Effect]:
+        return ()
+
+    def poll(self, now_ns: int) -> Sequence[Effect]:
+        return ()
 
 
 @pytest.fixture

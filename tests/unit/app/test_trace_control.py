@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
 from ntbnet.app import trace_control
-from ntbnet.app.cli import app
+from ntbnet.app.cli import main
 from ntbnet.app.trace_control import MAX_RECORDS, start_trace
 from ntbnet.edge.rundir import RunDir
 from ntbnet.errors import SetupError
@@ -94,9 +94,13 @@ def test_without_a_folder_for_rings_there_is_no_trace(bridge: Any, answers: dict
 
 
 @pytest.mark.parametrize("records", [0, MAX_RECORDS + 1])
-def test_records_out_of_range_are_refused_in_one_line(records: int) -> None:
-    done = CliRunner().invoke(app, ["trace", "start", "--records", str(records)])
+def test_records_out_of_range_are_refused_in_one_line(
+    records: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["ntbnet", "trace", "start", "--records", str(records)])
 
-    assert done.exit_code == 2
-    assert done.stderr.count("\n") == 1
-    assert f"--records {records}: allowed are 1..{MAX_RECORDS}" in done.stderr
+    with pytest.raises(SystemExit) as ended:
+        main()
+
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == f"ntbnet: --records {records}: allowed are 1..{MAX_RECORDS}\n"
