@@ -97,4 +97,4 @@ class PcapngTrace:
         before = self._last_number.get(key)
         if before is not None and number > before + 1:
             self.missing += number - before - 1
-        self._last_number[key] = number
+        self._last_number[key] = number if before is None else max(number, before)

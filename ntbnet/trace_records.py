@@ -47,7 +47,8 @@ offset  size  field       content
 120     8     number      n; stored last, so a record whose writer was killed is not there
 ======  ====  ==========  ==========================================================
 
-``KINDS`` says what each kind has in these fields. What is not said is 0.
+``KINDS`` says what each kind has in these fields. What is not said is 0. Rings have some
+records that stand for several (``trace_stored``).
 
 Flows. No id travels: both sides make the same one from what both know.
 
@@ -81,7 +82,7 @@ HEADER_BYTES = 256
 RECORD = Struct("<QBBBBIQQQIHHII64sQ")
 RECORD_BYTES = RECORD.size
 DATA_BYTES = 64
-NUMBER_AT = 120
+FLAGS_AT, TRANSLATED_AT, AMOUNT_AT, NUMBER_AT = 9, 32, 48, 120
 SEEN_AT = 64
 AMOUNT_MAX = 0xFFFFFFFF
 """Largest ``amount``; of a handler that took longer than its 4.3 s this is told."""

@@ -634,7 +634,7 @@ function ntbnet.dissector(buffer, pinfo, root)
       at("incarnation"):le_uint())
     local before = last_number[ring]
     if before and r.number > before + 1 then notes(number).missing = r.number - before - 1 end
-    last_number[ring] = r.number
+    if not before or r.number > before then last_number[ring] = r.number end
   end
 
   local info = info_text(r)

@@ -51,11 +51,17 @@ class Watcher(Protocol):
     ) -> None:
         """The controller translated an access; None: nothing is there. No data: a read."""
 
-    def stored_directly(self, addr: int, translated: int, data: Buffer, epoch: int, owner: str) -> None:
-        """This host's CPU stored past every message: to the other host, or to registers of ``owner``."""
+    def stored_directly(self, addr: int, translated: int, data: Buffer, epoch: int) -> None:
+        """This host's CPU stored to the other host, past every message."""
 
-    def register(self, offset: int, data: Buffer, epoch: int, *, is_write: bool) -> None:
-        """A register of the eDMA engine was accessed, by whom the message at hand is from."""
+    def stored_by_wake(self, addr: int, translated: int) -> None:
+        """It stored to registers of a service, past every message; a wake follows."""
+
+    def register_written(self, offset: int, data: Buffer, epoch: int) -> None:
+        """A register of the eDMA engine is written, by whom the message at hand is from."""
+
+    def register_read(self, offset: int, data: Buffer, epoch: int) -> None:
+        """A register of the eDMA engine was read, by whom the message at hand is from."""
 
     def msi(self, addr: int, data: int, vector: int, *, sent: bool) -> None:
         """An MSI was sent, or came; ``vector`` NONE: one that is not granted."""
@@ -74,13 +80,15 @@ def unwatch() -> None:
 
 
 def _around_frame(bare: Callable[..., None], watcher: Watcher) -> Callable[..., None]:
+    delivered = watcher.frame_delivered
+
     def rx(client: Subqueue, frame: memoryview | None, length: int) -> None:
-        ver, effects = client.queue.rx.rx_pkts - 1, client._netdev._outbox.effects
-        before = len(effects)
+        queue, effects = client.queue, client._netdev._outbox.effects
+        ver, before = queue.rx.rx_pkts - 1, len(effects)
         bare(client, frame, length)
-        for effect in effects[before:]:
-            if type(effect) is Deliver:
-                watcher.frame_delivered(client.queue.number, ver)
+        for place in range(before, len(effects)):
+            if type(effects[place]) is Deliver:
+                delivered(queue.number, ver)
                 break
 
     return rx
@@ -188,23 +196,25 @@ def _index(windows: list[IatuWindow | None], bar: int, offset: int, addr: int) -
 
 
 def _around_direct(bare: Callable[..., None], watcher: Watcher) -> Callable[..., None]:
+    stored_by_wake = watcher.stored_by_wake
+
     def land(cpu: CpuBus, grant: Grant, addr: int, data: Buffer, what: str) -> None:
-        if what.startswith(RING_STORES):
-            bare(cpu, grant, addr, data, what)
-            return
-        at = grant.at + addr - grant.base
-        if not grant.owner and cpu._far is not None:
-            at += cpu._far.memory.span.base
-        watcher.stored_directly(addr, at, data, cpu._tasks.epoch, grant.owner)
+        if grant.owner:
+            stored_by_wake(addr, grant.at + addr - grant.base)
+        elif not what.startswith(RING_STORES) and cpu._far is not None:
+            at = cpu._far.memory.span.base + grant.at + addr - grant.base
+            watcher.stored_directly(addr, at, data, cpu._tasks.epoch)
         bare(cpu, grant, addr, data, what)
 
     return land
 
 
 def _around_register_write(bare: Callable[..., None], watcher: Watcher) -> Callable[..., None]:
+    written = watcher.register_written
+
     def write(edma: Edma, addr: int, data: Buffer) -> None:
         if edma._span.contains(addr, len(data)):
-            watcher.register(addr - edma._span.base, data, edma.engine.epoch, is_write=True)
+            written(addr - edma._span.base, data, edma.engine.epoch)
         bare(edma, addr, data)
 
     return write
@@ -214,7 +224,7 @@ def _around_register_read(bare: Callable[..., Completion], watcher: Watcher) -> 
     def read(edma: Edma, message: MemRead) -> Completion:
         answer = bare(edma, message)
         if answer.data:
-            watcher.register(message.addr - edma._span.base, answer.data, edma.engine.epoch, is_write=False)
+            watcher.register_read(message.addr - edma._span.base, answer.data, edma.engine.epoch)
         return answer
 
     return read

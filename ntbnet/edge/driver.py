@@ -182,7 +182,7 @@ class Driver:
             self._write_tun: Callable[[memoryview, bytes], bool] = self._tun.write
         if self._wakes is not None:
             self._wakes.on_wake = self._on_wake
-            self._wake: Callable[[str, Irq | MemWrite], None] = self._wakes.send
+            self._wake: Callable[[str, Irq | MemWrite], bool] = self._wakes.send
 
     def _connect(self) -> None:
         self._call_directly()
@@ -232,8 +232,6 @@ class Driver:
             from ntbnet.devices.trace_points import unwatch, watch
 
             unwatch() if tracer is None else watch(tracer)
-        if self._tracer is not None:
-            self._tracer.write_out()
         self._tracer = tracer
         self._connect()
 
@@ -241,7 +239,6 @@ class Driver:
         self._bus.on_message = tracer.around_on_message(self._bus.on_message)
         self._handle = tracer.around_handle(self._handle)
         self._send = tracer.around_send(self._send)
-        self._flush = tracer.around_flush(self._flush)
         self._on_deadline = tracer.packets.around_deadline(self._on_deadline)
         packets = self._packets
         if packets is not None:
@@ -253,11 +250,6 @@ class Driver:
         if self._wakes is not None:
             self._wakes.on_wake = tracer.around_on_wake(self._wakes.on_wake)
             self._wake = tracer.around_wake(self._wake)
-
-    def later(self, after_s: float, function: Callable[[], None]) -> None:
-        """Call ``function`` after so many seconds; only a driver that was started does."""
-        assert self._loop is not None, "only a driver that was started traces"
-        self._loop.call_later(after_s, function)
 
     @property
     def device(self) -> Device:
@@ -307,8 +299,6 @@ class Driver:
         if self._wakes is not None:
             self._wakes.close()
         self._bus.close(last_words=self._take_leave())
-        if self._tracer is not None:
-            self._tracer.write_out()
         self._timer.close()
 
     def _take_leave(self) -> list[str]:

@@ -49,6 +49,7 @@ Send = Callable[[str, bytes, "bytes | memoryview"], bool]
 Handle = Callable[[str, Message, int], "Sequence[Effect]"]
 Interrupt: TypeAlias = "Irq | MemWrite"
 Wake = Callable[[str, Interrupt], None]
+SendWake = Callable[[str, Interrupt], bool]
 
 
 class FaultLayer:
@@ -181,19 +182,20 @@ class FaultLayer:
 
         return faulty
 
-    def around_wake(self, wake: Wake) -> Wake:
+    def around_wake(self, wake: SendWake) -> SendWake:
         """``Wakes.send``, with stale ones."""
 
-        def faulty(dst: str, message: Irq | MemWrite) -> None:
-            wake(dst, message)
+        def faulty(dst: str, message: Irq | MemWrite) -> bool:
+            is_new = wake(dst, message)
             if message.epoch > 1:
                 number, path = self._strikes.number(f"wake to {dst}"), f"{self._service}>{dst} wake"
                 if not self._strikes.hit_by(SENDER, "window", self._service, dst, path, number):
-                    return
+                    return is_new
                 if isinstance(message, Irq):
                     wake(dst, Irq(message.source, message.bits, message.epoch - 1))
                 else:
                     wake(dst, MemWrite(message.addr, message.data, message.epoch - 1))
+            return is_new
 
         return faulty
 

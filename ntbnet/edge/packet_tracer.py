@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from operator import attrgetter
 from typing import Protocol, runtime_checkable
 
 from ntbnet.devices.effects import Effect
 from ntbnet.devices.queue import Queue
-from ntbnet.edge.trace_kept import Kept
+from ntbnet.edge.trace_ring import Note
 from ntbnet.trace_records import AMOUNT_MAX, DATA_BYTES, Flag, Handler, Kind, Result, frame_flow
+from ntbnet.trace_stored import Stored
 
-_SLICE = int(Kind.SLICE)
-_TUN_READ, _RING_WRITE, _TRIGGER = int(Kind.TUN_READ), int(Kind.RING_WRITE), int(Kind.TRIGGER)
-_TUN_WRITE, _RING_FILL = int(Kind.TUN_WRITE), int(Kind.RING_FILL)
+_SLICE, _TUN_READ, _TUN_WRITE = int(Kind.SLICE), int(Kind.TUN_READ), int(Kind.TUN_WRITE)
+_RING_FILL, _FRAME, _BURST = int(Kind.RING_FILL), int(Stored.FRAME), int(Stored.BURST)
 _SENT, _DIRECT, _DROPPED = int(Flag.SENT), int(Flag.DIRECT), int(Result.DROPPED)
-_TUN, _POLL, _TIMER = int(Handler.TUN), int(Handler.POLL), int(Handler.TIMER)
-_FRAMES_OF = attrgetter("tx.tx_pkts")
-MOST_RINGS = 64
+_POLL, _TIMER = int(Handler.POLL), int(Handler.TIMER)
+_U32 = 0xFFFFFFFF
 MOST_DELIVERED = 4096
 """Frames whose packets are yet to be written to the TUN; of more, the oldest are forgotten."""
 
@@ -42,37 +40,44 @@ class FramesDevice(Protocol):
 class _Ring:
     """What is noted of one queue's sending ring, looked up once."""
 
-    __slots__ = ("base", "frame_bytes", "most", "number")
+    __slots__ = ("base", "epoch", "flow", "frame_bytes", "most", "number", "tx")
 
     def __init__(self, queue: Queue) -> None:
-        self.number = queue.number
+        self.number, self.tx = queue.number, queue.tx
         self.base, self.frame_bytes = queue.address, queue.tx.geometry.max_frame
         self.most = queue.tx.geometry.max_entry - 1
+        self.epoch = self.flow = -1
+        """Link epoch, and flow of its first frame."""
 
 
 class PacketTracer:
     """Follows the packets of one service.
 
     Args:
-        kept: takes the records.
+        note: writes a record.
+        clock: monotonic ns.
         device: of the service; only a FramesDevice has packets.
         node: 0 (rc) or 1 (ep).
         packet_at: first byte of the IP packet in what the TUN gives.
     """
 
-    def __init__(self, kept: Kept, device: object, node: int, packet_at: int) -> None:
-        self._kept, self._clock, self._pending = kept, kept.clock, kept.pending
-        self._write = kept.write
+    def __init__(
+        self, note: Note, clock: Callable[[], int], device: object, node: int, packet_at: int
+    ) -> None:
+        self._note: Callable[..., int] = note
+        self._clock = clock
         self._device = device if isinstance(device, FramesDevice) else None
         self._node, self._packet_at = node, packet_at
-        self._rings: dict[Queue, _Ring] = {}
+        self._queues: Sequence[Queue] = ()
+        self._rings: tuple[_Ring, ...] = ()
+        """Of ``_queues``."""
         self._buffer = memoryview(b"")
         self._read_ns = self._burst_ns = 0
         self._unrung = self._rings_saved = 0
-        self._last_frame = 0
-        """Flow of the newest frame that was written down."""
-        self._delivered: deque[tuple[int, int, int]] = deque(maxlen=MOST_DELIVERED)
-        """Queue, epoch and ``ver`` of frames whose packets are yet to be written to the TUN."""
+        self._last_flow = self._last_queue = 0
+        """Of the newest frame."""
+        self._delivered: deque[tuple[int, int]] = deque(maxlen=MOST_DELIVERED)
+        """Queue and ``ver`` of frames whose packets are yet to be written to the TUN."""
         self._fills: dict[int, int] = {}
 
     # out
@@ -85,8 +90,6 @@ class PacketTracer:
             length = bare(buffer)
             if length:
                 self._read_ns, self._buffer = clock(), buffer
-                if not self._burst_ns:
-                    self._burst_ns = self._read_ns
             return length
 
         return read
@@ -95,87 +98,76 @@ class PacketTracer:
         self, bare: Callable[[int, int], Sequence[Effect]]
     ) -> Callable[[int, int], Sequence[Effect]]:
         """A packet on its way into a ring."""
-        append, clock, device, packet_at = self._pending.append, self._clock, self._device, self._packet_at
-        write_sent, write_dropped = self._write_sent, self._write_dropped
+        device, packet_at = self._device, self._packet_at
+        note_frame, note_dropped = self._note_frame, self._note_dropped
         assert device is not None, "only such devices get packets"
 
         def transmit(length: int, now_ns: int) -> Sequence[Effect]:
             # before the call: the buffer may be the peer's ring
             head = bytes(self._buffer[packet_at : min(length, packet_at + DATA_BYTES)])
-            epoch, queues = device.epoch, device.queues
-            before = [*map(_FRAMES_OF, queues)]
+            queues = device.queues
+            if queues is not self._queues:
+                self._queues, self._rings = queues, tuple(map(_Ring, queues))
+            epoch, rings = device.epoch, self._rings
+            if len(rings) == 1:
+                ring, ver = rings[0], rings[0].tx.tx_pkts
+                effects = bare(length, now_ns)
+                if ring.tx.tx_pkts == ver + 1:
+                    note_frame(ring, ver, epoch, length - packet_at, head)
+                else:
+                    note_dropped(epoch, length - packet_at, head)
+                return effects
+            before = [ring.tx.tx_pkts for ring in rings]
             effects = bare(length, now_ns)
-            for queue, ver in zip(queues, before, strict=True):
-                tx = queue.tx
-                if tx.tx_pkts == ver + 1:
-                    frame = (queue, ver, tx.last_frame, tx.known_free, tx.is_lent)
-                    append((write_sent, clock(), (self._read_ns, epoch, length, head, frame)))
-                    self._unrung += 1
+            for ring, ver in zip(rings, before, strict=True):
+                if ring.tx.tx_pkts == ver + 1:
+                    note_frame(ring, ver, epoch, length - packet_at, head)
                     break
             else:
-                append((write_dropped, self._read_ns, (epoch, length, head)))
+                note_dropped(epoch, length - packet_at, head)
             return effects
 
         return transmit
 
-    def _write_dropped(self, read_ns: int, epoch: int, length: int, head: bytes) -> None:
-        size = max(0, length - self._packet_at)
-        self._write(_TUN_READ, 0, 0, _DROPPED, epoch, 0, 0, 0, size, 0, 0, 0, 0, head, read_ns)
+    def _note_dropped(self, epoch: int, size: int, head: bytes) -> None:
+        self._note(_TUN_READ, 0, 0, _DROPPED, epoch, 0, 0, 0, max(0, size), 0, 0, 0, 0, head, self._read_ns)
 
-    def _write_sent(
-        self,
-        mono_ns: int,
-        read_ns: int,
-        epoch: int,
-        length: int,
-        head: bytes,
-        frame: tuple[Queue, int, int, int, bool],
-    ) -> None:
-        queue, ver, index, free, is_lent = frame
-        ring = self._rings.get(queue)
-        if ring is None:
-            if len(self._rings) >= MOST_RINGS:
-                self._rings.clear()  # those of earlier network devices are among them
-            ring = self._rings[queue] = _Ring(queue)
-        number, size, write = ring.number, length - self._packet_at, self._write
-        self._last_frame = flow = frame_flow(self._node, number, epoch, ver)
-        write(_TUN_READ, 0, 0, 0, epoch, flow, 0, 0, size, number, 0, 0, 0, head, read_ns)
-        flags, at = _SENT | _DIRECT if is_lent else _SENT, ring.base + index * ring.frame_bytes
-        fill = ring.most - free
-        write(_RING_WRITE, flags, 0, 0, epoch, flow, at, 0, size, number, index, fill, 0, b"", mono_ns)
+    def _note_frame(self, ring: _Ring, ver: int, epoch: int, size: int, head: bytes) -> None:
+        tx, read_ns, number = ring.tx, self._read_ns, ring.number
+        if ring.epoch != epoch:
+            ring.epoch, ring.flow = epoch, frame_flow(self._node, number, epoch, 0)
+        self._last_flow = flow = ring.flow | ver & _U32
+        self._last_queue = number
+        if self._unrung:
+            self._unrung += 1
+        else:
+            self._unrung, self._burst_ns = 1, read_ns
+        index, now_ns = tx.last_frame, self._clock()
+        at, fill = ring.base + index * ring.frame_bytes, ring.most - tx.known_free
+        flags, took = (_SENT | _DIRECT if tx.is_lent else _SENT), now_ns - read_ns
+        self._note(
+            _FRAME, flags, 0, 0, epoch, flow, at, 0, size, number, index, fill, took & _U32, head, now_ns
+        )
 
     def around_end_burst(self, bare: Callable[[int], Sequence[Effect]]) -> Callable[[int], Sequence[Effect]]:
         """The peer is told of frames, or not since it looks by itself."""
-        append, clock, device, write = self._pending.append, self._clock, self._device, self._write_trigger
+        note, clock, device = self._note, self._clock, self._device
         assert device is not None, "only such devices get packets"
 
         def end_burst(now_ns: int) -> Sequence[Effect]:
             effects = bare(now_ns)
-            if self._unrung:
-                many, self._unrung, saved = self._unrung, 0, 0
-                for queue in device.queues:
-                    saved += queue.tx.rings_saved
-                append((write, clock(), (saved != self._rings_saved, device.epoch, many)))
-                self._rings_saved = saved
+            many = self._unrung
+            if many:
+                self._unrung = saved = 0
+                for ring in self._rings:
+                    saved += ring.tx.rings_saved
+                result, self._rings_saved = (_DROPPED if saved != self._rings_saved else 0), saved
+                flow, queue, end = self._last_flow, self._last_queue, clock()
+                took = min(end - self._burst_ns, AMOUNT_MAX)
+                note(_BURST, 0, 0, result, device.epoch, flow, 0, 0, 0, queue, 0, many, took, b"", end)
             return effects
 
         return end_burst
-
-    def _write_trigger(self, mono_ns: int, is_saved: bool, epoch: int, many: int) -> None:
-        flow, result = self._last_frame, _DROPPED if is_saved else 0
-        queue = flow >> 49 & 31
-        self._write(_TRIGGER, 0, 0, result, epoch, flow, 0, 0, 0, queue, 0, many, 0, b"", mono_ns)
-
-    def end_burst_slice(self) -> None:
-        """The occasion is over: if packets were read in it, that is a slice."""
-        begin = self._burst_ns
-        if begin:
-            self._burst_ns = 0
-            self._pending.append((self._write_burst, self._clock(), (begin,)))
-
-    def _write_burst(self, end: int, begin: int) -> None:
-        took = min(end - begin, AMOUNT_MAX)
-        self._write(_SLICE, 0, 0, 0, 0, self._last_frame, 0, 0, 0, 0, _TUN, took, 0, b"", end)
 
     # looks
 
@@ -197,7 +189,7 @@ class PacketTracer:
     def _around_step(
         self, bare: Callable[[int], Sequence[Effect]], handler: int
     ) -> Callable[[int], Sequence[Effect]]:
-        note, clock = self._kept.note, self._clock
+        note, clock = self._note, self._clock
 
         def step(now_ns: int) -> Sequence[Effect]:
             begin = clock()
@@ -220,36 +212,28 @@ class PacketTracer:
             fill = most - queue.tx_free_entry()
             if self._fills.get(queue.number) != fill:
                 self._fills[queue.number] = fill
-                self._kept.note(_RING_FILL, 0, 0, 0, self._device.epoch, 0, 0, 0, most, queue.number, 0, fill)
+                self._note(_RING_FILL, 0, 0, 0, self._device.epoch, 0, 0, 0, most, queue.number, 0, fill)
 
     # in
 
     def frame_delivered(self, queue: int, ver: int) -> None:
         """See Watcher."""
-        self._delivered.append((queue, self._device.epoch if self._device is not None else 0, ver))
+        self._delivered.append((queue, ver))
 
     def around_write(self, bare: Callable[[memoryview, bytes], bool]) -> Callable[[memoryview, bytes], bool]:
         """A packet for the node's stack."""
-        append, clock, delivered, write_taken = (
-            self._pending.append,
-            self._clock,
-            self._delivered,
-            self._write_taken,
-        )
+        note, delivered, device, sender = self._note, self._delivered, self._device, 1 - self._node
 
         def write(packet: memoryview, offload_header: bytes) -> bool:
             is_taken = bare(packet, offload_header)
             # the frame is given back only behind this: it can be looked at when the stack has its packet
-            frame = delivered.popleft() if delivered else None
-            append((write_taken, clock(), (frame, len(packet), bytes(packet[:DATA_BYTES]), is_taken)))
+            epoch = queue = flow = 0
+            if delivered and device is not None:
+                queue, ver = delivered.popleft()
+                epoch = device.epoch
+                flow = frame_flow(sender, queue, epoch, ver)
+            head, result = bytes(packet[:DATA_BYTES]), 0 if is_taken else _DROPPED
+            note(_TUN_WRITE, 0, 0, result, epoch, flow, 0, 0, len(packet), queue, 0, 0, 0, head)
             return is_taken
 
         return write
-
-    def _write_taken(
-        self, mono_ns: int, frame: tuple[int, int, int] | None, length: int, head: bytes, is_taken: bool
-    ) -> None:
-        queue, epoch, ver = frame or (0, 0, 0)
-        flow = frame_flow(1 - self._node, queue, epoch, ver) if frame else 0
-        result = 0 if is_taken else _DROPPED
-        self._write(_TUN_WRITE, 0, 0, result, epoch, flow, 0, 0, length, queue, 0, 0, 0, head, mono_ns)

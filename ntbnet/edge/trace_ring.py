@@ -17,11 +17,14 @@ from typing import Protocol
 from ntbnet.edge.clock import monotonic_ns, wall_ns
 from ntbnet.errors import SetupError
 from ntbnet.trace_records import (
+    AMOUNT_AT,
+    FLAGS_AT,
     HEADER_BYTES,
     RECORD,
     RECORD_BYTES,
     SEEN_AT,
     SERVICES,
+    TRANSLATED_AT,
     Level,
     RingHeader,
     pack_header,
@@ -29,6 +32,7 @@ from ntbnet.trace_records import (
 
 KEPT = 4
 """Rings of one service and level that are kept: those of its last processes."""
+_U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")
 SUFFIXES = {Level.COARSE: "coarse", Level.FULL: "full"}
 
 
@@ -52,16 +56,23 @@ class Note(Protocol):
         tag: int = 0,
         data: bytes = b"",
         mono_ns: int = 0,
-    ) -> None:
-        """Write it now; ``mono_ns`` 0 is the present."""
+    ) -> int:
+        """Write it now; ``mono_ns`` 0 is the present. Its number."""
 
 
-def writer(view: memoryview, capacity: int, clock: Callable[[], int] = monotonic_ns) -> Note:
-    """What writes records into ``view``, a whole ring with its header in place.
+class Amend(Protocol):
+    """Completes a record that was written, unless newer ones have replaced it."""
+
+    def __call__(self, number: int, flags: int, translated: int, amount: int, /) -> None:
+        """Give record ``number`` these fields."""
+
+
+def writer(view: memoryview, capacity: int, clock: Callable[[], int] = monotonic_ns) -> tuple[Note, Amend]:
+    """What writes records into ``view``, a whole ring with its header in place, and what completes them.
 
     A value that its field has no room for makes no record: its slot stays empty, and readers count it.
     """
-    pack = RECORD.pack_into
+    pack, pack_number, pack_amount = RECORD.pack_into, _U64.pack_into, _U32.pack_into
     number, at, end = 0, HEADER_BYTES, HEADER_BYTES + capacity * RECORD_BYTES
 
     def note(
@@ -80,7 +91,7 @@ def writer(view: memoryview, capacity: int, clock: Callable[[], int] = monotonic
         tag: int = 0,
         data: bytes = b"",
         mono_ns: int = 0,
-    ) -> None:
+    ) -> int:
         nonlocal number, at
         number += 1
         try:  # noqa: SIM105 - suppress() would cost every record a tenth of its time
@@ -109,8 +120,16 @@ def writer(view: memoryview, capacity: int, clock: Callable[[], int] = monotonic
         at += RECORD_BYTES
         if at == end:
             at = HEADER_BYTES
+        return number
 
-    return note
+    def amend(which: int, flags: int, translated: int, amount: int) -> None:
+        if number - which < capacity:
+            place = HEADER_BYTES + (which - 1) % capacity * RECORD_BYTES
+            pack_number(view, place + TRANSLATED_AT, translated)
+            pack_amount(view, place + AMOUNT_AT, amount)
+            view[place + FLAGS_AT] = flags
+
+    return note, amend
 
 
 class TraceRing:
@@ -126,6 +145,7 @@ class TraceRing:
 
     Attributes:
         note: writes a record.
+        amend: completes one.
 
     Raises:
         SetupError: there is no room for it, or it may not be made. Nothing is left behind.
@@ -162,7 +182,7 @@ class TraceRing:
         except OSError as error:
             aside.unlink(missing_ok=True)
             raise SetupError(f"no trace ring: {path}: {header.size_bytes} bytes: {error.strerror}") from None
-        self.note: Note = writer(memoryview(self._map), capacity)
+        self.note, self.amend = writer(memoryview(self._map), capacity)
 
     def close(self) -> None:
         """Say in the header that it ends in order; its memory stays mapped as long as ``note`` lives."""

@@ -34,6 +34,7 @@ from ntbnet.trace_records import (
     pack_header,
     wake_flow,
 )
+from ntbnet.trace_stored import expanded
 
 CHUNK = 512
 """Records read at a time."""
@@ -106,7 +107,10 @@ class RingFile:
         return max(self.last, *found)
 
     def records(self) -> Iterator[Record]:
-        """Every whole record, oldest first. Ends early when the file is gone or shortened."""
+        """What every whole record stands for, oldest first. Ends early when the file is gone or shortened."""
+        return expanded(self._stored())
+
+    def _stored(self) -> Iterator[Record]:
         self.torn = 0
         header, number = self.header, self.first
         with contextlib.suppress(OSError), _opened(self.path) as fd:

@@ -1,24 +1,23 @@
 """A full trace of one service: stands around the functions that all passes through, and writes records.
 
 As a stopwatch does, and while a trace runs only: a driver that is not traced calls them directly. What no
-message shows is told by ``devices.trace_points``. Every record is stamped when it is noted, and written up to
-10 ms later, with others (``trace_kept``). So a process that is killed takes the records of its last 10 ms
-along, not those of the flight recorder.
+message shows is told by ``devices.trace_points``.
+
+Other processes wait for this one, so each thing that happens is one record, stored at once; what its handler
+makes of it is added to it when that ends (``trace_stored``).
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from ntbnet.devices.effects import Effect
 from ntbnet.devices.memory import Buffer
 from ntbnet.devices.trace_points import NONE
 from ntbnet.edge.clock import monotonic_ns
 from ntbnet.edge.packet_tracer import FramesDevice, PacketTracer
-from ntbnet.edge.trace_kept import Kept
-from ntbnet.edge.trace_ring import Note
+from ntbnet.edge.trace_ring import Amend, Note
 from ntbnet.topology import NODE_OF
 from ntbnet.trace_records import (
     AMOUNT_MAX,
@@ -26,25 +25,27 @@ from ntbnet.trace_records import (
     SERVICES,
     Block,
     Flag,
-    Handler,
     Kind,
     Result,
     message_flow,
 )
+from ntbnet.trace_stored import StoredFlag
 from ntbnet.wire import Irq, IrqSource, MemWrite, Message, fields_of, route_of
 from ntbnet.wire import Kind as Wire
 
 SendFunction = Callable[[str, bytes, "bytes | memoryview"], bool]
-_SLICE = int(Kind.SLICE)
+WakeFunction = Callable[[str, "Irq | MemWrite"], bool]
 _MEM_WRITE, _MEM_READ, _COMPLETION = int(Kind.MEM_WRITE), int(Kind.MEM_READ), int(Kind.COMPLETION)
 _MSI, _LINE, _IRQ, _OTHER = int(Kind.MSI), int(Kind.LINE), int(Kind.IRQ), int(Kind.OTHER)
 _REG_READ, _REG_WRITE = int(Kind.REG_READ), int(Kind.REG_WRITE)
 _SENT, _DIRECT, _TRANSLATED = int(Flag.SENT), int(Flag.DIRECT), int(Flag.TRANSLATED)
 _OUTBOUND, _WAKE = int(Flag.OUTBOUND), int(Flag.WAKE)
+_HANDLED, _REGISTER = int(StoredFlag.HANDLED), int(StoredFlag.REGISTER)
+_SENT_WAKE = _SENT | _WAKE
+_SENT_STORE = _SENT | _WAKE | _DIRECT | _TRANSLATED
 _UR = int(Result.UR)
 _EDMA = int(Block.EDMA)
 _EDMA_LINE = int(IrqSource.EDMA_LINE)
-_MESSAGE, _WOKEN = int(Handler.MESSAGE), int(Handler.WAKE)
 _KINDS = {
     int(Wire.MEM_WRITE): _MEM_WRITE,
     int(Wire.MEM_READ): _MEM_READ,
@@ -57,7 +58,8 @@ _KINDS = {
     int(Wire.NOTICE): _OTHER,
 }
 MOST_STORES = 4096
-"""Stores to registers whose wakes are yet to be written down; of more, the oldest are forgotten."""
+"""Stores to registers whose wakes are yet to come; of more, the oldest are forgotten."""
+NO_REGISTER = -1
 _NAMES = {int(kind): kind.name.lower().encode() for kind in (Wire.CALL, Wire.REPLY, Wire.NOTICE)}
 _READS = {int(Wire.MEM_READ), int(Wire.CFG_READ)}
 
@@ -68,31 +70,29 @@ class Tracer:
     Args:
         service: label of the service.
         note: writes a record.
+        amend: completes one.
         device: of the driver that is traced; frames are told apart when it is a FramesDevice.
         packet_at: first byte of the IP packet in what the TUN gives.
-        later: calls a function after so many seconds.
         clock: monotonic ns.
 
     Attributes:
         packets: stands around what packets pass through.
-        write_out: writes the records that were kept.
     """
 
     def __init__(
         self,
         service: str,
         note: Note,
+        amend: Amend,
         device: object,
         packet_at: int,
-        later: Callable[[float, Callable[[], None]], object],
         clock: Callable[[], int] = monotonic_ns,
     ) -> None:
-        kept = self._kept = Kept(note, later, clock)
+        self._note: Callable[..., int] = note
+        self._amend, self._clock = amend, clock
         self._node = 0 if NODE_OF[service] == "rc" else 1
-        self.packets = PacketTracer(kept, device, self._node, packet_at)
+        self.packets = PacketTracer(note, clock, device, self._node, packet_at)
         self.frame_delivered = self.packets.frame_delivered
-        self.write_out = kept.write_out
-        self._write, self._note, self._pending, self._clock = kept.write, kept.note, kept.pending, clock
         self._number = {label: SERVICES.index(label) for label in SERVICES if label}
         self._device = device if isinstance(device, FramesDevice) else None
         self._src = 0
@@ -102,10 +102,12 @@ class Tracer:
         """Of the message that is handled, with its payload; empty while none is."""
         self._payload: bytes | memoryview = b""
         self._in_wake = False
+        self._open = self._begin_ns = 0
+        """Number of the record of what is handled, 0 for none; and since when it is."""
+        self._stored_in = NO_REGISTER
+        """The register that it was stored in."""
         self._stores: deque[tuple[int, int]] = deque(maxlen=MOST_STORES)
-        """Stores to another service's registers, which are wakes: address there, and of the CPU."""
-        self._told: set[tuple[str, int, int]] = set()
-        """Interrupts that wait for the flush: an equal one is not told again."""
+        """Stores to another service's registers, which are wakes: address of the CPU, and there."""
 
     # messages
 
@@ -113,20 +115,15 @@ class Tracer:
         self, bare: Callable[[str, bytes, bytes | memoryview], None]
     ) -> Callable[[str, bytes, bytes | memoryview], None]:
         """A message of a path: its handler, with all that it led to, is a slice."""
-        note, clock = self._note, self._clock
 
         def on_message(label: str, header: bytes, payload: bytes | memoryview) -> None:
-            self._header, self._payload, self._flow = header, payload, 0
-            begin = clock()
+            self._header, self._payload = header, payload
             try:
                 bare(label, header, payload)
             finally:
                 self._header = self._payload = b""
-            if self._flow:
-                end = clock()
-                took = min(end - begin, AMOUNT_MAX)
-                note(_SLICE, 0, self._src, 0, 0, self._flow, 0, 0, 0, 0, _MESSAGE, took, 0, b"", end)
-                self._flow = 0
+                if self._open:
+                    self._complete(0)
 
         return on_message
 
@@ -134,19 +131,19 @@ class Tracer:
         self, bare: Callable[[str, Message, int], Sequence[Effect]]
     ) -> Callable[[str, Message, int], Sequence[Effect]]:
         """A message that was taken, or a wake; an interrupt that comes again as a fault has no flow."""
-        append, clock = self._pending.append, self._clock
-        write_wake, write_message = self._write_wake, self._write_message
+        number, note_wake = self._number, self._note_wake
 
         def handle(src: str, message: Message, now_ns: int) -> Sequence[Effect]:
-            self._src = self._number[src]
+            source = self._src = number[src]
             if self._in_wake:
-                append((write_wake, clock(), (_WAKE, src, message)))
+                self._open, self._begin_ns = note_wake(_WAKE, source, message, now_ns), now_ns
             elif self._header:
                 self._flow = message_flow(*route_of(self._header))
                 head = bytes(self._payload[:DATA_BYTES])
-                append((write_message, clock(), (0, self._src, self._header, head)))
+                self._begin_ns = now_ns
+                self._open = self._note_message(now_ns, 0, source, self._header, head, self._flow)
             else:
-                append((write_wake, clock(), (0, src, message)))
+                note_wake(0, source, message, now_ns)
             return bare(src, message, now_ns)
 
         return handle
@@ -155,68 +152,60 @@ class Tracer:
         self, bare: Callable[[str, Irq | MemWrite], None]
     ) -> Callable[[str, Irq | MemWrite], None]:
         """A wake: as a message. Its flow is found by the reader."""
-        append, clock, write_slice = self._pending.append, self._clock, self._write_wake_slice
 
         def on_wake(src: str, message: Irq | MemWrite) -> None:
             self._in_wake = True
-            self._flow = 0
-            begin = clock()
             try:
                 bare(src, message)
             finally:
                 self._in_wake = False
-            append((write_slice, clock(), (begin, src)))
+                if self._open:
+                    self._complete(_WAKE)
 
         return on_wake
 
-    def _write_wake_slice(self, end: int, begin: int, src: str) -> None:
-        source, took = self._number[src], min(end - begin, AMOUNT_MAX)
-        self._write(_SLICE, _WAKE, source, 0, 0, 0, 0, 0, 0, 0, _WOKEN, took, 0, b"", end)
+    def _complete(self, flags: int) -> None:
+        """The handler of the newest arrival has ended."""
+        flags, register = flags | _HANDLED, self._stored_in
+        if register >= 0:
+            flags, self._stored_in = flags | _REGISTER, NO_REGISTER
+        else:
+            register = 0
+        took = self._clock() - self._begin_ns
+        self._amend(self._open, flags, register, min(took, AMOUNT_MAX))
+        self._open = self._flow = 0
 
     def around_send(self, bare: SendFunction) -> SendFunction:
         """A message of the device that goes out."""
-        append, clock, number, write = self._pending.append, self._clock, self._number, self._write_message
+        clock, number, note = self._clock, self._number, self._note_message
 
         def send(dst: str, header: bytes, payload: bytes | memoryview) -> bool:
-            append((write, clock(), (_SENT, number[dst], header, bytes(payload[:DATA_BYTES]))))
+            flow = message_flow(*route_of(header))
+            note(clock(), _SENT, number[dst], header, bytes(payload[:DATA_BYTES]), flow)
             return bare(dst, header, payload)
 
         return send
 
-    def around_wake(
-        self, bare: Callable[[str, Irq | MemWrite], None]
-    ) -> Callable[[str, Irq | MemWrite], None]:
-        """A wake that goes out."""
-        append, clock, write_wake = self._pending.append, self._clock, self._write_sent_wake
+    def around_wake(self, bare: WakeFunction) -> WakeFunction:
+        """A wake that goes out; an interrupt that one before it stands for does not."""
+        number, stores, note_wake = self._number, self._stores, self._note_wake
 
-        def wake(dst: str, message: Irq | MemWrite) -> None:
-            append((write_wake, clock(), (dst, message)))
-            bare(dst, message)
+        def wake(dst: str, message: Irq | MemWrite) -> bool:
+            if not bare(dst, message):
+                return False
+            if stores and isinstance(message, MemWrite):
+                self._note_store(number[dst], message)
+            else:
+                note_wake(_SENT_WAKE, number[dst], message, 0)
+            return True
 
         return wake
 
-    def around_flush(self, bare: Callable[[], None]) -> Callable[[], None]:
-        """The end of an occasion; of a burst of packets it is the end of a slice."""
-        pending, end_burst_slice, end_occasion = (
-            self._pending,
-            self.packets.end_burst_slice,
-            self._kept.end_occasion,
-        )
-        flushed: tuple[Callable[..., None], int, tuple[Any, ...]] = (self._forget_told, 0, ())
-
-        def flush() -> None:
-            bare()
-            if pending:
-                pending.append(flushed)
-                end_burst_slice()
-                end_occasion()
-
-        return flush
-
-    def _write_message(self, mono_ns: int, flags: int, other: int, header: bytes, head: bytes) -> None:
+    def _note_message(
+        self, mono_ns: int, flags: int, other: int, header: bytes, head: bytes, flow: int
+    ) -> int:
         """A message of a path."""
         wire_kind, _, epoch, tag, _, address, length, arg = fields_of(header)
-        flow = message_flow(*route_of(header))
         kind, slot, result, data = _KINDS.get(wire_kind, _OTHER), 0, 0, b""
         if kind == _IRQ:
             kind, slot = (_LINE if arg == _EDMA_LINE else _IRQ), arg & NONE
@@ -228,42 +217,32 @@ class Tracer:
             length = arg
         elif length and kind != _OTHER:
             data = head
-        self._write(
+        return self._note(
             kind, flags, other, result, epoch, flow, address, 0, length, 0, slot, 0, tag, data, mono_ns
         )
 
-    def _forget_told(self, _mono_ns: int) -> None:
-        self._told.clear()
-
-    def _write_sent_wake(self, mono_ns: int, dst: str, message: Irq | MemWrite) -> None:
-        if isinstance(message, Irq):
-            key = (dst, int(message.source), message.bits)
-            if key in self._told:
+    def _note_store(self, other: int, message: MemWrite) -> None:
+        """A store to another service's registers, which left as a wake."""
+        at, epoch, data, stores = message.addr, message.epoch, bytes(message.data), self._stores
+        while stores:
+            addr, local = stores.popleft()
+            if local == at:
+                bar, offset = self._place_of(addr)
+                fields = (epoch, 0, addr, at, 4, bar, NONE, offset, 0, data)
+                self._note(_MEM_WRITE, _SENT_STORE, other, 0, *fields)
                 return
-            self._told.add(key)
-        else:
-            while self._stores:
-                local, addr = self._stores.popleft()
-                if local == message.addr:
-                    self._write_store_by_wake(mono_ns, dst, message, addr)
-                    return
-        self._write_wake(mono_ns, _SENT | _WAKE, dst, message)
+        self._note(_MEM_WRITE, _SENT_WAKE, other, 0, epoch, 0, at, 0, 4, 0, 0, 0, 0, data)
 
-    def _write_store_by_wake(self, mono_ns: int, dst: str, message: MemWrite, addr: int) -> None:
-        bar, offset = self._place_of(addr)
-        flags, other, data = _SENT | _WAKE | _DIRECT | _TRANSLATED, self._number[dst], bytes(message.data)
-        at, epoch = message.addr, message.epoch
-        self._write(_MEM_WRITE, flags, other, 0, epoch, 0, addr, at, 4, bar, NONE, offset, 0, data, mono_ns)
-
-    def _write_wake(self, mono_ns: int, flags: int, label: str, message: Message) -> None:
-        other = self._number[label]
+    def _note_wake(self, flags: int, other: int, message: Message, mono_ns: int) -> int:
         if isinstance(message, Irq):
-            source = int(message.source)
+            source, bits = message.source, message.bits
             kind = _LINE if source == _EDMA_LINE else _IRQ
-            self._write(kind, flags, other, 0, message.epoch, 0, message.bits, slot=source, mono_ns=mono_ns)
-        elif isinstance(message, MemWrite):
-            data, epoch, addr = bytes(message.data), message.epoch, message.addr
-            self._write(_MEM_WRITE, flags, other, 0, epoch, 0, addr, length=4, data=data, mono_ns=mono_ns)
+            epoch = message.epoch
+            return self._note(kind, flags, other, 0, epoch, 0, bits, 0, 0, 0, source, 0, 0, b"", mono_ns)
+        if isinstance(message, MemWrite):
+            data, epoch, at = bytes(message.data), message.epoch, message.addr
+            return self._note(_MEM_WRITE, flags, other, 0, epoch, 0, at, 0, 4, 0, 0, 0, 0, data, mono_ns)
+        return 0
 
     # what the device models tell
 
@@ -299,24 +278,34 @@ class Tracer:
             b"" if data is None else bytes(data[: min(length, DATA_BYTES)]),
         )
 
-    def stored_directly(self, addr: int, translated: int, data: Buffer, epoch: int, owner: str) -> None:
+    def stored_directly(self, addr: int, translated: int, data: Buffer, epoch: int) -> None:
         """See Watcher."""
-        if owner:
-            self._stores.append((translated, addr))
-            return
         bar, offset = self._place_of(addr)
         flags = _SENT | _DIRECT | _TRANSLATED | (_OUTBOUND if self._node else 0)
         head = bytes(data[:DATA_BYTES])
         self._note(_MEM_WRITE, flags, 0, 0, epoch, 0, addr, translated, len(data), bar, NONE, offset, 0, head)
+
+    def stored_by_wake(self, addr: int, translated: int) -> None:
+        """See Watcher."""
+        self._stores.append((addr, translated))
 
     def _place_of(self, addr: int) -> tuple[int, int]:
         """BAR and offset."""
         place = None if self._device is None else self._device.bar_of(addr)
         return place or (NONE, 0)
 
-    def register(self, offset: int, data: Buffer, epoch: int, *, is_write: bool) -> None:
+    def register_written(self, offset: int, data: Buffer, epoch: int) -> None:
         """See Watcher."""
-        kind = _REG_WRITE if is_write else _REG_READ
+        if self._open and self._stored_in < 0:
+            self._stored_in = offset
+        else:
+            self._note_register(_REG_WRITE, offset, data, epoch)
+
+    def register_read(self, offset: int, data: Buffer, epoch: int) -> None:
+        """See Watcher."""
+        self._note_register(_REG_READ, offset, data, epoch)
+
+    def _note_register(self, kind: int, offset: int, data: Buffer, epoch: int) -> None:
         head = bytes(data[:DATA_BYTES])
         self._note(kind, 0, self._src, 0, epoch, self._flow, offset, 0, len(data), 0, _EDMA, 0, 0, head)
 

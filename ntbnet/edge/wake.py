@@ -192,14 +192,14 @@ class Wakes:
         self._known[record] = src, message
         return src, message
 
-    def send(self, dst: str, message: Irq | MemWrite) -> None:
-        """Wake ``dst`` with the next ``flush``; an interrupt that is queued already is not queued again."""
+    def send(self, dst: str, message: Irq | MemWrite) -> bool:
+        """Wake ``dst`` with the next ``flush``; False: it is an interrupt that is queued already."""
         record = encode(self._src, message)
         queued = self._queued.get(dst)
         if queued is None:
             self._queued[dst] = [record]
-        else:
-            self._add(queued, record)
+            return True
+        return self._add(queued, record)
 
     def flush(self) -> None:
         """Write everything that was sent."""
@@ -236,12 +236,13 @@ class Wakes:
             self.counters["wakes_dropped"] += 1
             del waiting[0]
 
-    def _add(self, records: list[bytes], record: bytes) -> None:
+    def _add(self, records: list[bytes], record: bytes) -> bool:
         """Add a record behind the others; of equal interrupts the first stays, stores are never merged."""
         if record[_KIND_AT] != _IRQ or record not in records:
             records.append(record)
-        else:
-            self.counters["wakes_merged"] += 1
+            return True
+        self.counters["wakes_merged"] += 1
+        return False
 
     def _retry(self, dst: str) -> None:
         waiting = self._waiting[dst]

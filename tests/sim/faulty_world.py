@@ -115,8 +115,12 @@ class FaultyWorld(World):
         send, send_now = layer.around_sends(partial(self._carry, name), partial(self._carry, name))
         device.handle = layer.around_handle(device.handle)
         on_wake = layer.around_on_wake(lambda src, message: self._take(name, src, message))
-        wake = layer.around_wake(lambda dst, message: World.wake(self, name, dst, message))
+        wake = layer.around_wake(partial(self._wake_from, name))
         self._layers[name] = layer, {"send": send, "own": send_now, "on_wake": on_wake, "wake": wake}
+
+    def _wake_from(self, src: str, dst: str, message: Any) -> bool:
+        World.wake(self, src, dst, message)
+        return True
 
     def _sleep(self, seconds: float) -> None:
         self.slept_s += seconds

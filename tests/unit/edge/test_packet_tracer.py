@@ -11,7 +11,6 @@ import pytest
 
 from ntbnet.devices.effects import Effect
 from ntbnet.edge.packet_tracer import PacketTracer
-from ntbnet.edge.trace_kept import Kept
 from ntbnet.edge.trace_ring import writer
 from ntbnet.trace_records import (
     AMOUNT_MAX,
@@ -26,6 +25,7 @@ from ntbnet.trace_records import (
     frame_flow,
     number_of,
 )
+from ntbnet.trace_stored import expanded
 
 CAPACITY, EPOCH, ENTRIES, FRAME_BYTES, BASE = 64, 7, 32, 0x1000, 0x10000
 PACKET = bytes(range(100))
@@ -45,13 +45,13 @@ class FakeQueue:
 class Rig:
     """The tracer of a peer with two queues, on a ring in plain memory."""
 
-    def __init__(self, *times: int) -> None:
-        self.queues = [FakeQueue(0), FakeQueue(1)]
+    def __init__(self, *times: int, queues: int = 2) -> None:
+        self.queues = [FakeQueue(number) for number in range(queues)]
         self.ring = memoryview(bytearray(HEADER_BYTES + CAPACITY * RECORD_BYTES))
         clock = iter(times).__next__ if times else count(1000, 10).__next__
-        self.kept = Kept(writer(self.ring, CAPACITY), lambda _s, _function: None, clock)
-        device: Any = SimpleNamespace(epoch=EPOCH, queues=self.queues, bar_of=lambda _addr: None)
-        self.tracer = PacketTracer(self.kept, device, 0, 0)
+        note, _ = writer(self.ring, CAPACITY, clock)
+        self.device: Any = SimpleNamespace(epoch=EPOCH, queues=self.queues, bar_of=lambda _addr: None)
+        self.tracer = PacketTracer(note, clock, self.device, 0, 0)
 
     def send(self, to: int | None) -> None:
         """A packet comes from the stack, and leaves by that queue, or is dropped."""
@@ -69,17 +69,15 @@ class Rig:
         self.tracer.around_transmit(transmit)(length, 0)
 
     def records(self) -> list[Record]:
-        self.kept.write_out()
         slots = range(HEADER_BYTES, len(self.ring), RECORD_BYTES)
-        return [decode_record(self.ring, at) for at in slots if number_of(self.ring, at)]
+        return [*expanded(decode_record(self.ring, at) for at in slots if number_of(self.ring, at))]
 
 
-@pytest.mark.parametrize("queue", [0, 1])
-def test_packet_is_noted_as_it_comes_as_a_frame_and_as_told(queue: int) -> None:
-    rig = Rig()
+@pytest.mark.parametrize(("queues", "queue"), [(1, 0), (2, 0), (2, 1)])
+def test_packet_is_noted_as_it_comes_as_a_frame_and_as_told(queues: int, queue: int) -> None:
+    rig = Rig(queues=queues)
     rig.send(queue)
     rig.tracer.around_end_burst(lambda _now_ns: ())(0)
-    rig.tracer.end_burst_slice()
     read, frame, trigger, slice_ = rig.records()
 
     flow = frame_flow(0, queue, EPOCH, 10)
@@ -95,8 +93,19 @@ def test_packet_is_noted_as_it_comes_as_a_frame_and_as_told(queue: int) -> None:
     )
 
 
-def test_packet_that_no_ring_takes_is_dropped_and_nobody_is_told() -> None:
+def test_frame_of_a_new_link_epoch_has_a_flow_of_it() -> None:
     rig = Rig()
+    rig.send(0)
+    rig.device.epoch += 1
+    rig.send(0)
+
+    flows = [record.flow for record in rig.records() if record.kind == Kind.TUN_READ]
+    assert flows == [frame_flow(0, 0, EPOCH, 10), frame_flow(0, 0, EPOCH + 1, 11)]
+
+
+@pytest.mark.parametrize("queues", [1, 2])
+def test_packet_that_no_ring_takes_is_dropped_and_nobody_is_told(queues: int) -> None:
+    rig = Rig(queues=queues)
     rig.send(None)
     rig.tracer.around_end_burst(lambda _now_ns: ())(0)
     (read,) = rig.records()
@@ -119,7 +128,7 @@ def test_packet_for_the_stack_has_the_flow_of_its_frame() -> None:
 
 def test_a_slice_longer_than_its_field_has_the_most_it_can_tell() -> None:
     end = 10 * AMOUNT_MAX
-    rig = Rig(1, end, end)
+    rig = Rig(1, end)
     effects: list[Any] = [object()]
     rig.tracer.around_poll(lambda _now_ns: effects)(0)
     (slice_,) = rig.records()

@@ -191,7 +191,7 @@ def test_a_damaged_ring_is_read_as_far_as_it_goes(tmp_path: Path, at: int, junk:
     rings, complaints = find_rings(tmp_path)
 
     assert len(rings) + len(complaints) == 1
-    assert len(list(merged(rings))) <= 8
+    assert len(list(merged(rings))) <= 3 * 8  # one may stand for three
 
 
 @pytest.mark.parametrize("capacity", [1, 7, 512, 1500])

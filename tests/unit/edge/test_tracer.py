@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import count
 
 from ntbnet.devices.effects import Effect
-from ntbnet.edge.trace_kept import MOST_KEPT
 from ntbnet.edge.trace_ring import writer
 from ntbnet.edge.tracer import Tracer
 from ntbnet.trace_records import (
@@ -20,6 +18,7 @@ from ntbnet.trace_records import (
     message_flow,
     number_of,
 )
+from ntbnet.trace_stored import expanded
 from ntbnet.wire import Irq, IrqSource, MemWrite, Message, Service, encode
 
 CAPACITY = 1024
@@ -31,43 +30,39 @@ class Traced:
 
     def __init__(self) -> None:
         self.ring = memoryview(bytearray(HEADER_BYTES + CAPACITY * RECORD_BYTES))
-        self.later: list[Callable[[], None]] = []
-        self.tracer = Tracer(
-            "edma",
-            writer(self.ring, CAPACITY),
-            object(),
-            0,
-            lambda _s, function: self.later.append(function),
-            count(1000, 10).__next__,
-        )
+        self.clock = count(1000, 10).__next__
+        self.tracer = Tracer("edma", *writer(self.ring, CAPACITY, self.clock), object(), 0, self.clock)
         self.handled: list[Message] = []
-        self.flush = self.tracer.around_flush(lambda: None)
 
     def handle(self, src: str, message: Message, now_ns: int) -> list[Effect]:
         self.handled.append(message)
         return []
 
     def records(self) -> list[Record]:
-        self.tracer.write_out()
         slots = range(HEADER_BYTES, len(self.ring), RECORD_BYTES)
-        return [decode_record(self.ring, at) for at in slots if number_of(self.ring, at)]
+        return [*expanded(decode_record(self.ring, at) for at in slots if number_of(self.ring, at))]
 
 
 def test_wake_is_followed_from_its_arrival_to_the_line_it_raises() -> None:
-    traced, woken = Traced(), []
+    traced, woken = Traced(), list[object]()
     tracer = traced.tracer
+
+    def send(dst: str, message: Irq | MemWrite) -> bool:
+        is_new = (dst, message) not in woken
+        woken.append((dst, message))
+        return is_new
+
     handle = tracer.around_handle(traced.handle)
-    wake = tracer.around_wake(lambda dst, message: woken.append((dst, message)))
+    wake = tracer.around_wake(send)
     store = MemWrite(0xE65D50A0, b"\1\0\0\0", 7)
 
     def on_wake(src: str, message: Irq | MemWrite) -> None:
-        handle(src, message, 0)
-        tracer.register(0xA0, message.data if isinstance(message, MemWrite) else b"", 7, is_write=True)
+        handle(src, message, traced.clock())
+        tracer.register_written(0xA0, store.data, 7)
         wake("peer-ep", Irq(IrqSource.EDMA_LINE, 1, 7))
         wake("peer-ep", Irq(IrqSource.EDMA_LINE, 1, 7))
 
     tracer.around_on_wake(on_wake)("peer-rc", store)
-    traced.flush()
     came, register, line, slice_ = traced.records()
 
     assert traced.handled == [store]
@@ -77,23 +72,31 @@ def test_wake_is_followed_from_its_arrival_to_the_line_it_raises() -> None:
     assert register.data == b"\1\0\0\0"
     assert (line.kind, line.flags, line.source) == (Kind.LINE, Flag.WAKE | Flag.SENT, EP)
     assert (slice_.kind, slice_.slot, slice_.flags) == (Kind.SLICE, Handler.WAKE, Flag.WAKE)
-    assert slice_.mono_ns - slice_.amount < came.mono_ns < register.mono_ns < line.mono_ns < slice_.mono_ns
+    assert slice_.mono_ns - slice_.amount == came.mono_ns == register.mono_ns < line.mono_ns < slice_.mono_ns
+    assert (came.amount, came.translated, slice_.source) == (0, 0, RC)
 
 
-def test_equal_interrupts_of_two_occasions_are_two() -> None:
+def test_second_register_of_a_handler_has_a_record_of_its_own() -> None:
     traced = Traced()
-    wake = traced.tracer.around_wake(lambda _dst, _message: None)
-    for _ in range(2):
-        wake("peer-ep", Irq(IrqSource.EDMA_LINE, 1, 7))
-        traced.flush()
+    tracer = traced.tracer
+    handle = tracer.around_handle(traced.handle)
 
-    assert [record.kind for record in traced.records()] == [Kind.LINE, Kind.LINE]
+    def on_wake(src: str, message: Irq | MemWrite) -> None:
+        handle(src, message, traced.clock())
+        tracer.register_written(0xA0, b"\1\0\0\0", 7)
+        tracer.register_written(0xA8, b"\2\0\0\0", 7)
+
+    tracer.around_on_wake(on_wake)("peer-rc", MemWrite(0xE65D50A0, b"\1\0\0\0", 7))
+    tracer.register_written(0x58, b"\3\0\0\0", 7)
+
+    written = [(one.address, one.data) for one in traced.records() if one.kind == Kind.REG_WRITE]
+    assert written == [(0xA0, b"\1\0\0\0"), (0xA8, b"\2\0\0\0"), (0x58, b"\3\0\0\0")]
 
 
 def test_store_to_registers_has_the_address_of_the_cpu_and_where_it_leads() -> None:
     traced = Traced()
-    wake = traced.tracer.around_wake(lambda _dst, _message: None)
-    traced.tracer.stored_directly(0x301F00A0, 0xE65D50A0, b"\1\0\0\0", 7, "edma")
+    wake = traced.tracer.around_wake(lambda _dst, _message: True)
+    traced.tracer.stored_by_wake(0x301F00A0, 0xE65D50A0)
     wake("edma", MemWrite(0xE65D50A0, b"\1\0\0\0", 7))
 
     (record,) = traced.records()
@@ -117,7 +120,7 @@ def test_message_has_the_same_flow_at_both_ends() -> None:
     handle = traced.tracer.around_handle(traced.handle)
 
     def on_message(label: str, _header: bytes, _payload: bytes | memoryview) -> None:
-        handle(label, MemWrite(0x2000, b""), 0)
+        handle(label, MemWrite(0x2000, b""), traced.clock())
 
     traced.tracer.around_on_message(on_message)("epc", *back)
     out, came, slice_ = traced.records()
@@ -131,21 +134,3 @@ def test_message_has_the_same_flow_at_both_ends() -> None:
     )
     assert (came.flags, came.flow, came.epoch, came.length) == (0, message_flow(EPC, EDMA, 9, 34), 7, 4)
     assert slice_.flow == came.flow
-
-
-def test_records_are_kept_for_a_moment_and_written_when_there_are_many() -> None:
-    traced = Traced()
-    wake = traced.tracer.around_wake(lambda _dst, _message: None)
-    wake("peer-ep", Irq(IrqSource.EDMA_LINE, 1, 7))
-    traced.flush()
-    traced.flush()
-    assert len(traced.later) == 1
-    assert not number_of(traced.ring, HEADER_BYTES)
-
-    traced.later[0]()
-    assert number_of(traced.ring, HEADER_BYTES)
-
-    for bits in range(MOST_KEPT):
-        wake("peer-ep", Irq(IrqSource.EDMA_LINE, bits, 7))
-    traced.flush()
-    assert number_of(traced.ring, HEADER_BYTES + MOST_KEPT * RECORD_BYTES)

@@ -7,11 +7,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import pytest
-
 from ntbnet.edge.fault_files import WORDS
 from ntbnet.edge.faulty import FaultLayer
-from ntbnet.edge.trace_kept import Kept
 from ntbnet.faults import plan_from
 from ntbnet.trace_records import Flag, Kind
 from ntbnet.wire import Irq, MemWrite, Service, encode
@@ -60,10 +57,10 @@ def test_interrupts_that_come_again_are_noted_without_a_flow() -> None:
     layer = stormy(loop)
 
     def on_wake(src: str, message: Irq | MemWrite) -> None:
-        handle(src, message, 0)
+        handle(src, message, traced.clock())
 
     def on_message(label: str, _header: bytes, _payload: bytes | memoryview) -> None:
-        handle(label, MemWrite(0x2000, b""), 0)
+        handle(label, MemWrite(0x2000, b""), traced.clock())
 
     message = encode(MemWrite(0x2000, b"\5\6\7\x08", 7), Service.EPC, Service.EDMA, 1, 9, 34, 0, 0)
     traced.tracer.around_on_message(on_message)("epc", *message)
@@ -80,19 +77,3 @@ def test_interrupts_that_come_again_are_noted_without_a_flow() -> None:
         *[(Kind.MEM_WRITE, 0)] * BURST,
     ]
     assert [(record.address, record.flow) for record in records[4:]] == [(STORE.addr, 0)] * BURST
-
-
-def test_a_record_that_cannot_be_written_does_not_come_again() -> None:
-    written: list[int] = []
-    kept = Kept(lambda *_fields, **_more: None, lambda _s, _function: None, lambda: 5)
-
-    def fail(_mono_ns: int) -> None:
-        raise ZeroDivisionError
-
-    kept.pending += [(written.append, 1, ()), (fail, 2, ()), (written.append, 3, ())]
-    with pytest.raises(ZeroDivisionError):
-        kept.write_out()
-    kept.pending.append((written.append, 4, ()))
-    kept.write_out()
-
-    assert written == [1, 4]
