@@ -253,7 +253,7 @@ class PerfettoTrace:
             self._count(ring, now, "packets sent", "packets", record.length)
             self._count(ring, now, "packets received", "packets", record.amount)
         elif kind == Kind.EVENT or kind in _LOG:
-            self._log(ring, record)
+            self._mark(ring, record)
 
     def _frame(self, ring: RingHeader, record: Record) -> None:
         track = self._child(self._process(ring), f"queue {record.queue}")
@@ -365,7 +365,7 @@ class PerfettoTrace:
             flight = self._flights.get(record.flow)
             packet.track_event.flow_ids.append(flight.ident if flight else record.flow)
 
-    def _log(self, ring: RingHeader, record: Record) -> None:
+    def _mark(self, ring: RingHeader, record: Record) -> None:
         track = self._child(self._process(ring), "log")
         text = record.data.decode("utf-8", "replace")
         packet = self._event(record.mono_ns, _INSTANT, track)

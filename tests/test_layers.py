@@ -52,6 +52,9 @@ CONFIG_MODULES = {
 }
 """The configuration is one area in several files."""
 
+RECORD_MODULES = {"trace_records", "trace_stored"}
+"""The format of trace rings."""
+
 TRACE_MODULES = {"trace_link", "trace_places", "trace_pcapng", "trace_perfetto", "trace_whole"}
 """What makes files of a trace, another such area."""
 
@@ -102,6 +105,8 @@ def area_of(module: str) -> str | None:
         return ""
     if parts[1] in TRACE_MODULES:
         return "trace"
+    if parts[1] in RECORD_MODULES:
+        return "trace_records"
     return "config" if parts[1] in CONFIG_MODULES else parts[1]
 
 

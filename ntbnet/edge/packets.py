@@ -112,14 +112,14 @@ class Packets:
         self._ticker.start(period_ns)
 
     def _on_tun(self) -> None:
-        receive_buffer, read, transmit = self._device.receive_buffer, self.read, self.transmit
+        device, read, transmit = self._device, self.read, self.transmit
         now_ns = self._clock()
         is_single = self._singles >= SINGLES and self._singles % LOOK_AGAIN
         packets = 0
         for _ in range(1 if is_single else TUN_BATCH):
             if self._is_stopped:
                 break
-            length = read(receive_buffer())
+            length = read(device.receive_buffer())
             if not length:
                 break
             packets += 1
