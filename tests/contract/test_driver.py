@@ -90,7 +90,9 @@ def story() -> Story:
     return Story()
 
 
-def driver_of(story: Story, folder: FilePath, tun: StoryTun, **wakes: Any) -> Driver:
+def driver_of(
+    story: Story, folder: FilePath, tun: StoryTun, device: StoryDevice | None = None, **wakes: Any
+) -> Driver:
     """A driver of ``epc`` whose path to ``rc-host`` is up."""
     path = Path(
         "epc",
@@ -107,7 +109,8 @@ def driver_of(story: Story, folder: FilePath, tun: StoryTun, **wakes: Any) -> Dr
     path.changes.clear()
     log = Logger(sys.stderr, "error", {"run_id": "contract", "node": "ep", "service": "epc", "epoch": 1})
     sockets = {"rc-host": (f"ipc://{folder}/in", f"ipc://{folder}/out")}
-    return Driver(StoryDevice(story), {"rc-host": path}, sockets, log, cast("Tun", tun), **wakes)
+    device = device or StoryDevice(story)
+    return Driver(device, {"rc-host": path}, sockets, log, cast("Tun", tun), **wakes)
 
 
 @pytest.fixture
@@ -321,10 +324,8 @@ def run_bursts(story: Story, folder: FilePath, wanted: int, begin: Callable[[Dri
 
     async def run() -> tuple[BurstDevice, BurstTun]:
         tun = BurstTun(story)
-        driver = driver_of(story, folder, tun)
         device = BurstDevice(story, wanted)
-        assert driver._packets is not None
-        driver._packets._device = device
+        driver = driver_of(story, folder, tun, device)
         driver.start(asyncio.get_running_loop(), f"ipc://{folder}/question", dict)
         begin(driver, tun)
         async with asyncio.timeout(5):
