@@ -18,6 +18,7 @@ from ntbnet.edge.clock import monotonic_ns, wall_ns
 from ntbnet.errors import SetupError
 from ntbnet.trace_records import (
     AMOUNT_AT,
+    AMOUNT_MAX,
     FLAGS_AT,
     HEADER_BYTES,
     RECORD,
@@ -64,7 +65,7 @@ class Amend(Protocol):
     """Completes a record that was written, unless newer ones have replaced it."""
 
     def __call__(self, number: int, flags: int, translated: int, amount: int, /) -> None:
-        """Give record ``number`` these fields."""
+        """Give record ``number`` these fields; an ``amount`` above AMOUNT_MAX is that."""
 
 
 def writer(view: memoryview, capacity: int, clock: Callable[[], int] = monotonic_ns) -> tuple[Note, Amend]:
@@ -126,7 +127,10 @@ def writer(view: memoryview, capacity: int, clock: Callable[[], int] = monotonic
         if number - which < capacity:
             place = HEADER_BYTES + (which - 1) % capacity * RECORD_BYTES
             pack_number(view, place + TRANSLATED_AT, translated)
-            pack_amount(view, place + AMOUNT_AT, amount)
+            try:
+                pack_amount(view, place + AMOUNT_AT, amount)
+            except struct.error:
+                pack_amount(view, place + AMOUNT_AT, AMOUNT_MAX)
             view[place + FLAGS_AT] = flags
 
     return note, amend

@@ -20,7 +20,6 @@ from ntbnet.edge.packet_tracer import FramesDevice, PacketTracer
 from ntbnet.edge.trace_ring import Amend, Note
 from ntbnet.topology import NODE_OF
 from ntbnet.trace_records import (
-    AMOUNT_MAX,
     DATA_BYTES,
     SERVICES,
     Block,
@@ -166,13 +165,12 @@ class Tracer:
 
     def _complete(self, flags: int) -> None:
         """The handler of the newest arrival has ended."""
-        flags, register = flags | _HANDLED, self._stored_in
-        if register >= 0:
-            flags, self._stored_in = flags | _REGISTER, NO_REGISTER
+        register, took = self._stored_in, self._clock() - self._begin_ns
+        if register < 0:
+            self._amend(self._open, flags | _HANDLED, 0, took)
         else:
-            register = 0
-        took = self._clock() - self._begin_ns
-        self._amend(self._open, flags, register, min(took, AMOUNT_MAX))
+            self._amend(self._open, flags | _HANDLED | _REGISTER, register, took)
+            self._stored_in = NO_REGISTER
         self._open = self._flow = 0
 
     def around_send(self, bare: SendFunction) -> SendFunction:
