@@ -17,6 +17,8 @@ from tests.tshark import rows
 pytestmark = [pytest.mark.system, pytest.mark.needs_tun]
 
 PINGS = 5
+ECHO_BYTES = 28
+"""Of a request or reply: an IPv4 header and an ICMP header."""
 NODES = ("rc", "ep")
 
 
@@ -67,7 +69,7 @@ def test_perfetto_has_as_many_flows_as_packets_were_sent(traced: Traced) -> None
     for steps in flows.values():
         names = [step.name for step in steps]
         assert (names[0], names[-1], names.count("ring write")) == ("TUN read", "TUN write", 1)
-        assert steps[0].notes["bytes"] == steps[-1].notes["bytes"] == 84
+        assert steps[0].notes["bytes"] == steps[-1].notes["bytes"] == ECHO_BYTES
 
 
 def test_perfetto_shows_processes_handlers_and_rings(traced: Traced) -> None:
