@@ -27,14 +27,14 @@ test: $(STAMP)
 # - what runs in both fabrics, or in one it names, whichever is asked for;
 BOTH_FABRICS := system/test_bench.py system/test_bench_kinds.py system/test_bench_latency.py system/test_demo.py \
 	system/test_local.py system/test_privileges.py system/test_two_machines.py chaos/test_recovery.py \
-	chaos/test_broken_builds.py system/test_trace_export.py
+	chaos/test_broken_builds.py system/test_trace_export.py system/test_trace.py
 # - what ends before the fabric begins (command lines, refusals, logs), or is about nodes and TUNs, or how commands end;
 NO_FABRIC := system/test_commands.py system/test_refusals.py system/test_logs_pipe.py system/test_node.py \
 	system/test_tun_offloads.py system/test_stop.py system/test_lnav.py system/test_log_size.py system/test_wireshark.py
 # - what is about the control messages that both fabrics have: forged messages and interrupts; where plans and crash
 #   points are kept (the scenarios inject in both); or who looks at a bridge from outside: metrics, top, logs.
 SAME_IN_BOTH := system/test_forged.py system/test_spurious.py system/test_faults.py system/test_metrics.py \
-	system/test_top.py system/test_log_files.py
+	system/test_top.py system/test_log_files.py chaos/test_timeline.py
 test-message: $(STAMP)
 	NTBNET_TEST_FABRIC=message $(BIN)/python -m pytest --numprocesses $(WORKERS) tests/system tests/chaos \
 		$(patsubst %,--ignore tests/%,$(BOTH_FABRICS) $(NO_FABRIC) $(SAME_IN_BOTH))

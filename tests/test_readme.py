@@ -84,7 +84,7 @@ def test_commands_by_hand() -> None:
         for command in others:
             done = run(command)
             assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
-            assert done.stdout.strip(), command
+            assert (done.stdout + done.stderr).strip(), command
             if " ping " in command:
                 assert " 0% packet loss" in done.stdout
     finally:
