@@ -65,6 +65,9 @@ def test_short_form_of_a_scenario_is_ok(scenario: str, tmp_path: Path) -> None:
     assert result["delivered"] > 0
     assert result["faults"] or result["injected"]
     assert result["faults"] >= faults
+    waited = result["cpu_wait_ms"]
+    assert (waited is not None) == Path("/proc/self/schedstat").exists()
+    assert waited is None or set(waited["by_process"]) >= {*topology.SERVICES, "traffic"}
     if {fault.kind for fault in chaos_scenario.load(scenario).faults} == {"kill"}:
         judge_epochs(tmp_path / "history")
 

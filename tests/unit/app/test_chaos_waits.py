@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Mapping
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -255,39 +252,3 @@ def test_kernel_that_counts_no_waits_gives_no_samples(tmp_path: Path) -> None:
 
     assert not sampler.is_due(1 << 62)
     assert sampler.samples == []
-
-
-SPIN = """
-import sys, time
-while time.process_time() < 0.15:
-    pass
-print("done", flush=True)
-sys.stdin.read()
-"""
-
-
-def test_processes_that_share_a_cpu_are_seen_to_wait() -> None:
-    """Of the kernel that runs this: two that want all of one CPU each wait for the other."""
-    cpu = min(os.sched_getaffinity(0))
-    sampler = WaitSampler()
-    with ExitStack() as stack:
-        children = [
-            stack.enter_context(
-                subprocess.Popen(
-                    ["taskset", "-c", str(cpu), sys.executable, "-c", SPIN],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    text=True,
-                )
-            )
-            for _ in range(2)
-        ]
-        sampler.sample({})
-        for child in children:
-            assert child.stdout is not None
-            assert child.stdout.readline() == "done\n"
-
-        sampler.sample({str(number): child.pid for number, child in enumerate(children)})
-
-    (sample,) = sampler.samples
-    assert sum(sample.waited_ns.values()) > 50 * MS
