@@ -144,14 +144,14 @@ class EndpointController:
 
     def handle(self, src: str, message: Message, now_ns: int) -> Sequence[Effect]:
         """A checked message from a neighbour."""
-        if src == HOST:
-            self._from_host(message)
+        if src == DRIVER:
+            self._from_driver(message)
         elif src == CLIENT:
             self._from_client(message)
-        elif src == EDMA:
-            self._from_engine(message)
+        elif src == HOST:
+            self._from_host(message)
         else:
-            self._from_driver(message)
+            self._from_engine(message)
         return self._finish()
 
     def on_path(self, peer: str, up: bool, session: int, reason: str, now_ns: int) -> Sequence[Effect]:
@@ -343,23 +343,21 @@ class EndpointController:
 
     def _from_driver(self, message: Message) -> None:
         """Memory requests of the host's driver, by bus address, and answers to those of this side."""
-        if isinstance(message, Completion):
-            self._complete(DRIVER, message)
-        elif not isinstance(message, (MemWrite, MemRead)):
-            self.counters["unexpected"] += 1
-        elif message.epoch != self.epoch or not self.epoch:
-            self.counters["stale_epoch"] += 1
-            if isinstance(message, MemRead):
-                self._outbox.send(DRIVER, Completion(message.tag, Status.UR, b"", message.epoch))
-        else:
+        if isinstance(message, (MemWrite, MemRead)):
+            if message.epoch != self.epoch or not self.epoch:
+                self.counters["stale_epoch"] += 1
+                if isinstance(message, MemRead):
+                    self._outbox.send(DRIVER, Completion(message.tag, Status.UR, b"", message.epoch))
+                return
             self._takes_from_driver = bool(self._paths.get(DRIVER))
-            self._driver_request(message)
-
-    def _driver_request(self, message: MemWrite | MemRead) -> None:
-        if isinstance(message, MemWrite):
-            self._inbound_write(message.addr, message.data)
+            if isinstance(message, MemWrite):
+                self._inbound_write(message.addr, message.data)
+            else:
+                self._read(DRIVER, self.epc.inbound_address(message.addr, message.size), message)
+        elif isinstance(message, Completion):
+            self._complete(DRIVER, message)
         else:
-            self._read(DRIVER, self.epc.inbound_address(message.addr, message.size), message)
+            self.counters["unexpected"] += 1
 
     def _offer_path(self) -> None:
         """Tell the host's driver that its memory requests of this epoch may come straight here."""

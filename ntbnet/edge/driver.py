@@ -264,11 +264,13 @@ class Driver:
         now_ns = self._clock()
         message = path.receive(header, payload, now_ns)
         if message is not None:
-            self._apply(self._handle(label, message, now_ns), now_ns)
+            effects = self._handle(label, message, now_ns)
+            if effects:
+                self._apply(effects, now_ns)
         else:
             self._paths_moved = True
-        if path.outgoing or path.changes:
-            self._unsettled.append(path)
+            if path.outgoing or path.changes:
+                self._unsettled.append(path)
         if self._unsettled:
             self._settle_all(now_ns)
 
