@@ -33,12 +33,13 @@ from typing import Any
 from ntbnet.errors import WireError
 from ntbnet.wire import (
     SERVICE_BY_LABEL,
+    Decoder,
+    Encoder,
     Header,
     Kind,
     Message,
     decode_header,
     decode_message,
-    encode,
     encode_control,
     unpack_body,
 )
@@ -145,6 +146,9 @@ class Path:
         self.changes: list[tuple[bool, str]] = []
         self._tx_sequence = 0
         self._rx_sequence = 0
+        self._encoder: Encoder | None = None
+        self._decoder: Decoder | None = None
+        """Of the session, while up."""
         self._last_heard_ns = 0
         self._next_beat_ns = 0
         self._opened_ns = 0
@@ -160,21 +164,25 @@ class Path:
 
     def send(self, message: Message, now_ns: int) -> Frames | None:
         """Frames for ``message`` in the current session; None (counted) while there is none."""
-        if self.state is not _UP:
+        encoder = self._encoder
+        if encoder is None:
             self.refused["sent_while_down"] += 1
             return None
         sequence = self._tx_sequence
         self._tx_sequence = sequence + 1
-        return encode(
-            message, self._src, self._dst, self.incarnation, self.session, sequence, now_ns, self._key
-        )
+        return encoder.encode(message, sequence, now_ns)
 
     # receiving
 
-    def receive(
-        self, header_frame: bytes | memoryview, payload: bytes | memoryview, now_ns: int
-    ) -> Message | None:
+    def receive(self, header_frame: bytes, payload: bytes | memoryview, now_ns: int) -> Message | None:
         """Check one message; the device message it carries when it is the next of this session."""
+        decoder = self._decoder
+        if decoder is not None:
+            usual = decoder.decode_next(header_frame, payload, self._rx_sequence)
+            if usual is not None:
+                self._rx_sequence += 1
+                self._last_heard_ns = now_ns
+                return usual
         try:
             header = decode_header(header_frame, payload, self._key)
             if header.src != self._dst or header.dst != self._src:
@@ -311,6 +319,9 @@ class Path:
     def _up(self, now_ns: int) -> None:
         self.state = PathState.UP
         self._tx_sequence = self._rx_sequence = 0
+        src, dst, session, key = self._src, self._dst, self.session, self._key
+        self._encoder = Encoder(src, dst, self.incarnation, session, key)
+        self._decoder = Decoder(dst, src, self.peer_incarnation, session, key)
         self._last_heard_ns = now_ns
         self._next_beat_ns = self._beat_after(now_ns)
         self._mismatch = ""
@@ -320,6 +331,7 @@ class Path:
         was_up = self.state is PathState.UP
         self.state = PathState.DOWN
         self.session = 0
+        self._encoder = self._decoder = None
         self._next_beat_ns = now_ns
         self._greeting_ns = FIRST_HELLO_NS
         if was_up:

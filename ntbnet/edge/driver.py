@@ -264,11 +264,13 @@ class Driver:
         now_ns = self._clock()
         message = path.receive(header, payload, now_ns)
         if message is not None:
-            self._apply(self._handle(label, message, now_ns), now_ns)
+            effects = self._handle(label, message, now_ns)
+            if effects:
+                self._apply(effects, now_ns)
         else:
             self._paths_moved = True
-        if path.outgoing or path.changes:
-            self._unsettled.append(path)
+            if path.outgoing or path.changes:
+                self._unsettled.append(path)
         if self._unsettled:
             self._settle_all(now_ns)
 
@@ -340,17 +342,17 @@ class Driver:
     def _apply(self, effects: Sequence[Effect], now_ns: int) -> None:
         """Perform effects in order; a path that changes by them waits in ``_unsettled``."""
         for effect in effects:
-            if isinstance(effect, Wake):  # of no device in fabric message
-                if effect.what and are_stores_watched():
-                    store_elsewhere(effect.what, self._wake_at_once, effect)
-                else:
-                    self._wake(effect.dst, effect.message)
-            elif isinstance(effect, Send):
+            if isinstance(effect, Send):
                 path = self._paths[effect.dst]
                 frames = path.send(effect.message, now_ns)
                 if frames is not None and not self._send(effect.dst, *frames):
                     path.surprise_down("neighbour takes no more messages", now_ns)
                     self._unsettled.append(path)
+            elif isinstance(effect, Wake):  # of no device in fabric message
+                if effect.what and are_stores_watched():
+                    store_elsewhere(effect.what, self._wake_at_once, effect)
+                else:
+                    self._wake(effect.dst, effect.message)
             elif isinstance(effect, Store):
                 effect.memory.store(effect.what, effect.offset, effect.data)
             elif isinstance(effect, Deliver):
