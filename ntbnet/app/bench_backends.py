@@ -11,7 +11,7 @@ from typing import Any, get_type_hints
 
 from ntbnet.app.stop_request import pause
 from ntbnet.config import Config, load_text, to_toml
-from ntbnet.edge.startup import read_profile
+from ntbnet.edge.config_file import read_profile
 from ntbnet.errors import ConfigError, SetupError
 from ntbnet.schema import Choice
 from ntbnet.sections import Bridge

@@ -37,7 +37,9 @@ from ntbnet.edge.rundir import DEFAULT_ROOT, RunDir
 from ntbnet.errors import ConfigError
 from ntbnet.log import COMMON_KEYS, EVENTS
 
-app = typer.Typer(help="Show and count what the services of a bridge logged.", no_args_is_help=True)
+app = typer.Typer(
+    help="Show and count what the services of a bridge logged.", no_args_is_help=True, add_completion=False
+)
 
 DEFAULT_NAME = "ntbnet"
 STYLES = {"debug": "dim", "info": "green", "warning": "yellow", "error": "bold red"}
