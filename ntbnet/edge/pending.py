@@ -1,9 +1,9 @@
 """Interrupts that come again while the CPU is busy with them.
 
 As an interrupt controller latches a line or a vector once until it is taken: an interrupt equal to the one
-before it, with nothing in between, waits for the end of the step, and is handled once more there, however often
-it came. So a storm of interrupts costs two runs of the handler in each step, and packets and messages have
-their turns.
+before it, with nothing in between, waits for the end of the step, and is handled once more there, however
+often it came. So a storm of interrupts costs two runs of the handler in each step, and packets and messages
+have their turns.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ BROKEN = [
     ("ver", "one-kill", "local", "duplicated"),
 ]
 """Check switched off, scenario, fabric, and what it leads to: frames of the last lap come again; behind
-writes that nobody missed the ring stands still while nothing is wrong; stale ones keep it from coming back."""
+writes that nobody missed the ring stands still while nothing is wrong; stale ones keep it from being back."""
 
 
 def judged(scenario: str, fabric: str, folder: Path, environment: dict[str, str]) -> dict[str, Any]:
