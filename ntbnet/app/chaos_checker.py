@@ -236,17 +236,18 @@ class _Judge:
                 self._problem("loss", f"datagram {sequence} of {_name(key)}: {reason}")
 
     def _judge_counted_loss(self) -> None:
-        """Each loss is a packet that the sending node counts as dropped; none is lost on the way."""
+        """Each loss is a packet that the sending node counts, each drop a loss; none is lost on the way."""
         lost = Counter((life, way) for (life, way, _), _, _ in self._lost)
         counted = {
             (node.life, NODES.index(node.node)): _dropped(node) for node in self._history.observed.nodes
         }
-        for (life, way), number in lost.items():
-            if number > counted.get((life, way), 0):
+        for life, way in lost.keys() | counted.keys():
+            number, dropped = lost[life, way], counted.get((life, way), 0)
+            # without TCP all packets are datagrams of ours
+            if number > dropped or (number < dropped and not self._has_tcp):
                 self._problem(
                     "loss",
-                    f"{number} datagrams {WAYS[way]}, but {NODES[way]} counts "
-                    f"{counted.get((life, way), 0)} dropped packets",
+                    f"{number} datagrams {WAYS[way]}, but {NODES[way]} counts {dropped} dropped packets",
                 )
         drivers = {(node.life, node.node): node.netdev for node in self._history.observed.nodes}
         for (life, node), sender in drivers.items():
@@ -481,7 +482,7 @@ class _Judge:
                 self._gaps.append(
                     f"rule {number} ({rule.kind}) struck {rule.injected} times, at least {least} make a test"
                 )
-            least = min(rule.again_wanted * 9 // 10, self._bounds.min_again)  # the last ones may still come
+            least = min(rule.again_wanted, self._bounds.min_again)
             if rule.again < least:
                 self._gaps.append(
                     f"rule {number} ({rule.kind}) had interrupts come {rule.again} times again, "

@@ -31,6 +31,7 @@ from ntbnet.devices.path import Path
 from ntbnet.edge.bus import ZmqBus
 from ntbnet.edge.clock import Timer, monotonic_ns
 from ntbnet.edge.packets import PacketDevice, Packets
+from ntbnet.edge.pending import PendingInterrupts
 from ntbnet.edge.stopwatch import Stopwatch
 from ntbnet.edge.tun import Tun
 from ntbnet.edge.wake import Wakes
@@ -134,6 +135,7 @@ class Driver:
         self._left: asyncio.Event | None = None
         self._logged_refusals: set[tuple[str, str]] = set()
         self.tun_write_drops = 0
+        self._interrupts = PendingInterrupts()
         self.failure: BaseException | None = None
         self._wakes = None if wake_path is None else Wakes(service, wake_path, self._on_wake, self._end_step)
         self._guard = guard
@@ -174,7 +176,7 @@ class Driver:
         if faults is not None:
             device = self._device
             signalled = (device.is_interrupt,) if isinstance(device, SignalledDevice) else ()
-            faults.attach(self._clock, self._loop, self._flush_all, self.perform, self._paths, *signalled)
+            faults.attach(self._clock, self._loop, self._flush_all, self._interrupt, self._paths, *signalled)
         self._connect()
 
     def _call_faulty(self, faults: FaultLayer) -> None:
@@ -263,16 +265,22 @@ class Driver:
         path = self._paths[label]
         now_ns = self._clock()
         message = path.receive(header, payload, now_ns)
-        if message is not None:
-            effects = self._handle(label, message, now_ns)
-            if effects:
-                self._apply(effects, now_ns)
-        else:
+        if message is None:
             self._paths_moved = True
             if path.outgoing or path.changes:
                 self._unsettled.append(path)
+        elif not isinstance(message, Irq):
+            self._interrupts.pass_by()
+            self._act(label, message, now_ns)
+        elif not self._interrupts.is_pending(label, message):
+            self._act(label, message, now_ns)
         if self._unsettled:
             self._settle_all(now_ns)
+
+    def _act(self, label: str, message: Message, now_ns: int) -> None:
+        effects = self._handle(label, message, now_ns)
+        if effects:
+            self._apply(effects, now_ns)
 
     def _on_batch(self, label: str) -> None:
         path = self._paths[label]
@@ -282,10 +290,21 @@ class Driver:
         self._arm()
 
     def _on_wake(self, src: str, message: Irq | MemWrite) -> None:
+        if isinstance(message, Irq):
+            if self._interrupts.is_pending(src, message):
+                return
+        else:
+            self._interrupts.pass_by()
         now_ns = self._clock()
         effects = self._handle(src, message, now_ns)
         if effects:
             self._perform(effects, now_ns)
+
+    def _interrupt(self, src: str, message: Irq | MemWrite) -> None:
+        """An interrupt at this CPU, past the faults: the fault layer has it come again."""
+        if not self._interrupts.is_pending(src, message):
+            now_ns = self._clock()
+            self._perform(self._device.handle(src, message, now_ns), now_ns)
 
     def _end_step(self) -> None:
         self._flush()
@@ -293,6 +312,12 @@ class Driver:
 
     def _flush_all(self) -> None:
         """Hand over what was sent: wakes last, behind the messages and stores of the same occasion."""
+        interrupts = self._interrupts
+        interrupts.pass_by()
+        if interrupts.waiting:
+            for src, message in interrupts.take():
+                self._interrupt(src, message)
+            interrupts.pass_by()
         self._bus.flush()
         if self._wakes is not None:
             self._wakes.flush()
@@ -455,6 +480,12 @@ class Driver:
             **self._device.snapshot(),
             "paths": [path.snapshot() for path in self._paths.values()],
             "tun_write_drops": self.tun_write_drops,
-            "wakes": {} if self._wakes is None else dict(self._wakes.counters),
+            "wakes": self._count_wakes(),
             "security": {} if self._guard is None else self._guard.snapshot(),
         }
+
+    def _count_wakes(self) -> dict[str, int]:
+        """Wakes refused, dropped or merged; interrupts, however they came, that were handled with others."""
+        counters = {} if self._wakes is None else dict(self._wakes.counters)
+        collapsed = self._interrupts.collapsed
+        return counters | ({"interrupts_collapsed": collapsed} if collapsed else {})

@@ -34,6 +34,7 @@ LENGTHS = {
     "bad-device": (8, 0),
     "spurious-storm": (4, 0),
     "slow-consumer": (2, 0),
+    "full-rings": (2, 0),
 }
 """Scenario -> length of its fault phase here, s, and the least number of faults: each service, each pair of
 them; what one contains is not run twice."""
