@@ -56,6 +56,10 @@ It doubles up to the interval.
 OPEN_PATIENCE_NS = 4 * HELLO_INTERVAL_NS
 """How long the initiator repeats OPEN before it takes a new session: the old one may be spent at the peer."""
 
+TAIL_NS = 20_000_000
+"""How soon behind a message a BEAT says that it was sent: who waits for an answer to one that was lost sends
+nothing that would show the gap, and a heartbeat is long."""
+
 MAX_TOLD = 0xFFFF_FFF0
 """Highest incarnation or session that a HELLO may say it has seen: counters of 32 bits go on above it."""
 _FIRST_OF_DEVICES = int(Kind.MEM_WRITE)
@@ -108,7 +112,8 @@ class Path:
 
     ``receive`` returns the device message to apply, or None; after each call the owner drains
     ``outgoing`` (frames to send) and looks at ``changes`` (ups and downs, oldest first; a reason
-    that begins with ``refused`` tells of a foreign peer, and the state is what it was).
+    that begins with ``refused`` tells of a foreign peer, and the state is what it was). ``send`` sets
+    ``is_sooner`` when the next deadline has come nearer by it, for its owner to clear.
     """
 
     def __init__(
@@ -145,6 +150,9 @@ class Path:
         self.outgoing: list[Frames] = []
         self.changes: list[tuple[bool, str]] = []
         self._tx_sequence = 0
+        self._shown_sequence = 0
+        """What the last BEAT said was sent."""
+        self.is_sooner = False
         self._rx_sequence = 0
         self._encoder: Encoder | None = None
         self._decoder: Decoder | None = None
@@ -170,6 +178,9 @@ class Path:
             return None
         sequence = self._tx_sequence
         self._tx_sequence = sequence + 1
+        if sequence == self._shown_sequence:
+            self._next_beat_ns = min(self._next_beat_ns, (now_ns // TAIL_NS + 1) * TAIL_NS)
+            self.is_sooner = True
         return encoder.encode(message, sequence, now_ns)
 
     # receiving
@@ -318,7 +329,7 @@ class Path:
 
     def _up(self, now_ns: int) -> None:
         self.state = PathState.UP
-        self._tx_sequence = self._rx_sequence = 0
+        self._tx_sequence = self._rx_sequence = self._shown_sequence = 0
         src, dst, session, key = self._src, self._dst, self.session, self._key
         self._encoder = Encoder(src, dst, self.incarnation, session, key)
         self._decoder = Decoder(dst, src, self.peer_incarnation, session, key)
@@ -363,7 +374,8 @@ class Path:
         if now_ns < self._next_beat_ns:
             return
         if self.state is PathState.UP:
-            self._control(Kind.BEAT, now_ns, sequence=self._tx_sequence)
+            self._shown_sequence = self._tx_sequence
+            self._control(Kind.BEAT, now_ns, sequence=self._shown_sequence)
             self._next_beat_ns = self._beat_after(now_ns)
             return
         if self.state is PathState.OPENING and now_ns - self._opened_ns < OPEN_PATIENCE_NS:

@@ -370,6 +370,8 @@ class Driver:
             if isinstance(effect, Send):
                 path = self._paths[effect.dst]
                 frames = path.send(effect.message, now_ns)
+                if path.is_sooner:
+                    path.is_sooner, self._paths_moved = False, True
                 if frames is not None and not self._send(effect.dst, *frames):
                     path.surprise_down("neighbour takes no more messages", now_ns)
                     self._unsettled.append(path)
@@ -426,7 +428,7 @@ class Driver:
     def _arm(self) -> None:
         """Let the timer fire no later than the next deadline; too early does no harm.
 
-        The deadline of a path that only carries messages does not come nearer, so it is not asked for.
+        The deadline of a path that only carries messages seldom comes nearer, so it is not asked for.
         """
         if self._left is not None and isinstance(self._device, LeavingDevice) and self._device.is_shut_down():
             self._left.set()

@@ -32,7 +32,7 @@ LENGTHS = {
     "damaged-control": (2, 8),
     "bad-wire": (2, 0),
     "bad-device": (8, 0),
-    "spurious-storm": (4, 0),
+    "spurious-storm": (3, 0),
     "slow-consumer": (2, 0),
     "full-rings": (2, 0),
 }

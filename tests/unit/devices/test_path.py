@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ntbnet.devices.path import HELLO_INTERVAL_NS, OPEN_PATIENCE_NS, Path
+from ntbnet.devices.path import HELLO_INTERVAL_NS, OPEN_PATIENCE_NS, TAIL_NS, Path
 from ntbnet.wire import SERVICE_BY_LABEL, Irq, IrqSource, Kind, MemWrite, encode, encode_control
 
 MS = 1_000_000
@@ -266,7 +266,7 @@ def test_silence_is_surprise_down() -> None:
 def test_beat_shows_that_the_last_message_was_lost() -> None:
     pair = up()
     write_of(pair, pair.a)
-    pair.run(HEARTBEAT_NS + 10 * MS)
+    pair.run(TAIL_NS + 10 * MS)
 
     assert pair.b.path.refused["gap"] == 1
     assert pair.b.got == []
