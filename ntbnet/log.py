@@ -180,6 +180,9 @@ EVENTS: dict[str, Event] = {
         ("direction", "address", "cause"),
         "a connection between the machines was not made; logged once a cause",
     ),
+    "service.cores_halt": Event(
+        "warning", ("reason",), "idle cores were to poll (run.idle_cores), but this machine does not let them"
+    ),
     "security.privileges_dropped": Event("info", ("user",), "service is no longer root"),
     "supervisor.started": Event("info", ("services",), "bridge is being started"),
     "supervisor.ready": Event("info", ("seconds",), "all services are up"),

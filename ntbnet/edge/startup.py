@@ -36,6 +36,7 @@ from ntbnet.edge.clock import monotonic_ns
 from ntbnet.edge.config_file import DEFAULT_NAME, load_config
 from ntbnet.edge.driver import Device, Driver
 from ntbnet.edge.fault_source import FaultSource
+from ntbnet.edge.idle_cores import keep_polling
 from ntbnet.edge.lifeline import announce
 from ntbnet.edge.privileges import account, become
 from ntbnet.edge.rundir import RunDir
@@ -138,10 +139,16 @@ def _run(
     is_local = config.bridge.fabric == "local"
     ring = _ring(config)
     dram = far_dram = tun = far = None
+    polling_fd = -1
     try:
         dram, window = _attach(run, config, node)
         if recipe.needs_tun:
             tun = Tun(f"{run.name}-{node}", config.netdev.tun, offload_bytes(config))
+            if config.run.idle_cores == "poll":
+                try:
+                    polling_fd = keep_polling()
+                except OSError as refusal:
+                    log.emit("service.cores_halt", reason=str(refusal))
         if recipe.stores_far and is_local:
             far_dram, far_window = _attach(run, config, "ep" if node == "rc" else "rc")
             words = Window(open_lease(run.lease_path), 0, "lease")
@@ -167,6 +174,8 @@ def _run(
             runner.get_loop()  # may fail; the coroutine is made only once it has not
             return runner.run(_serve(driver, log, about, question_endpoint, arguments.notify_fd, signals))
     finally:
+        if polling_fd >= 0:
+            os.close(polling_fd)
         if tun is not None:
             tun.close()
         for memory in (dram, far_dram):
