@@ -18,15 +18,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
-# structlog imports rich, when installed, for console tracebacks no service prints; that costs more
+# structlog imports rich, when installed, for console tracebacks nobody here prints; that costs more
 # start-up time than everything else a service imports. A None entry makes the import fail quietly.
-_hide_rich = "rich" not in sys.modules
-if _hide_rich:
-    sys.modules["rich"] = None  # type: ignore[assignment]  # documented import-system use of None
+_rich = sys.modules.get("rich")
+sys.modules["rich"] = None  # type: ignore[assignment]  # documented import-system use of None
 import structlog  # noqa: E402  # must come after the line above
 
-if _hide_rich:
+if _rich is None:
     del sys.modules["rich"]
+else:
+    sys.modules["rich"] = _rich
 
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 COMMON_KEYS = ("event", "level", "wall", "mono_ns", "run_id", "node", "service", "pid", "epoch")
@@ -191,6 +192,9 @@ EVENTS: dict[str, Event] = {
     ),
     "trace.stopped": Event("info", (), "the trace ends; its ring stays until the next one"),
     "trace.unavailable": Event("warning", ("reason",), "no trace ring: nothing of this service is recorded"),
+    "service.cores_halt": Event(
+        "warning", ("reason",), "idle cores were to poll (run.idle_cores), but this machine does not let them"
+    ),
     "security.privileges_dropped": Event("info", ("user",), "service is no longer root"),
     "supervisor.started": Event("info", ("services",), "bridge is being started"),
     "supervisor.ready": Event("info", ("seconds",), "all services are up"),

@@ -10,6 +10,7 @@ import itertools
 import pkgutil
 import tomllib
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated
 
 from ntbnet.address import ADDRESS_END, Span, is_aligned
@@ -286,8 +287,9 @@ def shipped(name: str) -> str:
     return data.decode()
 
 
+@lru_cache(maxsize=8)
 def load_profile(text: str, source: str) -> Profile:
-    """Read and check a profile.
+    """Read and check a profile; one that was read before is the same object, which nothing can change.
 
     Raises:
         ConfigError: one line, beginning with ``source``, naming key, value and allowed range.

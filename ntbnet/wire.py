@@ -59,6 +59,12 @@ MAX_BODY_ITEMS = 1024
 _HEAD = Struct("<BBHBBHIIIIQQIIQ")
 _FIELDS = Struct("<xB10xIIIQQII")
 _ROUTE = Struct("<4xBB6xI8xQ")
+_FRONT = Struct("<BBHBBHII")
+"""What of a header is the same in each message of one kind and session."""
+_FRONT_BYTES = _FRONT.size
+_REST = Struct("<IIQQIIQ")
+_REST_AND_CHECKSUM = Struct("<IIQQIIQQ")
+_SUMMED_BYTES = HEADER_BYTES - 8
 _U64 = Struct("<Q")
 _new = tuple.__new__
 _LENGTH_AT = 40
@@ -107,6 +113,7 @@ class Kind(IntEnum):
 _MEM_WRITE, _MEM_READ, _COMPLETION = int(Kind.MEM_WRITE), int(Kind.MEM_READ), int(Kind.COMPLETION)
 _CFG_READ, _CFG_WRITE, _IRQ = int(Kind.CFG_READ), int(Kind.CFG_WRITE), int(Kind.IRQ)
 _CALL, _REPLY, _NOTICE = int(Kind.CALL), int(Kind.REPLY), int(Kind.NOTICE)
+_DEVICE_KINDS = tuple(int(kind) for kind in Kind if kind >= Kind.MEM_WRITE)
 
 
 class Status(IntEnum):
@@ -276,6 +283,95 @@ def encode_control(
     return head + _U64.pack(xxh3_64_intdigest(payload, xxh3_64_intdigest(head, key))), payload
 
 
+class Encoder:
+    """Messages that one end sends in one session: what is the same in each is put together once.
+
+    Args:
+        src, dst: service numbers.
+        incarnation: start number of the sending process.
+        session: of the path.
+        key: seeds the checksum, 0..2^64-1: the receiver needs the same.
+    """
+
+    __slots__ = ("_fronts", "_key")
+
+    def __init__(self, src: int, dst: int, incarnation: int, session: int, key: int = 0) -> None:
+        self._key = key
+        self._fronts = {
+            kind: _FRONT.pack(SCHEMA_VERSION, kind, 0, src, dst, 0, incarnation, session)
+            for kind in _DEVICE_KINDS
+        }
+
+    def encode(self, message: Message, sequence: int, timestamp_ns: int) -> tuple[bytes, bytes | memoryview]:
+        """Header and payload of ``message``, the session's message ``sequence``."""
+        address = arg = tag = 0
+        payload: bytes | memoryview = b""
+        if isinstance(message, MemWrite):
+            kind, address, payload = _MEM_WRITE, message.addr, message.data
+        elif isinstance(message, Irq):
+            kind, address, arg = _IRQ, message.bits, message.source
+        elif isinstance(message, MemRead):
+            kind, address, arg, tag = _MEM_READ, message.addr, message.size, message.tag
+        elif isinstance(message, Completion):
+            kind, arg, tag, payload = _COMPLETION, message.status, message.tag, message.data
+        elif isinstance(message, CfgRead):
+            kind, address, arg, tag = _CFG_READ, message.offset, message.size, message.tag
+        elif isinstance(message, CfgWrite):
+            kind, address, tag, payload = _CFG_WRITE, message.offset, message.tag, message.data
+        elif isinstance(message, Call):
+            kind, tag = _CALL, message.tag
+            payload = _pack_body({"op": message.op, "args": message.args})
+        elif isinstance(message, Reply):
+            kind, tag, arg = _REPLY, message.tag, message.error
+            payload = _pack_body(message.body)
+        else:
+            kind = _NOTICE
+            payload = _pack_body({"name": message.name, "args": message.args})
+        head = self._fronts[kind] + _REST.pack(
+            message.epoch, tag, sequence, address, len(payload), arg, timestamp_ns
+        )
+        return head + _U64.pack(xxh3_64_intdigest(payload, xxh3_64_intdigest(head, self._key))), payload
+
+
+class Decoder:
+    """The usual messages that one end is sent in one session, posted writes and interrupts, checked as one.
+
+    Args:
+        as ``Encoder`` has them, the sender's.
+    """
+
+    __slots__ = ("_fronts", "_key")
+
+    def __init__(self, src: int, dst: int, incarnation: int, session: int, key: int = 0) -> None:
+        self._key = key
+        self._fronts = {
+            _FRONT.pack(SCHEMA_VERSION, kind, 0, src, dst, 0, incarnation, session): kind == _MEM_WRITE
+            for kind in (_MEM_WRITE, _IRQ)
+        }
+
+    def decode_next(self, frame: bytes, payload: bytes | memoryview, sequence: int) -> MemWrite | Irq | None:
+        """The message, when it is one of these, the session's message ``sequence``, and right in every field.
+
+        None: whoever wants to know what it is instead asks ``decode_header`` and ``decode_message``, which
+        take what this takes.
+        """
+        is_write = self._fronts.get(frame[:_FRONT_BYTES])
+        if is_write is None or len(frame) != HEADER_BYTES:
+            return None
+        epoch, _, number, address, length, arg, _, checksum = _REST_AND_CHECKSUM.unpack_from(
+            frame, _FRONT_BYTES
+        )
+        if number != sequence or length != len(payload):
+            return None
+        if checksum != xxh3_64_intdigest(payload, xxh3_64_intdigest(frame[:_SUMMED_BYTES], self._key)):
+            return None
+        if is_write:
+            is_right = 0 < length <= MAX_PAYLOAD_BYTES and address + length <= 1 << 64
+            return MemWrite(address, payload, epoch) if is_right else None
+        source = _IRQ_SOURCES.get(arg)
+        return None if source is None or length else Irq(source, address, epoch)
+
+
 def encode(
     message: Message,
     src: int,
@@ -286,51 +382,8 @@ def encode(
     timestamp_ns: int,
     key: int = 0,
 ) -> tuple[bytes, bytes | memoryview]:
-    """Header and payload of ``message``.
-
-    ``key`` seeds the checksum, 0..2^64-1: the receiver needs the same.
-    """
-    address = arg = tag = 0
-    payload: bytes | memoryview = b""
-    if isinstance(message, MemWrite):
-        kind, address, payload = _MEM_WRITE, message.addr, message.data
-    elif isinstance(message, Irq):
-        kind, address, arg = _IRQ, message.bits, message.source
-    elif isinstance(message, MemRead):
-        kind, address, arg, tag = _MEM_READ, message.addr, message.size, message.tag
-    elif isinstance(message, Completion):
-        kind, arg, tag, payload = _COMPLETION, message.status, message.tag, message.data
-    elif isinstance(message, CfgRead):
-        kind, address, arg, tag = _CFG_READ, message.offset, message.size, message.tag
-    elif isinstance(message, CfgWrite):
-        kind, address, tag, payload = _CFG_WRITE, message.offset, message.tag, message.data
-    elif isinstance(message, Call):
-        kind, tag = _CALL, message.tag
-        payload = _pack_body({"op": message.op, "args": message.args})
-    elif isinstance(message, Reply):
-        kind, tag, arg = _REPLY, message.tag, message.error
-        payload = _pack_body(message.body)
-    else:
-        kind = _NOTICE
-        payload = _pack_body({"name": message.name, "args": message.args})
-    head = _HEAD.pack(
-        SCHEMA_VERSION,
-        kind,
-        0,
-        src,
-        dst,
-        0,
-        incarnation,
-        session,
-        message.epoch,
-        tag,
-        sequence,
-        address,
-        len(payload),
-        arg,
-        timestamp_ns,
-    )
-    return head + _U64.pack(xxh3_64_intdigest(payload, xxh3_64_intdigest(head, key))), payload
+    """Header and payload of one message; see ``Encoder``."""
+    return Encoder(src, dst, incarnation, session, key).encode(message, sequence, timestamp_ns)
 
 
 def split(frame: bytes) -> Iterator[tuple[bytes, bytes | memoryview]]:
@@ -367,8 +420,8 @@ def decode_header(frame: bytes | memoryview, payload: bytes | memoryview, key: i
         raise WireError(f"length: header says {length}, payload has {len(payload)} bytes")
     if length > MAX_PAYLOAD_BYTES:
         raise WireError(f"length: {length} above {MAX_PAYLOAD_BYTES}")
-    digest = xxh3_64_intdigest(payload, xxh3_64_intdigest(frame[: HEADER_BYTES - 8], key))
-    if digest != _U64.unpack_from(frame, HEADER_BYTES - 8)[0]:
+    digest = xxh3_64_intdigest(payload, xxh3_64_intdigest(frame[:_SUMMED_BYTES], key))
+    if digest != _U64.unpack_from(frame, _SUMMED_BYTES)[0]:
         raise WireError("checksum: does not match header and payload")
     if header.flags or header.reserved:
         raise WireError(f"flags: {header.flags:#x}/{header.reserved:#x}, expected 0")

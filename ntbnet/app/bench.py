@@ -13,7 +13,9 @@ from rich.console import Console
 
 from ntbnet.app.bench_options import Options, measuring, say
 
-bench_app = typer.Typer(help="Measure a bridge of the bench's own.", no_args_is_help=True)
+bench_app = typer.Typer(
+    help="Measure a bridge of the bench's own.", no_args_is_help=True, add_completion=False
+)
 
 
 @bench_app.callback()

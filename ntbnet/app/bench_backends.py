@@ -11,7 +11,7 @@ from typing import Any, get_type_hints
 
 from ntbnet.app.stop_request import pause
 from ntbnet.config import Config, load_text, to_toml
-from ntbnet.edge.startup import read_profile
+from ntbnet.edge.config_file import read_profile
 from ntbnet.errors import ConfigError, SetupError
 from ntbnet.schema import Choice
 from ntbnet.sections import Bridge
@@ -118,7 +118,8 @@ def backend_counts(status: Mapping[str, Any]) -> dict[str, int]:
         "local_msis": counters["epc"].get("local_msis", 0),
         # by way of the host, or straight to its driver (as a message or a wake): each is counted once
         TO_RC: counters["rc-host"].get("msis", 0) + counters["peer-rc"].get("msis", 0),
-        MERGED: counters["peer-ep"].get("wakes_merged", 0),
+        MERGED: counters["peer-ep"].get("wakes_merged", 0)
+        + sum(counters[name].get("interrupts_collapsed", 0) for name in ("rc-host", "peer-rc")),
         FOUND: sum(queue[end].get("found", 0) for queue in queues for end in ("rc", "ep")),
     }
 

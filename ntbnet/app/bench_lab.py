@@ -23,10 +23,10 @@ from ntbnet.app.bridge import Bridge
 from ntbnet.app.forks import child_environment
 from ntbnet.app.stop_request import finish, pause
 from ntbnet.config import Config
+from ntbnet.edge.config_file import load_config
 from ntbnet.edge.netns import inside, netns_inode
 from ntbnet.edge.node import spec_from
 from ntbnet.edge.rundir import RunDir
-from ntbnet.edge.startup import load_config
 from ntbnet.errors import SetupError
 
 REPLY_TIMEOUT_S = 15.0

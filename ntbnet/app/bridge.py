@@ -10,14 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from ntbnet import topology
-from ntbnet.app import interrupts
-from ntbnet.app.ask import ask
 from ntbnet.app.leftovers import kill, remove_leftovers
 from ntbnet.app.stop_request import pause
 from ntbnet.config import Config
+from ntbnet.edge.config_file import load_config
 from ntbnet.edge.process import ProcessRecord, alive, send_signal
 from ntbnet.edge.rundir import RunDir
-from ntbnet.edge.startup import load_config
 from ntbnet.errors import ConfigError, SetupError
 from ntbnet.layout import layout_of
 
@@ -66,6 +64,8 @@ class Bridge:
 
     def status(self) -> dict[str, Any]:
         """Everything ``ntbnet status`` shows; one object, the same keys in every state."""
+        from ntbnet.app import interrupts
+
         record = self.run.read_run()
         is_up = self.is_up()
         answers = self.answers() if is_up else {}
@@ -97,6 +97,8 @@ class Bridge:
 
     def answers(self) -> dict[str, dict[str, Any]]:
         """What each service of a running bridge says about itself; silent ones are left out."""
+        from ntbnet.app.ask import ask
+
         sockets = {name: self.run.socket_path(f"ask.{name}") for name in self.services()}
         existing = {name: path for name, path in sockets.items() if Path(path).exists()}
         return ask(existing, ANSWER_TIMEOUT_S)
@@ -209,6 +211,8 @@ class Bridge:
 
     def _command(self, service: str, words: str) -> str | None:
         """Tell a service to do something; why it does not, or None."""
+        from ntbnet.app.ask import ask
+
         path = self.run.socket_path(f"ask.{service}")
         answer = ask({service: path}, ANSWER_TIMEOUT_S, words.encode()).get(service)
         return f"{service} is silent" if answer is None else answer.get("error")

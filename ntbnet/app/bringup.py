@@ -15,7 +15,7 @@ from ntbnet.app.bridge import SUPERVISOR, Bridge
 from ntbnet.app.stop_request import STOP_SIGNALS
 from ntbnet.app.supervisor import Supervisor
 from ntbnet.config import Config
-from ntbnet.edge.startup import load_config
+from ntbnet.edge.config_file import load_config
 from ntbnet.errors import ConfigError, SetupError
 
 T = TypeVar("T")

@@ -19,6 +19,7 @@ DEFAULT_CHAOS_NAME = "ntbnet-chaos"
 chaos_app = typer.Typer(
     help="Break a bridge of its own on purpose, under checked traffic, and judge what arrived.",
     no_args_is_help=True,
+    add_completion=False,
 )
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)

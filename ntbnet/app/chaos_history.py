@@ -7,6 +7,7 @@ A history is a folder::
     traffic-N.bin     what the programs in the nodes sent and received; N counts the lives of the bridge
     faults.jsonl      what was done to the bridge, and when
     observed.json     counters, errors, memory and descriptors, what was left after `down`
+    waits.jsonl       how long processes waited for a CPU, sample by sample; not there: nobody knows
     logs/             the services' logs
 
 ``traffic-N.bin`` is a row of 32-byte records, little-endian: kind (1 byte, see ``Kind``), way (1; 0 is
@@ -18,7 +19,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import IntEnum
 from pathlib import Path
@@ -31,6 +32,7 @@ WAYS = ("rc->ep", "ep->rc")
 FAULTS_FILE = "faults.jsonl"
 OBSERVED_FILE = "observed.json"
 RUN_FILE = "run.json"
+WAITS_FILE = "waits.jsonl"
 SCENARIO_FILE = "scenario.toml"
 
 
@@ -169,6 +171,23 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
+class WaitSample:
+    """What was waited since the sample before.
+
+    Attributes:
+        time_ns: monotonic.
+        waited_ns: process -> time for which its threads, together, were ready to run and did not; who did not
+            wait is left out. The kernel counts a wait when it ends.
+        stolen_ns: time in which a CPU of this machine was to run and the machine's host let it not; of the
+            CPU that lost most.
+    """
+
+    time_ns: int
+    waited_ns: Mapping[str, int] = field(default_factory=dict)
+    stolen_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class NodeCounters:
     """What the kernel of one node, and the bridge's service in it, counted during one life of the bridge.
 
@@ -221,11 +240,14 @@ class History:
     Attributes:
         lives: records of each life of the bridge, in the order they were written.
         faults: in the order of time.
+        observed: all but the traffic.
+        waits: for CPUs, in the order of time; none where the kernel does not count them.
     """
 
     lives: Sequence[Sequence[Record]]
     faults: Sequence[FaultRecord]
     observed: Observed
+    waits: Sequence[WaitSample] = ()
 
 
 def pack(kind: Kind, way: int, flow: int, size: int, sequence: int, time_ns: int, extra: int = 0) -> bytes:
@@ -283,6 +305,12 @@ def write_observed(folder: Path, observed: Observed) -> None:
     (folder / OBSERVED_FILE).write_text(json.dumps(asdict(observed), indent=1), encoding="utf-8")
 
 
+def write_waits(folder: Path, waits: Iterable[WaitSample]) -> None:
+    """Write ``waits.jsonl``."""
+    with (folder / WAITS_FILE).open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(asdict(sample)) + "\n" for sample in waits)
+
+
 def read(folder: Path) -> History:
     """The history in a folder.
 
@@ -309,7 +337,15 @@ def read(folder: Path) -> History:
         leaks=tuple(body["leaks"]),
         gaps=tuple(body["gaps"]),
     )
-    return History([unpack(path.read_bytes()) for path in _traffic(folder)], faults, observed)
+    lives = [unpack(path.read_bytes()) for path in _traffic(folder)]
+    return History(lives, faults, observed, list(_waits(folder)))
+
+
+def _waits(folder: Path) -> Iterator[WaitSample]:
+    path = folder / WAITS_FILE
+    if path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            yield WaitSample(**json.loads(line))
 
 
 def _traffic(folder: Path) -> Iterator[Path]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ntbnet.app.chaos_history import FaultRecord, RuleCount
+from ntbnet.app.chaos_waits import WaitTotals
 
 RULES = "rules"
 """Kind of the fault that stands for all that the fault layer injects."""
@@ -46,6 +47,9 @@ class Judgement:
     tcp_bytes: int = 0
     injected: int = 0
     rules: tuple[RuleCount, ...] = ()
+    waits: WaitTotals | None = None
+    allowed_for_waits: int = 0
+    """Times that were within their limit only because of what processes waited for a CPU."""
 
     def as_json(self) -> dict[str, Any]:
         """The checker's part of what ``chaos run --json`` prints."""
@@ -67,6 +71,8 @@ class Judgement:
             "duplicated": self.duplicated,
             "misordered": self.misordered,
             "leaks": self.leaks,
+            "cpu_wait_ms": self.waits and self.waits.as_json(),
+            "allowed_for_cpu_wait": self.allowed_for_waits,
             "problems": self.problems,
         }
 

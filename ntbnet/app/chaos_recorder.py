@@ -1,4 +1,4 @@
-"""What a chaos run sees of its bridge beside the traffic: counters, memory, descriptors, logs, leaks."""
+"""What a chaos run sees of its bridge beside the traffic: counters, memory, waits, logs, leaks."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from ntbnet import topology
 from ntbnet.app.bridge import Bridge
 from ntbnet.app.chaos_history import LoggedError, LoggedEvent, NodeCounters, Sample
 from ntbnet.app.chaos_scenario import NODES, SUPERVISOR
+from ntbnet.app.chaos_schedstat import WaitSampler
+from ntbnet.app.chaos_waits import TRAFFIC
 from ntbnet.app.forks import MODULE as FORK_SERVER_MODULE
 from ntbnet.edge.carrier import CarrierChange, CarrierWatch
 from ntbnet.edge.log_rotation import place_of
@@ -57,6 +59,16 @@ class Recorder:
         self.nodes: list[NodeCounters] = []
         self.carriers: list[CarrierChange] = []
         self._watch: CarrierWatch | None = None
+        self.waits = WaitSampler()
+        self.traffic_pid: int | None = None
+
+    def look(self) -> None:
+        """Sample what is due."""
+        now_ns = time.monotonic_ns()
+        if self.waits.is_due(now_ns):
+            self.sample_waits()
+        if now_ns >= self._next_ns:
+            self.sample()
 
     # carriers
 
@@ -82,6 +94,7 @@ class Recorder:
 
     def end_life(self, life: int) -> None:
         """After the last one."""
+        self.sample_waits()
         after = self._counters()
         for node, now in after.items():
             then = self._before[node]
@@ -120,13 +133,24 @@ class Recorder:
             }
         return found
 
+    # waits for a CPU
+
+    def sample_waits(self) -> None:
+        """How long each process of the bridge, and the traffic, waited since the last time."""
+        run = self._bridge.run
+        record = run.read_run()
+        found = {name: run.process(name) for name in topology.SERVICES}
+        found[SUPERVISOR] = record.supervisor if record else None
+        pids = {name: process.pid for name, process in found.items() if process is not None}
+        if self.traffic_pid is not None:
+            pids[TRAFFIC] = self.traffic_pid
+        self.waits.sample(pids)
+
     # memory and descriptors
 
-    def sample(self, *, now: bool = False) -> None:
-        """What every process holds that is not just starting, every few seconds, or ``now``."""
+    def sample(self) -> None:
+        """What every process holds that is not just starting."""
         time_ns = time.monotonic_ns()
-        if not now and time_ns < self._next_ns:
-            return
         self._next_ns = time_ns + SAMPLE_INTERVAL_NS
         run = self._bridge.run
         record = run.read_run()

@@ -62,6 +62,12 @@ def show(done: Done, out: Console) -> None:
     keys = ("faults", "injected", "sent", "delivered", "lost", "damaged", "duplicated", "misordered", "leaks")
     table.add_row(*(str(result[key]) for key in keys), tcp)
     out.print(table)
+    waits = result["cpu_wait_ms"]
+    if waits is not None:
+        out.print(
+            f"waits for a CPU: {waits['total'] / 1000:.1f} s, {waits['max']:.0f} ms at once at most, "
+            f"{waits['stolen'] / 1000:.1f} s stolen; {result['allowed_for_cpu_wait']} limits were met only so"
+        )
     for problem in result["problems"][:SHOWN_PROBLEMS]:
         out.print(problem, markup=False, soft_wrap=True)
     more = len(result["problems"]) - SHOWN_PROBLEMS

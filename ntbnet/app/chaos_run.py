@@ -185,6 +185,7 @@ def run(wanted: Wanted, folder: Path, say: Say) -> Done:
         gaps=tuple(gaps),
     )
     chaos_history.write_observed(folder, observed)
+    chaos_history.write_waits(folder, recorder.waits.samples)
     history = chaos_history.read(folder)
     return Done(wanted, history, judge(history, wanted.scenario))
 
@@ -252,6 +253,11 @@ class _Load:
         if record.kind == Kind.RECEIVED and key in self._latest:
             self._latest[key] = max(self._latest[key], record.extra)
 
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._child.pid
+
     def stop(self, *, patient: bool) -> None:
         """Send no more, and wait for what is on its way; not long for TCP unless ``patient``.
 
@@ -301,7 +307,7 @@ class _Run:
             self._rebirth,
             patience_ms,
             2 * self._scenario.workload.reader_pause_ms + self._scenario.bounds.outage_ms - OUTAGE_MS,
-            recorder.sample,
+            recorder.look,
         )
 
     def _note(self, record: FaultRecord) -> None:
@@ -328,10 +334,10 @@ class _Run:
             self._begin_life()
             self._say(f"steady traffic for {phases.steady_ms} ms")
             nemesis.rest(phases.steady_ms / 1000)
-            self._recorder.sample(now=True)
+            self._recorder.sample()
             injected = self._harm()
             nemesis.rest(phases.heal_ms / 1000)
-            self._recorder.sample(now=True)
+            self._recorder.sample()
             self._say("waiting for what is on its way")
             assert self._load is not None
             self._load.stop(patient=not self.given_up)
@@ -349,6 +355,7 @@ class _Run:
         self._log.begin_life(record.run_id if record else "none")
         path = chaos_history.traffic_path(self._folder, self._life)
         self._load = _Load(self._lab, self._wanted, path)
+        self._recorder.traffic_pid = self._load.pid
         began_ns = monotonic_ns()
         if self._nemesis.await_recovery(began_ns, {}) is None:
             raise SetupError("before any fault, packets do not cross in each flow")

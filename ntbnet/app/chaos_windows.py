@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 
 from ntbnet.app.chaos_history import FaultRecord, Kind, LoggedEvent, Record
@@ -60,21 +60,23 @@ def merged(spans: Iterable[Span]) -> list[Span]:
     return found
 
 
-def longest_outside(from_ns: int, until_ns: int, spans: Sequence[Span]) -> int:
-    """The longest part of a time that no span covers, ns.
+def parts_outside(from_ns: int, until_ns: int, spans: Sequence[Span]) -> Iterator[Span]:
+    """The parts of a time that no span covers, in order.
 
     Args:
         from_ns: beginning.
         until_ns: end.
         spans: as ``merged`` gives them.
     """
-    longest, at_ns = 0, from_ns
+    at_ns = from_ns
     for start_ns, end_ns in spans[max(bisect_right(spans, (from_ns, 0)) - 1, 0) :]:
         if start_ns >= until_ns:
             break
-        longest = max(longest, start_ns - at_ns)
+        if start_ns > at_ns:
+            yield at_ns, start_ns
         at_ns = max(at_ns, end_ns)
-    return max(longest, until_ns - at_ns)
+    if until_ns > at_ns:
+        yield at_ns, until_ns
 
 
 def pauses(records: Iterable[Record], longest_ns: int) -> list[Span]:

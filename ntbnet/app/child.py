@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ntbnet.app.forks import Forked, ForkServer, ended
-from ntbnet.edge.startup import READY
+from ntbnet.edge.lifeline import READY
 
 SILENT_S = {"up": 2.0, "starting": 5.0}
 """Silence after which a service in that state counts as hung; it shows life every half second."""

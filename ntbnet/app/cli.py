@@ -2,45 +2,55 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from ntbnet import __version__
-from ntbnet.app import demo as demo_module
-from ntbnet.app import exits, keys_cli, layout_cli, link_cli, logs_cli, top_cli
-from ntbnet.app.bench import bench_app
+from ntbnet.app import exits
 from ntbnet.app.bridge import Bridge
-from ntbnet.app.bringup import load_whole_config, running, unless_stopped
-from ntbnet.app.chaos_cli import chaos_app
-from ntbnet.app.forks import child_environment
-from ntbnet.app.interrupts import interrupt_lines
-from ntbnet.app.supervisor import Supervisor
-from ntbnet.app.trace_cli import trace_app
+from ntbnet.app.lazy_group import LazyGroup
 from ntbnet.config import Config, to_toml, warnings
-from ntbnet.edge.keys import load_ring
+from ntbnet.edge.config_file import DEFAULT_NAME, load_config
 from ntbnet.edge.node import exec_in_node, spec_from
 from ntbnet.edge.rundir import RunDir
-from ntbnet.edge.startup import DEFAULT_NAME, load_config
 from ntbnet.errors import ConfigError, NtbnetError, SetupError
 
 LINK_TIMEOUT_S = 15.0
 REFUSALS_S = 2.0
 """How often it is looked why the other machine does not join, seconds."""
 
+
+class _Commands(LazyGroup):
+    """Those of this module, and what is in modules of their own."""
+
+    elsewhere: ClassVar[Mapping[str, str]] = {
+        "keys": "ntbnet.app.keys_cli:app",
+        "logs": "ntbnet.app.logs_cli:app",
+        "bench": "ntbnet.app.bench:bench_app",
+        "chaos": "ntbnet.app.chaos_cli:chaos_app",
+        "layout": "ntbnet.app.layout_cli:layout_app",
+        "link": "ntbnet.app.link_cli:app",
+        "reset": "ntbnet.app.link_cli:reset_app",
+        "explain": "ntbnet.app.layout_cli:explain_app",
+        "trace": "ntbnet.app.trace_cli:trace_app",
+        "top": "ntbnet.app.top_cli:app",
+    }
+
+
 app = typer.Typer(
     name="ntbnet",
+    cls=_Commands,
     help="Two hosts joined by an emulated PCIe Non-Transparent Bridge.",
     epilog="First steps: ntbnet demo; or: ntbnet up --detach, ntbnet ping, ntbnet down.",
     no_args_is_help=True,
@@ -50,16 +60,6 @@ app = typer.Typer(
 )
 config_app = typer.Typer(help="Check and show configurations.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
-app.add_typer(keys_cli.app, name="keys")
-app.add_typer(logs_cli.app, name="logs")
-app.add_typer(bench_app, name="bench")
-app.add_typer(chaos_app, name="chaos")
-app.add_typer(layout_cli.layout_app, name="layout")
-app.add_typer(link_cli.app, name="link")
-app.add_typer(trace_app, name="trace")
-app.command(epilog="Example: ntbnet reset ep --json")(link_cli.reset)
-app.command(epilog="Example: ntbnet top --name lab --interval 0.5")(top_cli.top)
-app.command(epilog="Example: ntbnet explain BAR2+0xF00A0 --profile r-car-s4")(layout_cli.explain)
 
 ConfigOption = Annotated[
     str | None,
@@ -70,7 +70,12 @@ LongConfigOption = Annotated[
     typer.Option("--config", metavar="FILE", help="Configuration it was started with, for its run.dir."),
 ]
 NameOption = Annotated[str, typer.Option("--name", "-n", help="Name of the bridge; several may run at once.")]
-ProfileOption = layout_cli.ProfileOption
+ProfileOption = Annotated[
+    str | None,
+    typer.Option(
+        "--profile", "-p", metavar="P", help="Platform: a profile's name or path; replaces the file's."
+    ),
+]
 NodeOption = Annotated[
     str | None,
     typer.Option(
@@ -141,10 +146,15 @@ def up(
         say(f"bridge {name} is already up (process {pid}); its configuration stays as it is")
         _tell(ready_fd, {"ok": True})
         return
-    load_ring(wanted)
+    if wanted.is_apart:
+        from ntbnet.edge.keys import load_ring
+
+        load_ring(wanted)
     if detach:
         _start_detached(config, profile, node, name)
         return
+    import asyncio
+
     try:
         asyncio.run(_run_supervisor(bridge, wanted, config, ready_fd))
     except NtbnetError as problem:
@@ -158,6 +168,12 @@ def _tell(ready_fd: int, body: dict[str, Any]) -> None:
 
 
 async def _run_supervisor(bridge: Bridge, config: Config, config_path: str | None, ready_fd: int) -> None:
+    import asyncio
+
+    from ntbnet.app.bringup import running, unless_stopped
+    from ntbnet.app.interrupts import interrupt_lines
+    from ntbnet.app.supervisor import Supervisor
+
     name = bridge.run.name
     supervisor = Supervisor(config, bridge.run, config_path, say)
     say(f"starting bridge {name}: profile {config.profile.name}, fabric {config.bridge.fabric}")
@@ -200,6 +216,8 @@ def _wait_for_the_other(bridge: Bridge, given_up: Callable[[], bool]) -> dict[st
 
 def _start_detached(config: str | None, profile: str | None, node: str | None, name: str) -> None:
     """Run ``up`` in a session of its own, and wait until it says how it went."""
+    from ntbnet.app.forks import child_environment
+
     read_fd, write_fd = os.pipe()
     command = [sys.executable, "-m", "ntbnet.app.entry", "up", "--name", name, "--ready-fd", str(write_fd)]
     if config is not None:
@@ -263,8 +281,11 @@ def status(name: NameOption = DEFAULT_NAME, as_json: JsonOption = False, config:
 
 
 def _print_status(state: dict[str, Any]) -> None:
+    from ntbnet.app.interrupts import interrupt_lines
+    from ntbnet.app.link_cli import said_of
+
     link = state["link"]
-    out.print(f"bridge {state['name']}: {state['state']}   {link_cli.said_of(link)}")
+    out.print(f"bridge {state['name']}: {state['state']}   {said_of(link)}")
     if state["state"] == "down":
         return
     out.print(f"profile: {state['profile']}   fabric: {state['fabric']}")
@@ -410,8 +431,12 @@ def demo(
     count: Annotated[int, typer.Option("--count", min=1, max=10_000, help="Pings for each direction.")] = 10,
 ) -> None:
     """Start a bridge of its own, ping both ways over IPv4 and IPv6, transfer 64 MiB each way, stop."""
-    _require("ping", "iputils-ping")
+    import asyncio
 
+    from ntbnet.app import demo as demo_module
+    from ntbnet.app.bringup import load_whole_config
+
+    _require("ping", "iputils-ping")
     try:
         result = asyncio.run(demo_module.run(load_whole_config(config, profile), count, say))
     except asyncio.CancelledError:  # SIGTERM; everything is removed by now

@@ -10,12 +10,13 @@ import typer
 from rich.console import Console
 
 from ntbnet.edge import keys
-from ntbnet.edge.startup import load_config
+from ntbnet.edge.config_file import load_config
 
 app = typer.Typer(
     help="Keys of machines that run one node each: without them nothing crosses.",
     epilog="First steps, on both machines: ntbnet keys new; ntbnet keys allow NAME KEY-OF-THE-OTHER-ONE.",
     no_args_is_help=True,
+    add_completion=False,
 )
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)

@@ -21,16 +21,20 @@ from ntbnet.app import layout_picture
 from ntbnet.app.bridge import Bridge
 from ntbnet.app.layout_script import read_script, write_script
 from ntbnet.config import Checked, Config, check_text, load_text, warnings
+from ntbnet.edge.config_file import DEFAULT_NAME, load_config, read_config, read_profile
 from ntbnet.edge.rundir import RunDir
-from ntbnet.edge.startup import DEFAULT_NAME, load_config, read_config, read_profile
 from ntbnet.errors import ConfigError, NtbnetError, SetupError
 from ntbnet.layout import InboundWindow, Layout, layout_of
 from ntbnet.layout_explain import Explanation, Walk
 from ntbnet.layout_suggest import suggest
 
 layout_app = typer.Typer(
-    help="Plan BARs and memory windows: check, draw, suggest, import, export.", no_args_is_help=True
+    help="Plan BARs and memory windows: check, draw, suggest, import, export.",
+    no_args_is_help=True,
+    add_completion=False,
 )
+
+explain_app = typer.Typer(add_completion=False)
 
 FileArgument = Annotated[
     str | None, typer.Argument(metavar="[FILE]", help="Configuration (TOML), - is standard input.")
@@ -250,6 +254,7 @@ def layout_move_bar(
     print(f"BAR{bar} of bridge {name} is being moved; see: ntbnet status --name {name}")
 
 
+@explain_app.command(epilog="Example: ntbnet explain BAR2+0xF00A0 --profile r-car-s4")
 def explain(
     address: Annotated[str, typer.Argument(metavar="ADDR", help="Bus address (0x30000000) or BARn+OFFSET.")],
     config: Annotated[

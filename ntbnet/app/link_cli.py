@@ -10,15 +10,18 @@ from typing import Annotated, Any
 import typer
 
 from ntbnet.app.bridge import Bridge
+from ntbnet.edge.config_file import DEFAULT_NAME, load_config
 from ntbnet.edge.rundir import RunDir
-from ntbnet.edge.startup import DEFAULT_NAME, load_config
 from ntbnet.errors import ConfigError, SetupError
 
 NODES = ("rc", "ep")
 PATIENCE_S = 20.0
 LOOK_INTERVAL_S = 0.01
 
-app = typer.Typer(no_args_is_help=True, help="Take the NTB link down and up, by command.")
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="Take the NTB link down and up, by command."
+)
+reset_app = typer.Typer(add_completion=False)
 
 NameOption = Annotated[str, typer.Option("--name", "-n", help="Name of the bridge.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
@@ -52,6 +55,7 @@ def up(
     _set(_running(name, config, node), node, wanted=True, as_json=as_json)
 
 
+@reset_app.command(epilog="Example: ntbnet reset ep --json")
 def reset(
     node: Annotated[str, typer.Argument(metavar="rc|ep", help="Host (rc) or endpoint (ep).")],
     name: NameOption = DEFAULT_NAME,

@@ -32,7 +32,11 @@ from ntbnet.app.logs_options import (
 from ntbnet.app.logs_text import print_json, print_summary, print_text
 from ntbnet.log import EVENTS
 
-app = typer.Typer(help="Show, count and judge what the services of a bridge logged.", no_args_is_help=True)
+app = typer.Typer(
+    help="Show, count and judge what the services of a bridge logged.",
+    no_args_is_help=True,
+    add_completion=False,
+)
 
 SHOW_EXAMPLES = """Examples:
 

@@ -16,11 +16,14 @@ from ntbnet.app.top_actions import Actions
 from ntbnet.app.top_latency import Latencies
 from ntbnet.app.top_snapshot import take_snapshot
 from ntbnet.app.top_view import view_of
+from ntbnet.edge.config_file import DEFAULT_NAME, load_config
 from ntbnet.edge.rundir import RunDir
-from ntbnet.edge.startup import DEFAULT_NAME, load_config
 from ntbnet.errors import ConfigError, SetupError
 
+app = typer.Typer(add_completion=False)
 
+
+@app.command(epilog="Example: ntbnet top --name lab --interval 0.5")
 def top(
     name: Annotated[str, typer.Option("--name", "-n", help="Name of the bridge.")] = DEFAULT_NAME,
     interval: Annotated[

@@ -12,15 +12,17 @@ from ntbnet.app import trace_export
 from ntbnet.app.bridge import Bridge
 from ntbnet.app.trace_blackbox import Blackbox
 from ntbnet.app.trace_control import MAX_RECORDS, RECORDS, start_trace, stop_trace, trace_status
+from ntbnet.edge.config_file import DEFAULT_NAME, load_config
 from ntbnet.edge.rundir import RunDir
-from ntbnet.edge.startup import DEFAULT_NAME, load_config
 from ntbnet.errors import ConfigError, SetupError
 from ntbnet.trace_records import RECORD_BYTES
 
 MAX_SECONDS = 86400.0
 
 trace_app = typer.Typer(
-    no_args_is_help=True, help="Trace every access, interrupt and packet; flight recorder."
+    no_args_is_help=True,
+    add_completion=False,
+    help="Trace every access, interrupt and packet; flight recorder.",
 )
 
 NameOption = Annotated[str, typer.Option("--name", "-n", help="Name of the bridge.")]

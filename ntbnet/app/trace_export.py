@@ -23,8 +23,8 @@ from ntbnet import __version__
 from ntbnet.app.bridge import Bridge
 from ntbnet.app.exits import closed_pipe_ends_quietly
 from ntbnet.app.layout_cli import assigned_spans
+from ntbnet.edge.config_file import DEFAULT_NAME, load_config
 from ntbnet.edge.rundir import RunDir
-from ntbnet.edge.startup import DEFAULT_NAME, load_config
 from ntbnet.edge.trace_rings import RingFile, find_rings, merged
 from ntbnet.errors import SetupError
 from ntbnet.trace_pcapng import PcapngTrace

@@ -11,7 +11,7 @@ Stated deviations: a BAR whose address reads 0 claims nothing (hardware would cl
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -83,6 +83,7 @@ class BarSet:
     """BARs of one function.
 
     Attributes:
+        on_change: called when accesses may be claimed differently from now on.
         unclaimed: bus accesses that no BAR claimed.
     """
 
@@ -98,6 +99,7 @@ class BarSet:
             if spec.only_64bit and bar % 2:
                 raise ValueError(f"BAR{bar} cannot be 64-bit: it is odd")
         self.specs = tuple(specs)
+        self.on_change: Callable[[], None] = lambda: None
         self.reset()
 
     def reset(self) -> None:
@@ -271,3 +273,4 @@ class BarSet:
     def _rebuild_claims(self) -> None:
         spans = {bar: self.span(bar) for bar in sorted(self._configs)} if self._memory_enabled else {}
         self._claims = tuple((span.base, span.end, bar) for bar, span in spans.items() if span is not None)
+        self.on_change()

@@ -25,7 +25,7 @@ from typing import Any
 
 from ntbnet.address import ADDRESS_END
 from ntbnet.devices.complaints import Once
-from ntbnet.devices.effects import Outbox, Store
+from ntbnet.devices.effects import Outbox, Send, Store
 from ntbnet.devices.lease import Lease
 from ntbnet.devices.memory import Buffer, Window
 from ntbnet.devices.task import Flush, Sleep, Task, Tasks
@@ -165,7 +165,10 @@ class CpuBus:
 
         ``what`` names it where it is a direct store (see ``crash_points``).
         """
-        grant = self._find(addr, len(data)) if self._grants else None
+        if not self._grants:
+            self.post(addr, data)
+            return
+        grant = self._find(addr, len(data))
         if grant is None:
             self.post(addr, data)
         elif self._settled:
@@ -246,13 +249,16 @@ class CpuBus:
 
     def post(self, addr: int, data: Buffer) -> None:
         """As ``write``, for what is never granted: a message."""
-        self._post_held()
+        if self._held:
+            self._post_held()
         # a payload is on its way before its owner gets the buffer back: effects are performed at once
         kept = data if isinstance(data, memoryview) else bytes(data)
-        self._outbox.send(self._via, MemWrite(addr, kept, self._tasks.epoch))
+        self._outbox.effects.append(Send(self._via, MemWrite(addr, kept, self._tasks.epoch)))
         self._posted += 1
-        self._unsettle()
-        self._flush()
+        if self._settled:
+            self._unsettle()
+        if self._grants:
+            self._flush()
 
     def barrier(self) -> Task[bool]:
         """Let no later store overtake what the upstream service has sent to the other host by now.

@@ -24,19 +24,18 @@ class DmaFilter:
 
     Args:
         counters: gets ``dma_write_faults`` and ``dma_read_faults``.
+
+    Attributes:
+        base: address of the first byte of DRAM.
     """
 
     def __init__(self, dram: Window, outbox: Outbox, counters: Counter[str]) -> None:
         self._dram = dram
+        self.base = dram.span.base
         self._outbox = outbox
         self._counters = counters
         self._mapped: list[Span] = []
         self._refusals = Once()
-
-    @property
-    def base(self) -> int:
-        """Address of the first byte of DRAM."""
-        return self._dram.span.base
 
     @property
     def mapped(self) -> tuple[Span, ...]:
@@ -70,11 +69,12 @@ class DmaFilter:
 
     def store(self, addr: int, data: Buffer) -> None:
         """A write of the endpoint: what is mapped lands, the rest is a fault."""
-        base = self._dram.span.base
-        is_whole = self.find(addr, len(data)) is not None
-        for offset, size in ((0, len(data)),) if is_whole else split_posted(addr, len(data)):
+        base, length = self.base, len(data)
+        is_whole = self.find(addr, length) is not None
+        for offset, size in ((0, length),) if is_whole else split_posted(addr, length):
             if is_whole or self.find(addr + offset, size):
-                self._dram.store("dma", addr + offset - base, data[offset : offset + size])
+                part = data if size == length else data[offset : offset + size]
+                self._dram.store("dma", addr + offset - base, part)
             else:
                 self._fault("write", addr + offset, size)
 

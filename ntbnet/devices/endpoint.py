@@ -55,6 +55,8 @@ MSI_WORD_OFFSET = 0x40
 MOST_LOCAL_MSI = 1019
 """Highest interrupt number of a GIC."""
 _OF_AN_EPOCH = {"mw_set_trans", "peer_mw_bus"}
+MOST_KNOWN = 1024
+"""Accesses of the host of which it is kept where they lead; with more of them all are looked up anew."""
 FUNCTION_REGION_BYTES = 4 << 20
 """First part of EP DRAM: what the function allocates from; the rest is the client's."""
 
@@ -104,7 +106,10 @@ class EndpointController:
         self._window_changed = False
         self._takes_from_driver = False
         """The host's driver sends memory requests of this epoch here, and so gets ours, all of them."""
+        self._known: dict[tuple[int, int], tuple[Window | str, int, int]] = {}
+        """Bus address and length of writes -> target, offset in it, local address; while nothing changes."""
         self.epc.iatu.on_change = self._on_window_change
+        self.epc.bars.on_change = self._known.clear
         found = self.epc.detected
         self._outbox.log(
             "iatu.detected",
@@ -139,14 +144,14 @@ class EndpointController:
 
     def handle(self, src: str, message: Message, now_ns: int) -> Sequence[Effect]:
         """A checked message from a neighbour."""
-        if src == HOST:
-            self._from_host(message)
+        if src == DRIVER:
+            self._from_driver(message)
         elif src == CLIENT:
             self._from_client(message)
-        elif src == EDMA:
-            self._from_engine(message)
+        elif src == HOST:
+            self._from_host(message)
         else:
-            self._from_driver(message)
+            self._from_engine(message)
         return self._finish()
 
     def on_path(self, peer: str, up: bool, session: int, reason: str, now_ns: int) -> Sequence[Effect]:
@@ -338,23 +343,21 @@ class EndpointController:
 
     def _from_driver(self, message: Message) -> None:
         """Memory requests of the host's driver, by bus address, and answers to those of this side."""
-        if isinstance(message, Completion):
-            self._complete(DRIVER, message)
-        elif not isinstance(message, (MemWrite, MemRead)):
-            self.counters["unexpected"] += 1
-        elif message.epoch != self.epoch or not self.epoch:
-            self.counters["stale_epoch"] += 1
-            if isinstance(message, MemRead):
-                self._outbox.send(DRIVER, Completion(message.tag, Status.UR, b"", message.epoch))
-        else:
+        if isinstance(message, (MemWrite, MemRead)):
+            if message.epoch != self.epoch or not self.epoch:
+                self.counters["stale_epoch"] += 1
+                if isinstance(message, MemRead):
+                    self._outbox.send(DRIVER, Completion(message.tag, Status.UR, b"", message.epoch))
+                return
             self._takes_from_driver = bool(self._paths.get(DRIVER))
-            self._driver_request(message)
-
-    def _driver_request(self, message: MemWrite | MemRead) -> None:
-        if isinstance(message, MemWrite):
-            self._inbound_write(message.addr, message.data)
+            if isinstance(message, MemWrite):
+                self._inbound_write(message.addr, message.data)
+            else:
+                self._read(DRIVER, self.epc.inbound_address(message.addr, message.size), message)
+        elif isinstance(message, Completion):
+            self._complete(DRIVER, message)
         else:
-            self._read(DRIVER, self.epc.inbound_address(message.addr, message.size), message)
+            self.counters["unexpected"] += 1
 
     def _offer_path(self) -> None:
         """Tell the host's driver that its memory requests of this epoch may come straight here."""
@@ -366,8 +369,17 @@ class EndpointController:
         return DRIVER if self._takes_from_driver else HOST
 
     def _inbound_write(self, addr: int, data: bytes | memoryview) -> None:
+        known = self._known.get((addr, len(data)))
+        if known is not None:
+            self._store_at(*known, data)
+            return
         local = self.epc.find_inbound(addr, len(data))
         if local is not None:
+            found = self._local.find(local, len(data))
+            if found is not None:
+                if len(self._known) >= MOST_KNOWN:
+                    self._known.clear()
+                self._known[addr, len(data)] = (*found, local)
             self._store(local, data)
             return
         for offset, size in split_posted(addr, len(data)):
@@ -381,12 +393,16 @@ class EndpointController:
         found = self._local.find(local, len(data))
         if found is None:
             self._refusals.drop_write("nothing_local", local, len(data))
-        elif isinstance(found[0], Window):
-            found[0].store("inbound", found[1], data)
-        elif found[0] == EDMA:
+        else:
+            self._store_at(*found, local, data)
+
+    def _store_at(self, target: Window | str, offset: int, local: int, data: bytes | memoryview) -> None:
+        if isinstance(target, Window):
+            target.store("inbound", offset, data)
+        elif target == EDMA:
             self._outbox.send(EDMA, MemWrite(local, data))
-        elif found[0] == MSI_PAGE:
-            self._raise_local_msi(found[1], data)
+        elif target == MSI_PAGE:
+            self._raise_local_msi(offset, data)
         else:
             self._refusals.drop_write("aperture_from_link", local, len(data))
 
@@ -440,6 +456,7 @@ class EndpointController:
     def _on_window_change(self) -> None:
         """Hardware gives no warning: what a change does to an access on its way is undefined (EDMA 31)."""
         self._window_changed = True
+        self._known.clear()
         in_flight = sum(requester not in {NOBODY, EDMA} for _, requester, _ in self._forwarded.values())
         if in_flight:
             self.counters["windows_changed_in_flight"] += 1

@@ -33,12 +33,13 @@ from typing import Any
 from ntbnet.errors import WireError
 from ntbnet.wire import (
     SERVICE_BY_LABEL,
+    Decoder,
+    Encoder,
     Header,
     Kind,
     Message,
     decode_header,
     decode_message,
-    encode,
     encode_control,
     unpack_body,
 )
@@ -54,6 +55,10 @@ It doubles up to the interval.
 
 OPEN_PATIENCE_NS = 4 * HELLO_INTERVAL_NS
 """How long the initiator repeats OPEN before it takes a new session: the old one may be spent at the peer."""
+
+TAIL_NS = 20_000_000
+"""How soon behind a message a BEAT says that it was sent: who waits for an answer to one that was lost sends
+nothing that would show the gap, and a heartbeat is long."""
 
 MAX_TOLD = 0xFFFF_FFF0
 """Highest incarnation or session that a HELLO may say it has seen: counters of 32 bits go on above it."""
@@ -107,7 +112,8 @@ class Path:
 
     ``receive`` returns the device message to apply, or None; after each call the owner drains
     ``outgoing`` (frames to send) and looks at ``changes`` (ups and downs, oldest first; a reason
-    that begins with ``refused`` tells of a foreign peer, and the state is what it was).
+    that begins with ``refused`` tells of a foreign peer, and the state is what it was). ``send`` sets
+    ``is_sooner`` when the next deadline has come nearer by it, for its owner to clear.
     """
 
     def __init__(
@@ -144,7 +150,13 @@ class Path:
         self.outgoing: list[Frames] = []
         self.changes: list[tuple[bool, str]] = []
         self._tx_sequence = 0
+        self._shown_sequence = 0
+        """What the last BEAT said was sent."""
+        self.is_sooner = False
         self._rx_sequence = 0
+        self._encoder: Encoder | None = None
+        self._decoder: Decoder | None = None
+        """Of the session, while up."""
         self._last_heard_ns = 0
         self._next_beat_ns = 0
         self._opened_ns = 0
@@ -170,21 +182,28 @@ class Path:
 
     def send(self, message: Message, now_ns: int) -> Frames | None:
         """Frames for ``message`` in the current session; None (counted) while there is none."""
-        if self.state is not _UP:
+        encoder = self._encoder
+        if encoder is None:
             self.refused["sent_while_down"] += 1
             return None
         sequence = self._tx_sequence
         self._tx_sequence = sequence + 1
-        return encode(
-            message, self._src, self._dst, self.incarnation, self.session, sequence, now_ns, self._key
-        )
+        if sequence == self._shown_sequence:
+            self._next_beat_ns = min(self._next_beat_ns, (now_ns // TAIL_NS + 1) * TAIL_NS)
+            self.is_sooner = True
+        return encoder.encode(message, sequence, now_ns)
 
     # receiving
 
-    def receive(
-        self, header_frame: bytes | memoryview, payload: bytes | memoryview, now_ns: int
-    ) -> Message | None:
+    def receive(self, header_frame: bytes, payload: bytes | memoryview, now_ns: int) -> Message | None:
         """Check one message; the device message it carries when it is the next of this session."""
+        decoder = self._decoder
+        if decoder is not None:
+            usual = decoder.decode_next(header_frame, payload, self._rx_sequence)
+            if usual is not None:
+                self._rx_sequence += 1
+                self._last_heard_ns = now_ns
+                return usual
         try:
             header = decode_header(header_frame, payload, self._key)
             if header.src != self._dst or header.dst != self._src:
@@ -320,7 +339,10 @@ class Path:
 
     def _up(self, now_ns: int) -> None:
         self.state = PathState.UP
-        self._tx_sequence = self._rx_sequence = 0
+        self._tx_sequence = self._rx_sequence = self._shown_sequence = 0
+        src, dst, session, key = self._src, self._dst, self.session, self._key
+        self._encoder = Encoder(src, dst, self.incarnation, session, key)
+        self._decoder = Decoder(dst, src, self.peer_incarnation, session, key)
         self._last_heard_ns = now_ns
         self._next_beat_ns = self._beat_after(now_ns)
         self._mismatch = ""
@@ -330,6 +352,7 @@ class Path:
         was_up = self.state is PathState.UP
         self.state = PathState.DOWN
         self.session = 0
+        self._encoder = self._decoder = None
         self._next_beat_ns = now_ns
         self._greeting_ns = FIRST_HELLO_NS
         if was_up:
@@ -361,7 +384,8 @@ class Path:
         if now_ns < self._next_beat_ns:
             return
         if self.state is PathState.UP:
-            self._control(Kind.BEAT, now_ns, sequence=self._tx_sequence)
+            self._shown_sequence = self._tx_sequence
+            self._control(Kind.BEAT, now_ns, sequence=self._shown_sequence)
             self._next_beat_ns = self._beat_after(now_ns)
             return
         if self.state is PathState.OPENING and now_ns - self._opened_ns < OPEN_PATIENCE_NS:

@@ -55,21 +55,22 @@ class RcPeer(Peer):
 
     def handle(self, src: str, message: Message, now_ns: int) -> Sequence[Effect]:
         """As every peer, and memory requests of the endpoint."""
-        if src == EP_CPU and message.epoch == self._tasks.epoch:
-            self.counters["msis"] += 1
         if src != ENDPOINT or isinstance(message, Completion):
+            if src == EP_CPU and message.epoch == self._tasks.epoch:
+                self.counters["msis"] += 1
             return super().handle(src, message, now_ns)
         self._tasks.now_ns = now_ns
-        if isinstance(message, Notice) and message.name == "takes_requests":
+        if isinstance(message, (MemWrite, MemRead)):
+            if message.epoch != self._tasks.epoch or not message.epoch:
+                self.counters["stale_epoch"] += 1
+            elif isinstance(message, MemWrite):
+                self._endpoint_write(message.addr, message.data)
+            else:
+                self._endpoint_read(message)
+        elif isinstance(message, Notice) and message.name == "takes_requests":
             self._offered = message.epoch
-        elif not isinstance(message, (MemWrite, MemRead)):
-            self.counters["unexpected"] += 1
-        elif message.epoch != self._tasks.epoch or not message.epoch:
-            self.counters["stale_epoch"] += 1
-        elif isinstance(message, MemWrite):
-            self._endpoint_write(message.addr, message.data)
         else:
-            self._endpoint_read(message)
+            self.counters["unexpected"] += 1
         return self._outbox.take()
 
     def on_path(self, peer: str, up: bool, session: int, reason: str, now_ns: int) -> Sequence[Effect]:

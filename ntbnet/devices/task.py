@@ -14,6 +14,7 @@ import errno
 from collections import deque
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any, TypeVar
 
 from ntbnet.devices.effects import Outbox
@@ -24,6 +25,7 @@ from ntbnet.wire import CfgWrite as CfgWriteMessage
 from ntbnet.wire import Completion, MemRead, Reply, Status
 
 T = TypeVar("T")
+_DUE = itemgetter(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,9 +191,11 @@ class Tasks:
         """Monotonic ns of the next timeout or wake-up; None when nothing waits."""
         if not self._sleeping and not self._by_tag:
             return None
-        times = [due for due, _ in self._sleeping]
-        times.extend(due for _, due in self._by_tag.values())
-        return min(times, default=None)
+        wake_up = min(map(_DUE, self._sleeping), default=None)
+        if not self._by_tag:
+            return wake_up
+        timeout = min(due for _, due in self._by_tag.values())
+        return timeout if wake_up is None else min(timeout, wake_up)
 
     def on_deadline(self, now_ns: int) -> None:
         """Wake sleepers that are due; fail requests that timed out."""

@@ -246,8 +246,8 @@ class TxRing:
         return lent
 
     def _store(self, what: str, offset: int, data: Buffer) -> None:
-        lent = self._borrow()
-        if lent is not None:
+        lent = self._lent
+        if lent is not None and not lent.revoked:
             lent.store(what, offset, data)
         else:
             self._is_in_place = False
@@ -300,6 +300,7 @@ class TxRing:
             return -errno.EAGAIN
         index = self.index
         self.entries -= 1
+        self._borrow()
         if self._in_flight or (self.dma is not None and length >= self.dma.copy_bytes):
             self._send_behind(payload, length, flags, on_sent)
         else:
@@ -356,6 +357,7 @@ class TxRing:
 
     def advance(self) -> None:
         """Make visible what is complete, up to the first frame that is not."""
+        self._borrow()
         while self._in_flight and self._in_flight[0].is_copied:
             frame = self._in_flight.popleft()
             self._publish(frame.index, frame.ver, frame.length, frame.flags)

@@ -48,6 +48,9 @@ is one of a process that hangs."""
 RECONNECT_MS, RECONNECT_MAX_MS = 2, 20
 """Wait before a lost neighbour's socket is looked for again, which recovery waits for; it doubles."""
 
+_NOBLOCK, _POLLIN, _POLLOUT = int(zmq.NOBLOCK), int(zmq.POLLIN), int(zmq.POLLOUT)
+"""Plain numbers: an operator of an enum class is Python code, and runs for each message."""
+
 Handler = Callable[[str, bytes, bytes | memoryview], None]
 
 
@@ -130,12 +133,12 @@ class ZmqBus:
 
     @staticmethod
     def _answer(socket: zmq.Socket[bytes], answer: Callable[[bytes], bytes]) -> None:
-        while not socket.closed and _events(socket) & zmq.POLLIN:
+        while not socket.closed and _events(socket) & _POLLIN:
             try:
-                question = socket.recv_multipart(zmq.NOBLOCK)
+                question = socket.recv_multipart(_NOBLOCK)
             except zmq.Again:
                 return  # who connected does not speak ZeroMQ: readable, yet nothing to read
-            socket.send(answer(question[0]), zmq.NOBLOCK)
+            socket.send(answer(question[0]), _NOBLOCK)
 
     def _drain(self, label: str) -> None:
         socket = self._in[label]
@@ -144,7 +147,7 @@ class ZmqBus:
         until_s = time.monotonic() + DRAIN_S
         for _ in range(DRAIN_BATCH):
             try:
-                frame = socket.recv(zmq.NOBLOCK)
+                frame = socket.recv(_NOBLOCK)
             except zmq.Again:
                 break
             for header, payload in split(frame):
@@ -152,7 +155,7 @@ class ZmqBus:
             if self._group:
                 self.flush()
             # cheaper than to be refused the next message, and it arms the edge-triggered descriptor as well
-            if not _events(socket) & zmq.POLLIN:
+            if not _events(socket) & _POLLIN:
                 break
             if time.monotonic() > until_s:
                 self._drain_later(label)
@@ -175,7 +178,8 @@ class ZmqBus:
             group = self._group[label] = bytearray()
         group += header
         group += payload
-        return len(self._backlog[label]) < MAX_BACKLOG and self._backlog_bytes[label] < MAX_BACKLOG_BYTES
+        backlog = self._backlog[label]
+        return not backlog or (len(backlog) < MAX_BACKLOG and self._backlog_bytes[label] < MAX_BACKLOG_BYTES)
 
     def flush(self) -> None:
         """Hand everything that was sent to ZeroMQ, or keep it until that takes it."""
@@ -204,7 +208,7 @@ class ZmqBus:
     @staticmethod
     def _push(socket: zmq.Socket[bytes], frame: bytes | bytearray) -> bool:
         try:
-            socket.send(frame, zmq.NOBLOCK)
+            socket.send(frame, _NOBLOCK)
         except zmq.Again:
             return False
         return True
@@ -214,7 +218,7 @@ class ZmqBus:
         if socket.closed:
             return
         # reading EVENTS re-arms the edge-triggered descriptor
-        while _events(socket) & zmq.POLLOUT and backlog:
+        while _events(socket) & _POLLOUT and backlog:
             if not self._push(socket, backlog[0]):
                 return
             self._backlog_bytes[label] -= len(backlog.popleft())
@@ -237,4 +241,5 @@ class ZmqBus:
 
 
 def _events(socket: zmq.Socket[bytes]) -> int:
-    return int(socket.getsockopt(zmq.EVENTS))
+    events: int = socket.getsockopt(zmq.EVENTS)  # type: ignore[assignment]
+    return events

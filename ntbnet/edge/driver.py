@@ -32,6 +32,7 @@ from ntbnet.devices.path import Path
 from ntbnet.edge.bus import ZmqBus
 from ntbnet.edge.clock import Timer, monotonic_ns
 from ntbnet.edge.packets import PacketDevice, Packets
+from ntbnet.edge.pending import PendingInterrupts
 from ntbnet.edge.stopwatch import Stopwatch
 from ntbnet.edge.trace_source import TraceSource
 from ntbnet.edge.tun import Tun
@@ -157,6 +158,7 @@ class Driver:
         self._left: asyncio.Event | None = None
         self._logged_refusals: set[tuple[str, str]] = set()
         self.tun_write_drops = 0
+        self._interrupts = PendingInterrupts()
         self.failure: BaseException | None = None
         self._wakes = None if wake_path is None else Wakes(service, wake_path, self._on_wake, self._end_step)
         self._guard = guard
@@ -200,7 +202,7 @@ class Driver:
         if faults is not None:
             device = self._device
             signalled = (device.is_interrupt,) if isinstance(device, SignalledDevice) else ()
-            faults.attach(self._clock, self._loop, self._flush_all, self.perform, self._paths, *signalled)
+            faults.attach(self._clock, self._loop, self._flush_all, self._interrupt, self._paths, *signalled)
         self._connect()
 
     def _call_faulty(self, faults: FaultLayer) -> None:
@@ -321,14 +323,22 @@ class Driver:
         path = self._paths[label]
         now_ns = self._clock()
         message = path.receive(header, payload, now_ns)
-        if message is not None:
-            self._apply(self._handle(label, message, now_ns), now_ns, header)
-        else:
+        if message is None:
             self._paths_moved = True
-        if path.outgoing or path.changes:
-            self._unsettled.append(path)
+            if path.outgoing or path.changes:
+                self._unsettled.append(path)
+        elif not isinstance(message, Irq):
+            self._interrupts.pass_by()
+            self._act(label, message, now_ns, header)
+        elif not self._interrupts.is_pending(label, message):
+            self._act(label, message, now_ns, header)
         if self._unsettled:
             self._settle_all(now_ns)
+
+    def _act(self, label: str, message: Message, now_ns: int, header: bytes) -> None:
+        effects = self._handle(label, message, now_ns)
+        if effects:
+            self._apply(effects, now_ns, header)
 
     def _on_batch(self, label: str) -> None:
         path = self._paths[label]
@@ -338,10 +348,21 @@ class Driver:
         self._arm()
 
     def _on_wake(self, src: str, message: Irq | MemWrite) -> None:
+        if isinstance(message, Irq):
+            if self._interrupts.is_pending(src, message):
+                return
+        else:
+            self._interrupts.pass_by()
         now_ns = self._clock()
         effects = self._handle(src, message, now_ns)
         if effects:
             self._perform(effects, now_ns)
+
+    def _interrupt(self, src: str, message: Irq | MemWrite) -> None:
+        """An interrupt at this CPU, past the faults: the fault layer has it come again."""
+        if not self._interrupts.is_pending(src, message):
+            now_ns = self._clock()
+            self._perform(self._device.handle(src, message, now_ns), now_ns)
 
     def _end_step(self) -> None:
         self._flush()
@@ -349,6 +370,12 @@ class Driver:
 
     def _flush_all(self) -> None:
         """Hand over what was sent: wakes last, behind the messages and stores of the same occasion."""
+        interrupts = self._interrupts
+        interrupts.pass_by()
+        if interrupts.waiting:
+            for src, message in interrupts.take():
+                self._interrupt(src, message)
+            interrupts.pass_by()
         self._bus.flush()
         if self._wakes is not None:
             self._wakes.flush()
@@ -406,17 +433,19 @@ class Driver:
             header: of the message that they are the answer to.
         """
         for effect in effects:
-            if isinstance(effect, Wake):  # of no device in fabric message
+            if isinstance(effect, Send):
+                path = self._paths[effect.dst]
+                frames = path.send(effect.message, now_ns)
+                if path.is_sooner:
+                    path.is_sooner, self._paths_moved = False, True
+                if frames is not None and not self._send(effect.dst, *frames):
+                    path.surprise_down("neighbour takes no more messages", now_ns)
+                    self._unsettled.append(path)
+            elif isinstance(effect, Wake):  # of no device in fabric message
                 if effect.what and are_stores_watched():
                     store_elsewhere(effect.what, self._wake_at_once, effect)
                 else:
                     self._wake(effect.dst, effect.message)
-            elif isinstance(effect, Send):
-                path = self._paths[effect.dst]
-                frames = path.send(effect.message, now_ns)
-                if frames is not None and not self._send(effect.dst, *frames):
-                    path.surprise_down("neighbour takes no more messages", now_ns)
-                    self._unsettled.append(path)
             elif isinstance(effect, Store):
                 effect.memory.store(effect.what, effect.offset, effect.data)
             elif isinstance(effect, Deliver):
@@ -478,7 +507,7 @@ class Driver:
     def _arm(self) -> None:
         """Let the timer fire no later than the next deadline; too early does no harm.
 
-        The deadline of a path that only carries messages does not come nearer, so it is not asked for.
+        The deadline of a path that only carries messages seldom comes nearer, so it is not asked for.
         """
         if self._left is not None and isinstance(self._device, LeavingDevice) and self._device.is_shut_down():
             self._left.set()
@@ -536,6 +565,12 @@ class Driver:
             **self._device.snapshot(),
             "paths": [path.snapshot() for path in self._paths.values()],
             "tun_write_drops": self.tun_write_drops,
-            "wakes": {} if self._wakes is None else dict(self._wakes.counters),
+            "wakes": self._count_wakes(),
             "security": {} if self._guard is None else self._guard.snapshot(),
         }
+
+    def _count_wakes(self) -> dict[str, int]:
+        """Wakes refused, dropped or merged; interrupts, however they came, that were handled with others."""
+        counters = {} if self._wakes is None else dict(self._wakes.counters)
+        collapsed = self._interrupts.collapsed
+        return counters | ({"interrupts_collapsed": collapsed} if collapsed else {})

@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, TypeAlias, TypeGuard
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from ntbnet.devices.effects import Effect
     from ntbnet.devices.path import Path
 
-TURN = 50
+TURN = 500
 """Interrupts of a storm taken before the event loop gets its turn."""
 AGAIN_S = 0.001
 """Distance at which a stuck interrupt comes again."""
@@ -50,6 +51,16 @@ Handle = Callable[[str, Message, int], "Sequence[Effect]"]
 Interrupt: TypeAlias = "Irq | MemWrite"
 Wake = Callable[[str, Interrupt], None]
 SendWake = Callable[[str, Interrupt], bool]
+
+
+@dataclass(slots=True)
+class _Burst:
+    """An interrupt that has to come ``left`` times more, for the rule at place ``index`` of the plan."""
+
+    message: Interrupt
+    again: Callable[[Interrupt], None]
+    left: int
+    index: int
 
 
 class FaultLayer:
@@ -82,6 +93,8 @@ class FaultLayer:
         self._sleep = sleep
         self._strikes = Strikes(service, plan, counts, log, is_on)
         self._lanes: dict[str, Lane] = {}
+        self._bursts: list[_Burst] = []
+        """Interrupts that still have to come again."""
         self._is_over = False
 
     def attach(
@@ -89,7 +102,7 @@ class FaultLayer:
         clock: Callable[[], int],
         loop: Loop,
         flush: Callable[[], None],
-        perform: Callable[[Sequence[Effect]], None],
+        interrupt: Callable[[str, Interrupt], None],
         paths: dict[str, Path],
         is_interrupt: Callable[[str, Message], bool] = lambda _src, _message: False,
     ) -> None:
@@ -99,14 +112,14 @@ class FaultLayer:
             clock: monotonic ns.
             loop: of the service.
             flush: hands over what was sent.
-            perform: performs effects that nobody's message asked for.
+            interrupt: raises an interrupt of a neighbour at this service's CPU.
             paths: of the service, by neighbour.
             is_interrupt: True for a message of a neighbour, no Irq, that interrupts this service's CPU.
         """
         self._clock = self._strikes.clock = clock
         self._loop = loop
         self._flush = flush
-        self._perform = perform
+        self._interrupt = interrupt
         self._paths = paths
         self._is_interrupt = is_interrupt
         self._strikes.remind = lambda: loop.call_later(TELL_S, self._strikes.tell_unlogged)
@@ -216,7 +229,7 @@ class FaultLayer:
             if isinstance(message, Completion):
                 message = self._answer(src, message)
             elif self._interrupts(message, src) and self._is_lost(
-                src, message, lambda one: self._perform(handle(src, one, self._clock()))
+                src, message, lambda one: self._interrupt(src, one)
             ):
                 return ()
             return handle(src, message, now_ns)
@@ -266,18 +279,28 @@ class FaultLayer:
                     isinstance(message, Irq) or self._is_interrupt(src, message)
                 ):
                     one = _stranger(message, decide(self.plan.seed, f"{dice} bits", path, number))
-                self._loop.call_soon(self._storm, one, again, rule.parameter("burst"), index)
+                self._storm(one, again, rule.parameter("burst"), index)
         return is_lost
 
     def _storm(self, message: Interrupt, again: Callable[[Interrupt], None], left: int, index: int) -> None:
-        for _ in range(min(left, TURN)):
-            if self._is_over:
-                return
-            again(message)
-            self._strikes.came_again(index)
+        """Begin to have an interrupt come ``left`` times more, TURN of them in a turn of the loop."""
+        if not self._bursts:
+            self._loop.call_soon(self._on_turn)
+        self._bursts.append(_Burst(message, again, left, index))
+
+    def _on_turn(self) -> None:
+        if self._is_over:
+            return
+        bursts, self._bursts = self._bursts, []
+        for one in bursts:
+            for _ in range(min(one.left, TURN)):
+                one.again(one.message)
+                self._strikes.came_again(one.index)
+            one.left -= min(one.left, TURN)
         self._flush()
-        if left > TURN:
-            self._loop.call_soon(self._storm, message, again, left - TURN, index)
+        if not self._bursts and any(one.left for one in bursts):
+            self._loop.call_soon(self._on_turn)
+        self._bursts += [one for one in bursts if one.left]
 
     def _stick(
         self, message: Interrupt, again: Callable[[Interrupt], None], until_ns: int, index: int
@@ -323,7 +346,9 @@ class FaultLayer:
     # the end
 
     def end(self) -> None:
-        """Send on what is held back, inject nothing any more."""
+        """Send on what is held back, have come what was to come in this turn, inject nothing any more."""
+        while any(one.left <= TURN for one in self._bursts):
+            self._on_turn()
         self._is_over = True
         for lane in self._lanes.values():
             lane.release_all()

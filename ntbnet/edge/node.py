@@ -7,19 +7,18 @@ somebody else's is never touched.
 IPv6 speaks only when spoken to: no link-local address, no router solicitation, no duplicate
 address detection, so the first packet across a bridge is the user's.
 
-pyroute2 is slow to import: only what makes or removes a node does it, not a command that runs in one.
+pyroute2 is slow to import, and so is asyncio: only what makes or removes a node does it, not a command that
+runs in one.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import ipaddress
 import os
 import re
 import signal
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -312,6 +311,9 @@ def _with_netlink(spec: NodeSpec, work: Callable[[Any], None]) -> None:
     (it has no netlink sockets): hence the thread and the plain loop.  The thread enters the node
     itself, which spares the process pyroute2 would fork for that.
     """
+    import asyncio
+    from concurrent.futures import ThreadPoolExecutor
+
     from pyroute2 import IPRoute
 
     def run() -> None:

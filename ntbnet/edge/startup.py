@@ -12,10 +12,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import gc
 import os
-import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -27,7 +25,7 @@ import uvloop
 import zmq
 
 from ntbnet import topology
-from ntbnet.config import Config, load_text, offload_bytes, shared_identity
+from ntbnet.config import Config, offload_bytes, shared_identity
 from ntbnet.devices.direct import Far
 from ntbnet.devices.framing import VNET_HEADER_BYTES
 from ntbnet.devices.lease import Lease
@@ -36,9 +34,11 @@ from ntbnet.devices.path import Catchup
 from ntbnet.devices.path import Path as MessagePath
 from ntbnet.edge import standalone
 from ntbnet.edge.clock import monotonic_ns
+from ntbnet.edge.config_file import DEFAULT_NAME, load_config
 from ntbnet.edge.driver import Device, Driver
 from ntbnet.edge.fault_source import FaultSource
-from ntbnet.edge.log_rotation import take_log
+from ntbnet.edge.idle_cores import keep_polling
+from ntbnet.edge.lifeline import announce
 from ntbnet.edge.privileges import account, become
 from ntbnet.edge.rundir import RunDir
 from ntbnet.edge.shm import Dram, dram_path, fence, open_lease
@@ -53,15 +53,8 @@ if TYPE_CHECKING:
     from ntbnet.edge.curve import Guard
     from ntbnet.edge.keys import KeyRing
 
-READY = b"READY\n"
-ALIVE = b"."
 LEAVE_PATIENCE_S = 0.3
 """How long a service that was told to stop may take to tell the other host."""
-ALIVE_INTERVAL_S = 0.5
-"""How often a supervised service shows that its loop runs."""
-DEFAULT_NAME = "ntbnet"
-STORE_ORDER = "x86_64"
-"""Machine whose stores become visible in the order they were made: what fabric ``local`` relies on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,47 +96,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--run-id", default="", help=argparse.SUPPRESS)
     parser.add_argument("--notify-fd", type=int, default=-1, help=argparse.SUPPRESS)
-
-
-def read_profile(path: str) -> str:
-    """The text of a profile that a configuration names by its path."""
-    return Path(path).read_text(encoding="utf-8")
-
-
-def read_config(path: str | None) -> tuple[str, str]:
-    """Text and name of the configuration in ``path``; an empty one without it, and ``-`` is standard input.
-
-    Raises:
-        ConfigError: it cannot be read.
-    """
-    if path is None:
-        return "", "defaults"
-    try:
-        return (sys.stdin.read(), "stdin") if path == "-" else (Path(path).read_text(encoding="utf-8"), path)
-    except (OSError, UnicodeError) as problem:
-        raise ConfigError(f"{path}: cannot be read: {problem}") from None
-
-
-def load_config(path: str | None, profile: str | None = None, node: str | None = None) -> Config:
-    """The configuration in ``path``, or the defaults.
-
-    Args:
-        path: see read_config.
-        profile: takes the place of bridge.profile.
-        node: takes the place of machine.node.
-
-    Raises:
-        ConfigError: the file cannot be read, or is wrong.
-    """
-    text, source = read_config(path)
-    config = load_text(text, source, read_profile, profile, node)
-    machine = os.uname().machine
-    if config.bridge.fabric == "local" and machine != STORE_ORDER:
-        raise ConfigError(
-            f"{source}: bridge.fabric = 'local': needs the store order of {STORE_ORDER}, this machine is "
-            f"{machine}; must be 'message'"
-        )
-    return config
 
 
 def main(recipe: Recipe, arguments: argparse.Namespace) -> int:
@@ -198,10 +150,16 @@ def _run(
     is_local = config.bridge.fabric == "local"
     ring = _ring(config)
     dram = far_dram = tun = far = None
+    polling_fd = -1
     try:
         dram, window = _attach(run, config, node)
         if recipe.needs_tun:
             tun = Tun(f"{run.name}-{node}", config.netdev.tun, offload_bytes(config))
+            if config.run.idle_cores == "poll":
+                try:
+                    polling_fd = keep_polling()
+                except OSError as refusal:
+                    log.emit("service.cores_halt", reason=str(refusal))
         if recipe.stores_far and is_local:
             far_dram, far_window = _attach(run, config, "ep" if node == "rc" else "rc")
             words = Window(open_lease(run.lease_path), 0, "lease")
@@ -229,6 +187,8 @@ def _run(
         traces.close()
         return code
     finally:
+        if polling_fd >= 0:
+            os.close(polling_fd)
         if tun is not None:
             tun.close()
         for memory in (dram, far_dram):
@@ -363,7 +323,7 @@ async def _serve(
         return {**about, "state": "up", "uptime_s": round(uptime_s, 3), **driver.snapshot()}
 
     driver.start(loop, question_endpoint, status)
-    lifeline = _announce(loop, notify_fd, request_stop)
+    lifeline = announce(loop, notify_fd, request_stop)
     log.emit("service.started", incarnation=about["epoch"])
     gc.collect()
     gc.freeze()
@@ -383,35 +343,6 @@ async def _serve(
         raise failure
     sys.stderr.write(f"{about['service']}: {failure}\n")
     return 1
-
-
-def _announce(
-    loop: asyncio.AbstractEventLoop, notify_fd: int, request_stop: Callable[[str], None]
-) -> socket.socket | None:
-    """Tell the supervisor that we are ready, and end when it ends."""
-    if notify_fd < 0:
-        return None
-    lifeline = socket.socket(fileno=notify_fd)
-    lifeline.setblocking(False)
-
-    def on_readable() -> None:
-        try:
-            data = take_log(lifeline, sys.stdout.fileno())
-        except ConnectionError:
-            data = b""
-        if not data:
-            request_stop("supervisor is gone")
-
-    def show_life() -> None:
-        if lifeline.fileno() >= 0:
-            with contextlib.suppress(OSError):
-                lifeline.send(ALIVE)
-            loop.call_later(ALIVE_INTERVAL_S, show_life)
-
-    loop.add_reader(lifeline.fileno(), on_readable)
-    lifeline.send(READY)
-    loop.call_later(ALIVE_INTERVAL_S, show_life)
-    return lifeline
 
 
 def service_main(

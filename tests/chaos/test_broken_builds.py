@@ -15,13 +15,12 @@ from tests.live.bridge import ROOT
 pytestmark = [pytest.mark.chaos, pytest.mark.system, pytest.mark.needs_tun]
 
 BROKEN = [
-    ("epoch", "stale-writes", "message", ["recovery: "]),
-    ("order", "lost-writes", "message", ["no fault was near"]),
-    ("ver", "one-kill", "local", ["duplicated", "no fault was near"]),
+    ("epoch", "stale-writes", "message", "recovery: "),
+    ("order", "lost-writes", "message", "no fault was near"),
+    ("ver", "one-kill", "local", "duplicated"),
 ]
-"""Check switched off, scenario, fabric, and what it leads to, one or the other: frames of the last lap come
-again, or are taken in place of those of this one, which vanish while nothing is wrong; so do datagrams in
-writes that nobody missed; stale ones keep the ring from coming back."""
+"""Check switched off, scenario, fabric, and what it leads to: frames of the last lap come again; behind
+writes that nobody missed the ring stands still while nothing is wrong; stale ones keep it from being back."""
 
 
 def judged(scenario: str, fabric: str, folder: Path, environment: dict[str, str]) -> dict[str, Any]:
@@ -32,9 +31,9 @@ def judged(scenario: str, fabric: str, folder: Path, environment: dict[str, str]
     return result
 
 
-@pytest.mark.parametrize(("switched_off", "scenario", "fabric", "symptoms"), BROKEN)
+@pytest.mark.parametrize(("switched_off", "scenario", "fabric", "symptom"), BROKEN)
 def test_a_build_without_a_check_is_caught(
-    switched_off: str, scenario: str, fabric: str, symptoms: list[str], tmp_path: Path
+    switched_off: str, scenario: str, fabric: str, symptom: str, tmp_path: Path
 ) -> None:
     broken = os.pathsep.join((str(HERE / "broken"), str(ROOT)))
     environment = {"PYTHONPATH": broken, "BREAK_NTBNET": switched_off}
@@ -42,9 +41,8 @@ def test_a_build_without_a_check_is_caught(
     result = judged(scenario, fabric, tmp_path, environment)
 
     assert result["verdict"] == "failed", result["problems"]
-    seen = {symptom for symptom in symptoms for text in result["problems"] if symptom in text}
-    assert seen, result["problems"]
-    assert "duplicated" not in seen or result["duplicated"] > 0
+    assert [text for text in result["problems"] if symptom in text], result["problems"]
+    assert symptom != "duplicated" or result["duplicated"] > 0
 
 
 @pytest.mark.parametrize(("scenario", "fabric"), [(row[1], row[2]) for row in BROKEN])

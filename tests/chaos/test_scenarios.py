@@ -32,8 +32,9 @@ LENGTHS = {
     "damaged-control": (2, 8),
     "bad-wire": (2, 0),
     "bad-device": (8, 0),
-    "spurious-storm": (4, 0),
+    "spurious-storm": (3, 0),
     "slow-consumer": (2, 0),
+    "full-rings": (2, 0),
 }
 """Scenario -> length of its fault phase here, s, and the least number of faults: each service, each pair of
 them; what one contains is not run twice."""
@@ -65,6 +66,9 @@ def test_short_form_of_a_scenario_is_ok(scenario: str, tmp_path: Path) -> None:
     assert result["delivered"] > 0
     assert result["faults"] or result["injected"]
     assert result["faults"] >= faults
+    waited = result["cpu_wait_ms"]
+    assert (waited is not None) == Path("/proc/self/schedstat").exists()
+    assert waited is None or set(waited["by_process"]) >= {*topology.SERVICES, "traffic"}
     if {fault.kind for fault in chaos_scenario.load(scenario).faults} == {"kill"}:
         judge_epochs(tmp_path / "history")
 

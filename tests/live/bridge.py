@@ -22,9 +22,9 @@ from ntbnet.app.cli import app
 from ntbnet.app.leftovers import kill as kill_process
 from ntbnet.app.leftovers import remove_leftovers
 from ntbnet.config import Config, load_text
+from ntbnet.edge.config_file import read_profile
 from ntbnet.edge.process import ProcessRecord, alive, record_of, send_signal
 from ntbnet.edge.rundir import RunDir
-from ntbnet.edge.startup import read_profile
 from ntbnet.errors import NtbnetError
 from tests.fabric import FABRIC, text_in_fabric
 from tests.live.echo import echo

@@ -103,15 +103,17 @@ class FaultyWorld(World):
         counts = self.counts.setdefault(name, array("Q", bytes(8 * WORDS)))
         layer = FaultLayer(name, self.plan, counts, FaultLog(self.injected), sleep=self._sleep)
 
-        def perform(effects: Any) -> None:
-            if self.processes.get(name) is process:
-                process.perform(effects)
-                process.arm()
-
         device: Any = process.device
         signalled = (device.is_interrupt,) if isinstance(device, SignalledDevice) else ()
         loop = VirtualLoop(self)
-        layer.attach(lambda: self.now_ns, loop, lambda: None, perform, process.paths, *signalled)
+        handle = device.handle
+
+        def interrupt(src: str, message: Irq | MemWrite) -> None:
+            if self.processes.get(name) is process:
+                process.perform(handle(src, message, self.now_ns))
+                process.arm()
+
+        layer.attach(lambda: self.now_ns, loop, lambda: None, interrupt, process.paths, *signalled)
         send, send_now = layer.around_sends(partial(self._carry, name), partial(self._carry, name))
         device.handle = layer.around_handle(device.handle)
         on_wake = layer.around_on_wake(lambda src, message: self._take(name, src, message))

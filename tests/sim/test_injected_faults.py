@@ -197,3 +197,32 @@ def test_slow_service_takes_its_time() -> None:
     world = under("slow")
 
     assert world.slept_s == pytest.approx(world.times("slow") * 0.0005)
+
+
+CONTROL = ["write", "read", "completion", "config", "call"]
+
+
+@pytest.mark.fabric("local")
+@pytest.mark.parametrize(
+    ("rate", "seeds", "most_epochs", "most_ns"), [(1500, 10, 15, SECOND), (5000, 4, 100, 5 * SECOND)]
+)
+def test_damaged_handshakes_start_over_until_one_holds(
+    rate: int, seeds: int, most_epochs: int, most_ns: int
+) -> None:
+    """At twice 0.5 % one of some forty holds; each begins as soon as the one before ended."""
+    for seed in range(seeds):
+        world = FaultyWorld(seed=seed)
+        world.bring_up()
+        first = world.epoch
+        rules = [{"kind": kind, "rate": rate, "of": CONTROL} for kind in ("drop", "corrupt")]
+        world.install(*rules, seed=seed)
+        world.restart("epc")
+        world.run_for(31 * MS)
+
+        took_ns = world.settle(world.is_up, most_ns)
+
+        epochs = world.epoch - first
+        assert epochs <= most_epochs
+        assert took_ns <= 60 * MS * (epochs + 1), "attempts follow each other without a pause"
+        world.heal()
+        world.exchange(5)

@@ -15,10 +15,10 @@ import pytest
 from ntbnet import topology
 from ntbnet.app.bench_basics import QUICK
 from ntbnet.app.bridge import Bridge
+from ntbnet.edge.config_file import load_config
 from ntbnet.edge.netns import NETNS_FOLDER
 from ntbnet.edge.rundir import RunDir
 from ntbnet.edge.shm import dram_path
-from ntbnet.edge.startup import load_config
 
 pytestmark = [pytest.mark.system, pytest.mark.needs_tun, pytest.mark.slow]
 

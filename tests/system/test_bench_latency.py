@@ -19,7 +19,7 @@ from ntbnet.app import bench_latency_report
 from ntbnet.app.bench_backends import MERGED, POLLED, TO_RC, TRIGGERS, backend_configs, fabrics
 from ntbnet.app.bench_latencies import PUBLISHED, QUANTILES
 from ntbnet.app.bench_tally import PUMP_OF, REFERENCES
-from ntbnet.edge.startup import load_config
+from ntbnet.edge.config_file import load_config
 from tests.live.bridge import leftovers, new_name
 
 pytestmark = [pytest.mark.system, pytest.mark.needs_tun, pytest.mark.slow, pytest.mark.timeout(240)]

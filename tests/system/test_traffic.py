@@ -20,6 +20,9 @@ HEADERS_BYTES = {"ipv4": 28, "ipv6": 48}
 directions = pytest.mark.parametrize("source", ["rc", "ep"])
 families = pytest.mark.parametrize("family", ["ipv4", "ipv6"])
 
+TWO_AT_ONCE = ("-c", "2", "-l", "2")
+"""Where the length of a packet matters and not when it comes."""
+
 
 def assert_ping_is_lossless(bridge: LiveBridge, source: str, family: str, *options: str) -> None:
     # ping waits for the last reply at least as long as its interval, and that is long on a busy machine
@@ -46,7 +49,9 @@ def test_packet_of_any_size_crosses_whole(bridge: LiveBridge, source: str, famil
     """ping compares the payload of each reply with what it sent, and fails when a byte differs."""
     payload = max(size - HEADERS_BYTES[family], 0)
 
-    assert_ping_is_lossless(bridge, source, family, "-c", "2", "-M", "do", "-s", str(payload), "-p", "a5c3")
+    assert_ping_is_lossless(
+        bridge, source, family, *TWO_AT_ONCE, "-M", "do", "-s", str(payload), "-p", "a5c3"
+    )
 
 
 @directions
@@ -85,7 +90,7 @@ def test_smallest_mtu_carries_both_families_and_no_longer_packet(make_bridge: Ma
 
     for source in ("rc", "ep"):
         for family, headers in HEADERS_BYTES.items():
-            options = ("-c", "2", "-M", "do")
+            options = (*TWO_AT_ONCE, "-M", "do")
             assert_ping_is_lossless(bridge, source, family, *options, "-s", str(1280 - headers))
         too_long = bridge.run_inside(
             source, "ping", "-c", "1", "-W", "1", "-M", "do", "-s", "1253", bridge.address(other(source))
@@ -111,7 +116,7 @@ def test_classic_control_block_layout_works_end_to_end(make_bridge: MakeBridge) 
     for source in ("rc", "ep"):
         for size in (60, 1500, 65510):
             payload = str(size - HEADERS_BYTES["ipv4"])
-            assert_ping_is_lossless(bridge, source, "ipv4", "-c", "2", "-s", payload)
+            assert_ping_is_lossless(bridge, source, "ipv4", *TWO_AT_ONCE, "-s", payload)
         TcpTransfer(bridge, source, 4 << 20, seed=5).finish(60)
 
 
@@ -121,7 +126,7 @@ def test_tcp_between_the_services_works_end_to_end(make_bridge: MakeBridge) -> N
     names = sorted(path.name for path in (bridge.run.path / "sockets").iterdir())
     assert all(name.startswith(("ask.", "wake.")) for name in names), names
     for source in ("rc", "ep"):
-        assert_ping_is_lossless(bridge, source, "ipv6", "-c", "2")
+        assert_ping_is_lossless(bridge, source, "ipv6", *TWO_AT_ONCE)
         TcpTransfer(bridge, source, 4 << 20, seed=6).finish(60)
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ntbnet.address import Span
 from ntbnet.config import Config, load_text
-from ntbnet.edge.startup import read_profile
+from ntbnet.edge.config_file import read_profile
 from ntbnet.layout import layout_of
 from ntbnet.layout_explain import Walk
 from ntbnet.trace_places import NO_BAR, NOWHERE, Places, RegBlock, Region, register_name

@@ -17,6 +17,7 @@ from ntbnet.wire import (
     CfgRead,
     CfgWrite,
     Completion,
+    Decoder,
     Irq,
     IrqSource,
     Kind,
@@ -88,6 +89,57 @@ def test_golden_bytes_encode_and_decode(message: Message, row: tuple[str, bytes]
 
     assert (type(message).__name__, header + payload) == row
     assert decoded(row[1][:64], row[1][64:]) == message
+
+
+USUAL = [message for message in MESSAGES if isinstance(message, (MemWrite, Irq))]
+DECODER = Decoder(src=4, dst=1, incarnation=7, session=9)
+
+
+@pytest.mark.parametrize("message", MESSAGES)
+def test_message_that_is_checked_as_one_is_what_it_is_field_by_field(message: Message) -> None:
+    found = DECODER.decode_next(*frames_of(message), sequence=ROUTE["sequence"])
+
+    assert found == (message if message in USUAL else None)
+
+
+@given(st.sampled_from(USUAL), st.integers(0, 10_000), st.integers(1, 255))
+def test_damaged_message_is_not_taken_as_one(message: Message, place: int, change: int) -> None:
+    header, payload = frames_of(message)
+    whole = bytearray(header + payload)
+    whole[place % len(whole)] ^= change
+
+    assert DECODER.decode_next(bytes(whole[:64]), bytes(whole[64:]), ROUTE["sequence"]) is None
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        *({name: 2} for name in ("version", "flags", "src", "dst", "reserved", "incarnation", "session")),
+        {"sequence": 1},
+        {"kind": 24},
+        {"length": 3},
+        {"length": 5},
+        {"address": (1 << 64) - 3},
+    ],
+    ids=str,
+)
+def test_message_with_a_right_checksum_and_a_wrong_field_is_not_taken_as_one(fields: dict[str, int]) -> None:
+    assert DECODER.decode_next(*sealed(b"word"), sequence=0) == MemWrite(0, b"word", 3)
+    assert DECODER.decode_next(*sealed(b"word", **fields), sequence=0) is None
+
+
+@pytest.mark.parametrize("fields", [{"arg": 0}, {"arg": 5}], ids=str)
+def test_interrupt_of_no_source_is_not_taken_as_one(fields: dict[str, int]) -> None:
+    assert DECODER.decode_next(*sealed(kind=24, arg=1), sequence=0) == Irq(IrqSource.MSI_VECTOR, 0, 3)
+    assert DECODER.decode_next(*sealed(b"", kind=24, **fields), sequence=0) is None
+
+
+def test_header_of_another_length_and_empty_write_are_not_taken_as_one() -> None:
+    header, payload = sealed(b"word")
+
+    assert DECODER.decode_next(header + b"\0", payload, 0) is None
+    assert DECODER.decode_next(header[:63], payload, 0) is None
+    assert DECODER.decode_next(*sealed(b""), sequence=0) is None
 
 
 def test_golden_control_message() -> None:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from itertools import count
 from typing import Any
 
-FORGOTTEN = 500
+FORGOTTEN = 100
 """Every so-manieth frame keeps its flags."""
 
 

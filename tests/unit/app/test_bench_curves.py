@@ -15,7 +15,7 @@ from ntbnet.app import bench_curves, bench_micro_report
 from ntbnet.app.bench_backends import EXTRA_FRAMES, write_config
 from ntbnet.app.bench_curves import Traffic, complaint, config_of, play
 from ntbnet.app.bench_samples import Samples
-from ntbnet.edge.startup import load_config
+from ntbnet.edge.config_file import load_config
 
 
 @pytest.mark.parametrize("frames", [600, 600 + EXTRA_FRAMES])

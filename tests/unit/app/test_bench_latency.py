@@ -30,7 +30,7 @@ from ntbnet.app.bench_latencies import PUBLISHED, QUANTILES, Latencies
 from ntbnet.app.bench_sockperf import sockperf_result
 from ntbnet.app.bench_tally import Tally, summary
 from ntbnet.config import load_text
-from ntbnet.edge.startup import load_config
+from ntbnet.edge.config_file import load_config
 from ntbnet.errors import SetupError
 
 SOCKPERF = """\

@@ -25,7 +25,7 @@ from ntbnet.app.bench_backends import (
 from ntbnet.app.bench_samples import ratios
 from ntbnet.app.bench_throughput import Cell, Plan, settings
 from ntbnet.config import load_text
-from ntbnet.edge.startup import load_config
+from ntbnet.edge.config_file import load_config
 from ntbnet.errors import ConfigError
 
 

@@ -258,6 +258,22 @@ def test_pressure_has_to_be_seen_and_losses_counted(tx_dropped: int, tx_stops: i
     assert any(problem in text for text in seen) if problem else not seen
 
 
+@pytest.mark.parametrize(
+    ("tx_dropped", "tcp_kib_s", "is_right"),
+    [(19, 0, False), (20, 0, True), (21, 0, False), (21, 1, True)],
+)
+def test_without_tcp_as_many_datagrams_are_lost_as_packets_were_dropped(
+    tx_dropped: int, tcp_kib_s: int, is_right: bool
+) -> None:
+    plain = parse(f'description = "x"\n[phases]\nseconds = 5\n[workload]\ntcp_kib_s = {tcp_kib_s}\n', "x")
+    counting = replace(plain, bounds=Bounds(loss="counted"))
+    made = without(Made(2000, [], [RULES], Observed(nodes=counters(tx_dropped, 0))), 500, 600)
+
+    found = check(made.history(), counting)
+
+    assert any(f"counts {tx_dropped} dropped" in text for text in found.problems) is not is_right
+
+
 @pytest.mark.parametrize(("again", "is_enough"), [(1000, True), (999, False)])
 def test_storm_has_to_reach_whom_it_interrupts(again: int, is_enough: bool) -> None:
     rules = '[[rules]]\nkind = "interrupt-storm"\nat = [1]\n[bounds]\nmin_again = 1000\n'

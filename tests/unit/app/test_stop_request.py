@@ -15,6 +15,9 @@ import signal, subprocess, sys, threading, time
 from ntbnet.app import stop_request
 def send(name):
     signal.raise_signal(getattr(signal, name))
+def quiet_child():  # may outlive us: our stderr, which the test reads to its end, is not for it
+    quiet = subprocess.DEVNULL
+    return subprocess.Popen(['sleep', '9'], stdout=subprocess.PIPE, stderr=quiet, text=True)
 """
 
 
@@ -34,7 +37,7 @@ def ended(program: str) -> tuple[int, str]:
         "stop_request.check()",
         "stop_request.pause(20)",
         "stop_request.readable([sys.stdin], 20)",
-        "stop_request.finish(subprocess.Popen(['sleep', '9'], stdout=subprocess.PIPE, text=True), 20)",
+        "stop_request.finish(quiet_child(), 20)",
     ],
 )
 def test_request_ends_the_command_where_it_waits_and_not_before(name: str, wait: str) -> None:
@@ -101,7 +104,7 @@ print(len(stop_request.finish(child, 20, 'ab')[0]), child.returncode)
 
 def test_child_that_takes_too_long_is_a_timeout() -> None:
     program = """
-child = subprocess.Popen(['sleep', '9'], stdout=subprocess.PIPE, text=True)
+child = quiet_child()
 try: stop_request.finish(child, 0.3)
 except subprocess.TimeoutExpired: print('too long')
 child.kill()

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ntbnet.devices.path import HELLO_INTERVAL_NS, OPEN_PATIENCE_NS, Path
-from ntbnet.wire import Irq, IrqSource, Kind, MemWrite, encode_control
+from ntbnet.devices.path import HELLO_INTERVAL_NS, OPEN_PATIENCE_NS, TAIL_NS, Path
+from ntbnet.wire import SERVICE_BY_LABEL, Irq, IrqSource, Kind, MemWrite, encode, encode_control
 
 MS = 1_000_000
 HEARTBEAT_NS, LIVENESS_NS = 200 * MS, 1000 * MS
@@ -214,19 +214,9 @@ def test_nothing_more_of_a_session_is_applied_after_a_gap_or_damage(kind: str) -
 
 def test_message_of_another_incarnation_is_not_applied() -> None:
     pair = up()
-    stranger = Path(
-        "rc-host",
-        "epc",
-        initiator=True,
-        incarnation=9,
-        allocate_session=lambda: 0,
-        heartbeat_ns=HEARTBEAT_NS,
-        liveness_ns=LIVENESS_NS,
-        identity={},
-    )
-    stranger.state, stranger.session = pair.a.path.state, pair.a.path.session
-    frames = stranger.send(MemWrite(0, bytes(16)), pair.now_ns)
-    assert frames is not None
+    path = pair.a.path
+    src, dst = SERVICE_BY_LABEL[path.me], SERVICE_BY_LABEL[path.peer]
+    frames = encode(MemWrite(0, bytes(16)), src, dst, 9, path.session, 0, pair.now_ns)
     pair.b.receive((frames[0], bytes(frames[1])))
 
     assert pair.b.got == []
@@ -276,7 +266,7 @@ def test_silence_is_surprise_down() -> None:
 def test_beat_shows_that_the_last_message_was_lost() -> None:
     pair = up()
     write_of(pair, pair.a)
-    pair.run(HEARTBEAT_NS + 10 * MS)
+    pair.run(TAIL_NS + 10 * MS)
 
     assert pair.b.path.refused["gap"] == 1
     assert pair.b.got == []

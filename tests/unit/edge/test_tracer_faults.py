@@ -47,7 +47,7 @@ def stormy(loop: Soon) -> FaultLayer:
         "test",
     )
     layer = FaultLayer("edma", plan, array("Q", bytes(8 * WORDS)), FaultLog([]))
-    layer.attach(lambda: 1, loop, lambda: None, lambda _effects: None, {})
+    layer.attach(lambda: 1, loop, lambda: None, lambda _src, _message: None, {})
     return layer
 
 
