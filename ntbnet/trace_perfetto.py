@@ -135,7 +135,8 @@ class PerfettoTrace:
             self._add(ring, record)
             if len(self._packets) >= PACKETS_OF_A_CHUNK:
                 yield self._take()
-        yield self._take()
+        if self._packets:
+            yield self._take()
 
     def _take(self) -> bytes:
         chunk: bytes = self._trace.SerializeToString()

@@ -21,6 +21,7 @@ from ntbnet.trace_records import (
     pack_header,
     pack_record,
 )
+from ntbnet.trace_stored import Stored
 from ntbnet.trace_whole import whole_events
 from tests.fuzz import mutate
 from tests.fuzz.target import Target
@@ -43,11 +44,14 @@ class TraceRings(Target):
         first = chance.randrange(1, 1 << 40)
         slots = {}
         for number in range(first, first + chance.randrange(1, CAPACITY + 1)):
-            kind, data = chance.choice(list(Kind)), chance.randbytes(64)
+            kind, data = chance.choice([*Kind, *Stored]), chance.randbytes(64)
             fields = {
                 "flags": chance.randrange(256),
                 "source": chance.randrange(8),
                 "result": chance.randrange(256),
+                "translated": chance.getrandbits(64),
+                "amount": chance.getrandbits(32),
+                "tag": chance.getrandbits(32),
             }
             record = Record(chance.randrange(1 << 63), kind, **fields, length=chance.randrange(80), data=data)
             slots[(number - 1) % CAPACITY] = pack_record(record._replace(number=number))
