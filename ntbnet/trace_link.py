@@ -2,8 +2,8 @@
 
 A packet is a header, then ``Record.data``: the first bytes of what was stored or read, or text. ``FIELDS`` is
 the header, in order, without gaps; integers are little-endian. The link type is one of those for private use,
-``pcapng.LINKTYPE_USER0``. Fields are those of ``trace_records``, where ``KINDS`` says what each kind means by
-them; what is added says who wrote the record and what the address is called. A reader takes the data from
+``pcapng.LINKTYPE_USER0``. Fields are those of ``trace_records``; ``trace_kinds`` says what each kind means by
+them. What is added says who wrote the record and what the address is called. A reader takes the data from
 ``header_bytes`` on, so that later versions can have more fields.
 """
 
@@ -39,7 +39,10 @@ FIELDS = (
     HeaderField("service", 1, "who wrote the record"),
     HeaderField("other", 1, "the other service: receiver of what was sent, else sender; 0: none"),
     HeaderField(
-        "result", 1, "0: successful; 1: unsupported request; 4: completer abort; 254: dropped; 255: timeout"
+        "result",
+        1,
+        "0: successful; 1: unsupported request; 4: completer abort; 253: handled with others; 254: dropped; "
+        "255: timeout",
     ),
     HeaderField("bar", 1, "BAR that the address is in; 255: none"),
     HeaderField("epoch", 4, "link epoch; 0: none"),
@@ -78,6 +81,7 @@ RESULT_NAMES = {
     Result.OK: "successful",
     Result.UR: "unsupported request",
     Result.CA: "completer abort",
+    Result.MERGED: "handled with others",
     Result.DROPPED: "dropped",
     Result.TIMEOUT: "timeout",
 }

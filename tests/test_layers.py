@@ -52,7 +52,7 @@ CONFIG_MODULES = {
 }
 """The configuration is one area in several files."""
 
-RECORD_MODULES = {"trace_records", "trace_stored"}
+RECORD_MODULES = {"trace_kinds", "trace_records", "trace_stored", "trace_wakes"}
 """The format of trace rings."""
 
 TRACE_MODULES = {"trace_link", "trace_places", "trace_pcapng", "trace_perfetto", "trace_whole"}

@@ -72,6 +72,7 @@ local RESULTS = {
   [0] = "successful",
   [1] = "unsupported request",
   [4] = "completer abort",
+  [253] = "handled with others",
   [254] = "dropped",
   [255] = "timeout",
 }
@@ -81,6 +82,7 @@ local HANDLERS = {
   [3] = "timer",
   [4] = "tun",
   [5] = "poll",
+  [6] = "again",
 }
 local IRQ_SOURCES = {
   [1] = "msi vector",

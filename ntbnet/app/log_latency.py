@@ -14,8 +14,8 @@ from math import log as ln
 from pathlib import Path
 from typing import Any
 
-from ntbnet.edge.trace_rings import Entry, find_rings, merged
-from ntbnet.trace_records import FRAME_FLOW, SERVICES, Flag, Handler, Kind, Level, Record, flow_type
+from ntbnet.edge.trace_rings import find_rings, merged
+from ntbnet.trace_records import FRAME_FLOW, SERVICES, Entry, Flag, Handler, Kind, Level, Record, flow_type
 
 MAX_OPEN = 1 << 16
 """Flows whose begin is remembered at a time; of one forgotten no further hop is counted."""

@@ -16,8 +16,8 @@ from ntbnet.app.trace_text import as_object, as_text, wall_text
 from ntbnet.edge.clock import monotonic_ns
 from ntbnet.edge.process import alive
 from ntbnet.edge.rundir import RunDir
-from ntbnet.edge.trace_rings import Entry, RingFile, find_rings, merged
-from ntbnet.trace_records import Kind, Level
+from ntbnet.edge.trace_rings import RingFile, find_rings, merged
+from ntbnet.trace_records import Entry, Kind, Level
 
 _NS = 1_000_000_000
 

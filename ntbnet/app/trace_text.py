@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from ntbnet.edge.trace_rings import Entry
+from ntbnet.trace_kinds import KINDS
 from ntbnet.trace_records import (
-    KINDS,
     SERVICES,
+    Entry,
     Flag,
     Handler,
     Kind,

@@ -76,6 +76,11 @@ class Edma:
             self.registers.on_write(direction.register("INT_STATUS"), self._ring_hook(direction))
             self.registers.on_write(direction.register("INT_MASK"), self._mask_hook(direction))
 
+    @property
+    def register_span(self) -> Span:
+        """Where its registers are, as the endpoint's CPU sees them."""
+        return self._span
+
     def handle(self, src: str, message: Message, now_ns: int) -> Sequence[Effect]:
         """Register access of the CPU or the host; the controller's answers and news."""
         self.engine.now_ns = self.lines.now_ns = now_ns

@@ -7,6 +7,7 @@ A watcher only looks; it knows the time, the device models do not.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
@@ -32,8 +33,11 @@ NONE = 0xFFFF
 class Watcher(Protocol):
     """What is told; data is as long as the access, and the watcher's only during the call."""
 
-    def frame_delivered(self, queue: int, ver: int) -> None:
-        """A Deliver effect of frame ``ver`` was queued behind those told of before."""
+    delivered: deque[tuple[int, int]]
+    """Gets queue and ``ver`` of each frame that a Deliver effect was queued for, in their order."""
+    stores: deque[tuple[int, int]]
+    """Gets each store of this host's CPU to registers of a service, which a wake follows: the CPU's address,
+    and there."""
 
     def translated(
         self,
@@ -53,12 +57,6 @@ class Watcher(Protocol):
 
     def stored_directly(self, addr: int, translated: int, data: Buffer, epoch: int) -> None:
         """This host's CPU stored to the other host, past every message."""
-
-    def stored_by_wake(self, addr: int, translated: int) -> None:
-        """It stored to registers of a service, past every message; a wake follows."""
-
-    def register_written(self, offset: int, data: Buffer, epoch: int) -> None:
-        """A register of the eDMA engine is written, by whom the message at hand is from."""
 
     def register_read(self, offset: int, data: Buffer, epoch: int) -> None:
         """A register of the eDMA engine was read, by whom the message at hand is from."""
@@ -80,7 +78,7 @@ def unwatch() -> None:
 
 
 def _around_frame(bare: Callable[..., None], watcher: Watcher) -> Callable[..., None]:
-    delivered = watcher.frame_delivered
+    delivered = watcher.delivered
 
     def rx(client: Subqueue, frame: memoryview | None, length: int) -> None:
         queue, effects = client.queue, client._netdev._outbox.effects
@@ -88,7 +86,7 @@ def _around_frame(bare: Callable[..., None], watcher: Watcher) -> Callable[..., 
         bare(client, frame, length)
         for place in range(before, len(effects)):
             if type(effects[place]) is Deliver:
-                delivered(queue.number, ver)
+                delivered.append((queue.number, ver))
                 break
 
     return rx
@@ -196,28 +194,17 @@ def _index(windows: list[IatuWindow | None], bar: int, offset: int, addr: int) -
 
 
 def _around_direct(bare: Callable[..., None], watcher: Watcher) -> Callable[..., None]:
-    stored_by_wake = watcher.stored_by_wake
+    stores = watcher.stores
 
     def land(cpu: CpuBus, grant: Grant, addr: int, data: Buffer, what: str) -> None:
         if grant.owner:
-            stored_by_wake(addr, grant.at + addr - grant.base)
+            stores.append((addr, grant.at + addr - grant.base))
         elif not what.startswith(RING_STORES) and cpu._far is not None:
             at = cpu._far.memory.span.base + grant.at + addr - grant.base
             watcher.stored_directly(addr, at, data, cpu._tasks.epoch)
         bare(cpu, grant, addr, data, what)
 
     return land
-
-
-def _around_register_write(bare: Callable[..., None], watcher: Watcher) -> Callable[..., None]:
-    written = watcher.register_written
-
-    def write(edma: Edma, addr: int, data: Buffer) -> None:
-        if edma._span.contains(addr, len(data)):
-            written(addr - edma._span.base, data, edma.engine.epoch)
-        bare(edma, addr, data)
-
-    return write
 
 
 def _around_register_read(bare: Callable[..., Completion], watcher: Watcher) -> Callable[..., Completion]:
@@ -264,7 +251,6 @@ _POINTS: tuple[tuple[type, str, Callable[[Callable[..., Any], Watcher], Callable
     (EndpointController, "_outbound_write", _around_outbound_write),
     (EndpointController, "_read", _around_read),
     (CpuBus, "_land", _around_direct),
-    (Edma, "_write", _around_register_write),
     (Edma, "_read", _around_register_read),
     (HostInterrupts, "_send", _around_raise),
     (MsiTarget, "vector_of", _around_msi_target),

@@ -145,20 +145,12 @@ class TxRing:
         """Frames that were sent and are not visible yet."""
         return len(self._in_flight)
 
-    @property
-    def last_frame(self) -> int:
-        """Index of the frame that was sent last."""
-        return (self.index or self.geometry.max_entry) - 1
-
-    @property
-    def known_free(self) -> int:
-        """Frames that can be sent, by what ``rx_info`` last said; there may be more by now."""
-        return self._free
-
-    @property
-    def is_lent(self) -> bool:
-        """True while frames are stored in place."""
-        return self._lent is not None and not self._lent.revoked
+    def newest(self) -> tuple[int, int, bool]:
+        """Of the frame that was sent last: its index, how many can be sent behind it by what ``rx_info`` last
+        said (there may be more by now), and whether frames are stored in place.
+        """
+        index, lent = (self.index or self.geometry.max_entry) - 1, self._lent
+        return index, self._free, lent is not None and not lent.revoked
 
     def ring_doorbells(self) -> None:
         """Tell the peer of frames by doorbell from now on."""

@@ -182,6 +182,10 @@ class Driver:
         if self._tun is not None and self._packets is not None:
             self._packets.call_directly()
             self._write_tun: Callable[[memoryview, bytes], bool] = self._tun.write
+        self._act: Callable[[str, Message, int, bytes], None] = self._handle_message
+        self._run_interrupt: Callable[[str, Irq | MemWrite], None] = self._handle_interrupt
+        self._again: Callable[[str, Irq | MemWrite], None] = self._on_wake
+        """Takes wakes that faults repeat."""
         if self._wakes is not None:
             self._wakes.on_wake = self._on_wake
             self._wake: Callable[[str, Irq | MemWrite], bool] = self._wakes.send
@@ -189,11 +193,15 @@ class Driver:
     def _connect(self) -> None:
         self._call_directly()
         if self._faults is not None:
+            self._handle = self._faults.around_handle(self._handle)
+        if self._tracer is not None:
+            self._trace_what_comes(self._tracer)
+        if self._faults is not None:
             self._call_faulty(self._faults)
         if self._stopwatch is not None:
             self._time_everything(self._stopwatch)
         if self._tracer is not None:
-            self._trace_everything(self._tracer)
+            self._trace_what_goes(self._tracer)
 
     def inject(self, faults: FaultLayer | None) -> None:
         """Have everything pass through ``faults`` from now on, or through nothing."""
@@ -206,14 +214,13 @@ class Driver:
         self._connect()
 
     def _call_faulty(self, faults: FaultLayer) -> None:
-        self._handle = faults.around_handle(self._handle)
         self._send, self._send_now = faults.around_sends(self._send, self._send_now)
         self._forget = faults.around_forget(self._forget)
         if self._packets is not None:
             self._packets.read = faults.around_read(self._packets.read)
             self._write_tun = faults.around_write(self._write_tun)
         if self._wakes is not None:
-            self._wakes.on_wake = faults.around_on_wake(self._wakes.on_wake)
+            self._wakes.on_wake = faults.around_on_wake(self._wakes.on_wake, self._again, self._note_lost)
             self._wake = faults.around_wake(self._wake)
 
     def _time_everything(self, stopwatch: Stopwatch) -> None:
@@ -237,21 +244,32 @@ class Driver:
         self._tracer = tracer
         self._connect()
 
-    def _trace_everything(self, tracer: Tracer) -> None:
-        self._bus.on_message = tracer.around_on_message(self._bus.on_message)
-        self._handle = tracer.around_handle(self._handle)
+    def _trace_what_comes(self, tracer: Tracer) -> None:
+        """Inside of the faults: what is noted is what was handled."""
+        self._act = tracer.around_act(self._act)
+        self._run_interrupt = tracer.wakes.around_interrupt(self._run_interrupt)
+        if self._wakes is not None:
+            way = self._interrupts, self._handle, self._perform
+            self._wakes.on_wake = tracer.wakes.taker(*way)
+            self._again = tracer.wakes.taker(*way, is_again=True)
+
+    def _trace_what_goes(self, tracer: Tracer) -> None:
+        """Outside of them."""
         self._send = tracer.around_send(self._send)
         self._on_deadline = tracer.packets.around_deadline(self._on_deadline)
         packets = self._packets
         if packets is not None:
-            packets.read = tracer.packets.around_read(packets.read)
-            packets.transmit = tracer.packets.around_transmit(packets.transmit)
+            packets.transmit = tracer.packets.around_transmit(packets.transmit, packets)
             packets.end_burst = tracer.packets.around_end_burst(packets.end_burst)
             packets.poll = tracer.packets.around_poll(packets.poll)
             self._write_tun = tracer.packets.around_write(self._write_tun)
         if self._wakes is not None:
-            self._wakes.on_wake = tracer.around_on_wake(self._wakes.on_wake)
-            self._wake = tracer.around_wake(self._wake)
+            self._wake = tracer.wakes.around_wake(self._wake)
+
+    def _note_lost(self, src: str, message: Irq | MemWrite) -> None:
+        """A fault loses a wake."""
+        if self._tracer is not None:
+            self._tracer.wakes.note_lost(src, message)
 
     @property
     def device(self) -> Device:
@@ -332,10 +350,12 @@ class Driver:
             self._act(label, message, now_ns, header)
         elif not self._interrupts.is_pending(label, message):
             self._act(label, message, now_ns, header)
+        elif self._tracer is not None:
+            self._tracer.note_merged(label, message, now_ns, header)
         if self._unsettled:
             self._settle_all(now_ns)
 
-    def _act(self, label: str, message: Message, now_ns: int, header: bytes) -> None:
+    def _handle_message(self, label: str, message: Message, now_ns: int, header: bytes) -> None:
         effects = self._handle(label, message, now_ns)
         if effects:
             self._apply(effects, now_ns, header)
@@ -361,8 +381,11 @@ class Driver:
     def _interrupt(self, src: str, message: Irq | MemWrite) -> None:
         """An interrupt at this CPU, past the faults: the fault layer has it come again."""
         if not self._interrupts.is_pending(src, message):
-            now_ns = self._clock()
-            self._perform(self._device.handle(src, message, now_ns), now_ns)
+            self._run_interrupt(src, message)
+
+    def _handle_interrupt(self, src: str, message: Irq | MemWrite) -> None:
+        now_ns = self._clock()
+        self._perform(self._device.handle(src, message, now_ns), now_ns)
 
     def _end_step(self) -> None:
         self._flush()
@@ -374,7 +397,7 @@ class Driver:
         interrupts.pass_by()
         if interrupts.waiting:
             for src, message in interrupts.take():
-                self._interrupt(src, message)
+                self._run_interrupt(src, message)
             interrupts.pass_by()
         self._bus.flush()
         if self._wakes is not None:

@@ -252,12 +252,20 @@ class FaultLayer:
                 answer = Completion(answer.tag, status, b"", answer.epoch)
         return answer
 
-    def around_on_wake(self, on_wake: Wake) -> Wake:
-        """What takes wakes that are stores to registers: interrupts of the service that has them."""
+    def around_on_wake(self, on_wake: Wake, again: Wake, lose: Wake = lambda _src, _message: None) -> Wake:
+        """What takes wakes that are stores to registers: interrupts of the service that has them.
+
+        Args:
+            on_wake: takes one.
+            again: takes one that comes again.
+            lose: told of one that is lost.
+        """
 
         def faulty(src: str, message: Irq | MemWrite) -> None:
-            if isinstance(message, Irq) or not self._is_lost(src, message, lambda one: on_wake(src, one)):
+            if isinstance(message, Irq) or not self._is_lost(src, message, lambda one: again(src, one)):
                 on_wake(src, message)
+            else:
+                lose(src, message)
 
         return faulty
 

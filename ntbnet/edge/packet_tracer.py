@@ -8,13 +8,14 @@ from typing import Protocol, runtime_checkable
 
 from ntbnet.devices.effects import Effect
 from ntbnet.devices.queue import Queue
-from ntbnet.edge.trace_ring import Note
+from ntbnet.edge.packets import Packets
+from ntbnet.edge.trace_ring import Notes
 from ntbnet.trace_records import AMOUNT_MAX, DATA_BYTES, Flag, Handler, Kind, Result, frame_flow
 from ntbnet.trace_stored import Stored
 
 _SLICE, _TUN_READ, _TUN_WRITE = int(Kind.SLICE), int(Kind.TUN_READ), int(Kind.TUN_WRITE)
 _RING_FILL, _FRAME, _BURST = int(Kind.RING_FILL), int(Stored.FRAME), int(Stored.BURST)
-_SENT, _DIRECT, _DROPPED = int(Flag.SENT), int(Flag.DIRECT), int(Result.DROPPED)
+_SENT, _IN_PLACE, _DROPPED = int(Flag.SENT), int(Flag.SENT | Flag.DIRECT), int(Result.DROPPED)
 _POLL, _TIMER = int(Handler.POLL), int(Handler.TIMER)
 _U32 = 0xFFFFFFFF
 MOST_DELIVERED = 4096
@@ -54,105 +55,94 @@ class PacketTracer:
     """Follows the packets of one service.
 
     Args:
-        note: writes a record.
+        notes: writes records.
         clock: monotonic ns.
         device: of the service; only a FramesDevice has packets.
         node: 0 (rc) or 1 (ep).
         packet_at: first byte of the IP packet in what the TUN gives.
+
+    Attributes:
+        delivered: queue and ``ver`` of frames whose packets are yet to be written to the TUN.
     """
 
     def __init__(
-        self, note: Note, clock: Callable[[], int], device: object, node: int, packet_at: int
+        self, notes: Notes, clock: Callable[[], int], device: object, node: int, packet_at: int
     ) -> None:
-        self._note: Callable[..., int] = note
-        self._clock = clock
+        self._note: Callable[..., int] = notes.note
+        self._note_frame, self._clock = notes.note_frame, clock
         self._device = device if isinstance(device, FramesDevice) else None
         self._node, self._packet_at = node, packet_at
         self._queues: Sequence[Queue] = ()
         self._rings: tuple[_Ring, ...] = ()
         """Of ``_queues``."""
-        self._buffer = memoryview(b"")
-        self._read_ns = self._burst_ns = 0
+        self._burst_ns = 0
         self._unrung = self._rings_saved = 0
-        self._last_flow = self._last_queue = 0
+        self._last_flow = self._last_queue = self._last_epoch = 0
         """Of the newest frame."""
-        self._delivered: deque[tuple[int, int]] = deque(maxlen=MOST_DELIVERED)
-        """Queue and ``ver`` of frames whose packets are yet to be written to the TUN."""
+        self.delivered: deque[tuple[int, int]] = deque(maxlen=MOST_DELIVERED)
         self._fills: dict[int, int] = {}
 
     # out
 
-    def around_read(self, bare: Callable[[memoryview], int]) -> Callable[[memoryview], int]:
-        """A packet of the node's stack; noted with its frame, see ``around_transmit``."""
-        clock = self._clock
-
-        def read(buffer: memoryview) -> int:
-            length = bare(buffer)
-            if length:
-                self._read_ns, self._buffer = clock(), buffer
-            return length
-
-        return read
-
     def around_transmit(
-        self, bare: Callable[[int, int], Sequence[Effect]]
+        self, bare: Callable[[int, int], Sequence[Effect]], packets: Packets
     ) -> Callable[[int, int], Sequence[Effect]]:
-        """A packet on its way into a ring."""
-        device, packet_at = self._device, self._packet_at
-        note_frame, note_dropped = self._note_frame, self._note_dropped
+        """A packet that came from the node's stack, on its way into a ring.
+
+        Args:
+            bare: the device's.
+            packets: whose ``buffer`` has it.
+        """
+        device, packet_at, head_end = self._device, self._packet_at, self._packet_at + DATA_BYTES
+        clock, note_frame = self._clock, self._note_frame
         assert device is not None, "only such devices get packets"
 
         def transmit(length: int, now_ns: int) -> Sequence[Effect]:
+            read_ns = clock()
             # before the call: the buffer may be the peer's ring
-            head = bytes(self._buffer[packet_at : min(length, packet_at + DATA_BYTES)])
-            queues = device.queues
+            head = packets.buffer[packet_at : min(head_end, length)].tobytes()
+            queues, epoch = device.queues, device.epoch
             if queues is not self._queues:
                 self._queues, self._rings = queues, tuple(map(_Ring, queues))
-            epoch, rings = device.epoch, self._rings
+            rings = self._rings
             if len(rings) == 1:
-                ring, ver = rings[0], rings[0].tx.tx_pkts
+                ring = rings[0]
+                ver = ring.tx.tx_pkts
                 effects = bare(length, now_ns)
-                if ring.tx.tx_pkts == ver + 1:
-                    note_frame(ring, ver, epoch, length - packet_at, head)
-                else:
-                    note_dropped(epoch, length - packet_at, head)
-                return effects
-            before = [ring.tx.tx_pkts for ring in rings]
-            effects = bare(length, now_ns)
-            for ring, ver in zip(rings, before, strict=True):
-                if ring.tx.tx_pkts == ver + 1:
-                    note_frame(ring, ver, epoch, length - packet_at, head)
-                    break
+                is_sent = ring.tx.tx_pkts == ver + 1
             else:
-                note_dropped(epoch, length - packet_at, head)
+                before = [ring.tx.tx_pkts for ring in rings]
+                effects, is_sent = bare(length, now_ns), False
+                for ring, ver in zip(rings, before, strict=True):
+                    is_sent = ring.tx.tx_pkts == ver + 1
+                    if is_sent:
+                        break
+            size = length - packet_at
+            if not is_sent:
+                note_frame(read_ns, _TUN_READ, 0, _DROPPED, epoch, 0, 0, max(0, size), 0, 0, 0, 0, head)
+                return effects
+            if ring.epoch != epoch:
+                ring.epoch, ring.flow = epoch, frame_flow(self._node, ring.number, epoch, 0)
+            if not self._unrung:
+                self._burst_ns = read_ns
+            self._unrung += 1
+            self._last_flow = flow = ring.flow | ver & _U32
+            self._last_queue = number = ring.number
+            self._last_epoch = epoch
+            index, free, is_in_place = ring.tx.newest()
+            at, flags = ring.base + index * ring.frame_bytes, _IN_PLACE if is_in_place else _SENT
+            now_ns = clock()
+            took = (now_ns - read_ns) & _U32
+            note_frame(
+                now_ns, _FRAME, flags, 0, epoch, flow, at, size, number, index, ring.most - free, took, head
+            )
             return effects
 
         return transmit
 
-    def _note_dropped(self, epoch: int, size: int, head: bytes) -> None:
-        self._note(_TUN_READ, 0, 0, _DROPPED, epoch, 0, 0, 0, max(0, size), 0, 0, 0, 0, head, self._read_ns)
-
-    def _note_frame(self, ring: _Ring, ver: int, epoch: int, size: int, head: bytes) -> None:
-        tx, read_ns, number = ring.tx, self._read_ns, ring.number
-        if ring.epoch != epoch:
-            ring.epoch, ring.flow = epoch, frame_flow(self._node, number, epoch, 0)
-        self._last_flow = flow = ring.flow | ver & _U32
-        self._last_queue = number
-        if self._unrung:
-            self._unrung += 1
-        else:
-            self._unrung, self._burst_ns = 1, read_ns
-        index, now_ns = tx.last_frame, self._clock()
-        at, fill = ring.base + index * ring.frame_bytes, ring.most - tx.known_free
-        flags, took = (_SENT | _DIRECT if tx.is_lent else _SENT), now_ns - read_ns
-        self._note(
-            _FRAME, flags, 0, 0, epoch, flow, at, 0, size, number, index, fill, took & _U32, head, now_ns
-        )
-
     def around_end_burst(self, bare: Callable[[int], Sequence[Effect]]) -> Callable[[int], Sequence[Effect]]:
         """The peer is told of frames, or not since it looks by itself."""
-        note, clock, device = self._note, self._clock, self._device
-        assert device is not None, "only such devices get packets"
+        note_frame, clock = self._note_frame, self._clock
 
         def end_burst(now_ns: int) -> Sequence[Effect]:
             effects = bare(now_ns)
@@ -163,8 +153,9 @@ class PacketTracer:
                     saved += ring.tx.rings_saved
                 result, self._rings_saved = (_DROPPED if saved != self._rings_saved else 0), saved
                 flow, queue, end = self._last_flow, self._last_queue, clock()
-                took = min(end - self._burst_ns, AMOUNT_MAX)
-                note(_BURST, 0, 0, result, device.epoch, flow, 0, 0, 0, queue, 0, many, took, b"", end)
+                took = end - self._burst_ns
+                took = min(took, AMOUNT_MAX)
+                note_frame(end, _BURST, 0, result, self._last_epoch, flow, 0, 0, queue, 0, many, took, b"")
             return effects
 
         return end_burst
@@ -216,24 +207,31 @@ class PacketTracer:
 
     # in
 
-    def frame_delivered(self, queue: int, ver: int) -> None:
-        """See Watcher."""
-        self._delivered.append((queue, ver))
-
     def around_write(self, bare: Callable[[memoryview, bytes], bool]) -> Callable[[memoryview, bytes], bool]:
         """A packet for the node's stack."""
-        note, delivered, device, sender = self._note, self._delivered, self._device, 1 - self._node
+        note_frame, delivered, clock = self._note_frame, self.delivered, self._clock
+        device, sender = self._device, 1 - self._node
+        flows: dict[int, int] = {}
+        """Queue -> flow of the first frame in that epoch."""
+        flows_epoch = -1
 
         def write(packet: memoryview, offload_header: bytes) -> bool:
+            nonlocal flows_epoch
             is_taken = bare(packet, offload_header)
             # the frame is given back only behind this: it can be looked at when the stack has its packet
             epoch = queue = flow = 0
             if delivered and device is not None:
                 queue, ver = delivered.popleft()
                 epoch = device.epoch
-                flow = frame_flow(sender, queue, epoch, ver)
-            head, result = bytes(packet[:DATA_BYTES]), 0 if is_taken else _DROPPED
-            note(_TUN_WRITE, 0, 0, result, epoch, flow, 0, 0, len(packet), queue, 0, 0, 0, head)
+                if epoch != flows_epoch:
+                    flows.clear()
+                    flows_epoch = epoch
+                first = flows.get(queue)
+                if first is None:
+                    first = flows[queue] = frame_flow(sender, queue, epoch, 0)
+                flow = first | ver & _U32
+            head, result = packet[:DATA_BYTES].tobytes(), 0 if is_taken else _DROPPED
+            note_frame(clock(), _TUN_WRITE, 0, result, epoch, flow, 0, len(packet), queue, 0, 0, 0, head)
             return is_taken
 
         return write

@@ -45,10 +45,11 @@ class Packets:
         end_step: called behind each burst, and behind a look that had effects.
 
     Attributes:
+        buffer: what the newest packet was read into.
         read: reads a packet into a buffer; its length, 0 for none.
         transmit, end_burst, poll: the device's.
 
-    All of these may be replaced while it runs.
+    These functions may be replaced while it runs.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Packets:
         self._ticker: Ticker | None = None
         self._is_stopped = False
         self._singles = 0
+        self.buffer = memoryview(b"")
         self.call_directly()
 
     def call_directly(self) -> None:
@@ -119,7 +121,8 @@ class Packets:
         for _ in range(1 if is_single else TUN_BATCH):
             if self._is_stopped:
                 break
-            length = read(device.receive_buffer())
+            self.buffer = buffer = device.receive_buffer()
+            length = read(buffer)
             if not length:
                 break
             packets += 1

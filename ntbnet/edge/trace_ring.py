@@ -12,7 +12,7 @@ import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from ntbnet.edge.clock import monotonic_ns, wall_ns
 from ntbnet.errors import SetupError
@@ -34,6 +34,9 @@ from ntbnet.trace_records import (
 KEPT = 4
 """Rings of one service and level that are kept: those of its last processes."""
 _U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")
+_ACCESS = struct.Struct("<QBBBxI8xQQIHHI4x64sQ")
+_FRAME = struct.Struct("<QBBxBIQQ8xIHHII64sQ")
+"""RECORD with some of its fields; the others become 0."""
 SUFFIXES = {Level.COARSE: "coarse", Level.FULL: "full"}
 
 
@@ -61,20 +64,36 @@ class Note(Protocol):
         """Write it now; ``mono_ns`` 0 is the present. Its number."""
 
 
-class Amend(Protocol):
-    """Completes a record that was written, unless newer ones have replaced it."""
+class Notes(NamedTuple):
+    """What writes the records of one ring.
 
-    def __call__(self, number: int, flags: int, translated: int, amount: int, /) -> None:
-        """Give record ``number`` these fields; an ``amount`` above AMOUNT_MAX is that."""
+    A full trace has some of the same shape for each packet and wake, and others wait for who writes them:
+    ``note_access`` and ``note_frame`` take the fields that these have, and cost half of ``note``.
+    """
+
+    note: Note
+    """Any record."""
+    note_access: Callable[[int, int, int, int, int, int, int, int, int, int, int, bytes], int]
+    """An access or interrupt without flow, tag and result: mono_ns, kind, flags, source, epoch, address,
+    translated, length, queue, slot, amount, data. Its number."""
+    note_frame: Callable[[int, int, int, int, int, int, int, int, int, int, int, int, bytes], int]
+    """A packet or frame: mono_ns, kind, flags, result, epoch, flow, address, length, queue, slot, amount,
+    tag, data. Its number."""
+    amend: Callable[[int, int, int, int], None]
+    """Complete the record of that number, unless newer ones have replaced it: its flags, ``translated``, and
+    ``amount``; one above AMOUNT_MAX is that."""
 
 
-def writer(view: memoryview, capacity: int, clock: Callable[[], int] = monotonic_ns) -> tuple[Note, Amend]:
-    """What writes records into ``view``, a whole ring with its header in place, and what completes them.
+def writer(view: memoryview, capacity: int, clock: Callable[[], int] = monotonic_ns) -> Notes:
+    """What writes records into ``view``, a whole ring with its header in place.
 
     A value that its field has no room for makes no record: its slot stays empty, and readers count it.
     """
     pack, pack_number, pack_amount = RECORD.pack_into, _U64.pack_into, _U32.pack_into
+    pack_access, pack_frame = _ACCESS.pack_into, _FRAME.pack_into
     number, at, end = 0, HEADER_BYTES, HEADER_BYTES + capacity * RECORD_BYTES
+
+    # suppress() would cost every record a tenth of its time
 
     def note(
         kind: int,
@@ -95,7 +114,7 @@ def writer(view: memoryview, capacity: int, clock: Callable[[], int] = monotonic
     ) -> int:
         nonlocal number, at
         number += 1
-        try:  # noqa: SIM105 - suppress() would cost every record a tenth of its time
+        try:  # noqa: SIM105
             pack(
                 view,
                 at,
@@ -123,6 +142,90 @@ def writer(view: memoryview, capacity: int, clock: Callable[[], int] = monotonic
             at = HEADER_BYTES
         return number
 
+    def note_access(
+        mono_ns: int,
+        kind: int,
+        flags: int,
+        source: int,
+        epoch: int,
+        address: int,
+        translated: int,
+        length: int,
+        queue: int,
+        slot: int,
+        amount: int,
+        data: bytes,
+    ) -> int:
+        nonlocal number, at
+        number += 1
+        try:  # noqa: SIM105
+            pack_access(
+                view,
+                at,
+                mono_ns,
+                kind,
+                flags,
+                source,
+                epoch,
+                address,
+                translated,
+                length,
+                queue,
+                slot,
+                amount,
+                data,
+                number,
+            )
+        except struct.error:
+            pass
+        at += RECORD_BYTES
+        if at == end:
+            at = HEADER_BYTES
+        return number
+
+    def note_frame(
+        mono_ns: int,
+        kind: int,
+        flags: int,
+        result: int,
+        epoch: int,
+        flow: int,
+        address: int,
+        length: int,
+        queue: int,
+        slot: int,
+        amount: int,
+        tag: int,
+        data: bytes,
+    ) -> int:
+        nonlocal number, at
+        number += 1
+        try:  # noqa: SIM105
+            pack_frame(
+                view,
+                at,
+                mono_ns,
+                kind,
+                flags,
+                result,
+                epoch,
+                flow,
+                address,
+                length,
+                queue,
+                slot,
+                amount,
+                tag,
+                data,
+                number,
+            )
+        except struct.error:
+            pass
+        at += RECORD_BYTES
+        if at == end:
+            at = HEADER_BYTES
+        return number
+
     def amend(which: int, flags: int, translated: int, amount: int) -> None:
         if number - which < capacity:
             place = HEADER_BYTES + (which - 1) % capacity * RECORD_BYTES
@@ -133,7 +236,7 @@ def writer(view: memoryview, capacity: int, clock: Callable[[], int] = monotonic
                 pack_amount(view, place + AMOUNT_AT, AMOUNT_MAX)
             view[place + FLAGS_AT] = flags
 
-    return note, amend
+    return Notes(note, note_access, note_frame, amend)
 
 
 class TraceRing:
@@ -148,8 +251,8 @@ class TraceRing:
         run_id: of the run.
 
     Attributes:
-        note: writes a record.
-        amend: completes one.
+        notes: what writes its records.
+        note: the same as ``notes.note``.
 
     Raises:
         SetupError: there is no room for it, or it may not be made. Nothing is left behind.
@@ -186,7 +289,8 @@ class TraceRing:
         except OSError as error:
             aside.unlink(missing_ok=True)
             raise SetupError(f"no trace ring: {path}: {header.size_bytes} bytes: {error.strerror}") from None
-        self.note, self.amend = writer(memoryview(self._map), capacity)
+        self.notes = writer(memoryview(self._map), capacity)
+        self.note = self.notes.note
 
     def close(self) -> None:
         """Say in the header that it ends in order; its memory stays mapped as long as ``note`` lives."""

@@ -11,11 +11,9 @@ import contextlib
 import heapq
 import os
 import stat
-from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from ntbnet.errors import WireError
 from ntbnet.trace_records import (
@@ -23,8 +21,7 @@ from ntbnet.trace_records import (
     RECORD_BYTES,
     SEEN_AT,
     SERVICES,
-    Flag,
-    Kind,
+    Entry,
     Level,
     Record,
     RingHeader,
@@ -32,25 +29,14 @@ from ntbnet.trace_records import (
     decode_record,
     number_of,
     pack_header,
-    wake_flow,
 )
 from ntbnet.trace_stored import expanded
+from ntbnet.trace_wakes import with_wake_flows
 
 CHUNK = 512
 """Records read at a time."""
 TRIES = 3
 """How often a record that changes under the reading is read again."""
-PAIR_NS = 1_000_000_000
-"""A wake that nobody took within this time is lost."""
-_LED_TO = {int(Kind.REG_READ), int(Kind.REG_WRITE), int(Kind.MSI)}
-_WAKES = {int(Kind.IRQ), int(Kind.LINE), int(Kind.MEM_WRITE)}
-
-
-class Entry(NamedTuple):
-    """A record, and the ring that it is of."""
-
-    ring: RingHeader
-    record: Record
 
 
 @dataclass(slots=True)
@@ -167,55 +153,6 @@ def merged(rings: Iterable[RingFile]) -> Iterator[Entry]:
 def _entries(ring: RingFile) -> Iterator[Entry]:
     for record in ring.records():
         yield Entry(ring.header, record)
-
-
-def with_wake_flows(entries: Iterable[Entry]) -> Iterator[Entry]:
-    """The same entries; a wake that was sent, that wake as it arrived, its handler's slice, and the register
-    accesses that the handler made of it share a flow.
-
-    A wake carries no number. Both ends of one FIFO see the same wakes in the same order, so the oldest one
-    that was sent, is the same and was not taken yet, is the one that arrives.
-    """
-    sent: dict[tuple[int, int], deque[tuple[Record, int]]] = {}
-    handled: dict[tuple[int, int], int] = {}
-    counted = 0
-    for entry in entries:
-        ring, record = entry
-        if record.kind == Kind.SLICE and record.flags & Flag.WAKE:
-            flow = handled.pop((ring.service, record.source), 0)
-            yield entry if not flow else Entry(ring, record._replace(flow=flow))
-            continue
-        if not record.flags & Flag.WAKE or record.kind not in _WAKES:
-            flow = 0 if record.flow else handled.get((ring.service, record.source), 0)
-            is_led_to = flow and record.kind in _LED_TO
-            yield Entry(ring, record._replace(flow=flow)) if is_led_to else entry
-            continue
-        if record.flags & Flag.SENT:
-            counted += 1
-            flow = wake_flow(ring.service & 7, record.source & 7, counted)
-            waiting = sent.setdefault((ring.service, record.source), deque())
-            while waiting and record.mono_ns - waiting[0][0].mono_ns > PAIR_NS:
-                waiting.popleft()
-            waiting.append((record, flow))
-        else:
-            flow = _take(sent.get((record.source, ring.service)), record)
-            handled[ring.service, record.source] = flow
-        yield Entry(ring, record._replace(flow=flow)) if flow else entry
-
-
-def _take(waiting: deque[tuple[Record, int]] | None, record: Record) -> int:
-    """Flow of the wake that ``record`` tells the arrival of, 0 when it was not noted; older ones are lost."""
-    if waiting is None:
-        return 0
-    what = (record.kind, record.address, record.slot, record.epoch)
-    for place, (candidate, flow) in enumerate(waiting):
-        is_translated = candidate.flags & Flag.TRANSLATED
-        address, slot = (candidate.translated, 0) if is_translated else (candidate.address, candidate.slot)
-        if (candidate.kind, address, slot, candidate.epoch) == what:
-            for _ in range(place + 1):
-                waiting.popleft()
-            return flow
-    return 0
 
 
 def open_ring(path: Path) -> RingFile:

@@ -129,7 +129,7 @@ class TraceSource:
         from ntbnet.edge.tracer import Tracer
 
         self._full = ring
-        driver.trace(Tracer(self._service, ring.note, ring.amend, driver.device, self._packet_at))
+        driver.trace(Tracer(self._service, ring.notes, driver.device, self._packet_at))
         self._switched(Level.FULL)
         self._log.emit("trace.started", records=ring.capacity)
 

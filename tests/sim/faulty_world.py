@@ -116,7 +116,8 @@ class FaultyWorld(World):
         layer.attach(lambda: self.now_ns, loop, lambda: None, interrupt, process.paths, *signalled)
         send, send_now = layer.around_sends(partial(self._carry, name), partial(self._carry, name))
         device.handle = layer.around_handle(device.handle)
-        on_wake = layer.around_on_wake(lambda src, message: self._take(name, src, message))
+        take = partial(self._take, name)
+        on_wake = layer.around_on_wake(take, take)
         wake = layer.around_wake(partial(self._wake_from, name))
         self._layers[name] = layer, {"send": send, "own": send_now, "on_wake": on_wake, "wake": wake}
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from ntbnet.app.leftovers import kill as kill_process
-from ntbnet.edge.trace_rings import Entry, read_rings
-from ntbnet.trace_records import Flag, Kind, Level
+from ntbnet.edge.trace_rings import read_rings
+from ntbnet.trace_records import Entry, Flag, Kind, Level
 from tests.conftest import MakeBridge
 from tests.live.bridge import LiveBridge, cli, until
 

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from ntbnet.errors import WireError
 from ntbnet.topology import SERVICES as LABELS
+from ntbnet.trace_kinds import KINDS
 from ntbnet.trace_records import (
     DATA_BYTES,
     HEADER_BYTES,
-    KINDS,
     NUMBER_AT,
     RECORD_BYTES,
     SERVICES,

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ntbnet.app.trace_text import as_object
-from ntbnet.edge.trace_rings import Entry
-from ntbnet.trace_records import Flag, Kind, Record
+from ntbnet.trace_records import Entry, Flag, Kind, Record
 from ntbnet.wire import Service
 from tests.trace_samples import ring_of
 

@@ -15,9 +15,9 @@ from ntbnet.app import log_latency
 from ntbnet.app.log_latency import HopLatencies, Spread
 from ntbnet.app.logs_cli import app
 from ntbnet.edge.rundir import RunDir
-from ntbnet.edge.trace_rings import Entry
 from ntbnet.trace_records import (
     SERVICES,
+    Entry,
     Flag,
     Handler,
     Kind,

@@ -37,9 +37,7 @@ class FakeQueue:
     def __init__(self, number: int) -> None:
         self.number, self.address, self.link_is_up = number, BASE, True
         geometry = SimpleNamespace(max_frame=FRAME_BYTES, max_entry=ENTRIES)
-        self.tx = SimpleNamespace(
-            tx_pkts=10, last_frame=3, known_free=30, is_lent=False, rings_saved=0, geometry=geometry
-        )
+        self.tx = SimpleNamespace(tx_pkts=10, newest=lambda: (3, 30, False), rings_saved=0, geometry=geometry)
 
 
 class Rig:
@@ -49,24 +47,19 @@ class Rig:
         self.queues = [FakeQueue(number) for number in range(queues)]
         self.ring = memoryview(bytearray(HEADER_BYTES + CAPACITY * RECORD_BYTES))
         clock = iter(times).__next__ if times else count(1000, 10).__next__
-        note, _ = writer(self.ring, CAPACITY, clock)
         self.device: Any = SimpleNamespace(epoch=EPOCH, queues=self.queues, bar_of=lambda _addr: None)
-        self.tracer = PacketTracer(note, clock, self.device, 0, 0)
+        self.tracer = PacketTracer(writer(self.ring, CAPACITY, clock), clock, self.device, 0, 0)
 
     def send(self, to: int | None) -> None:
         """A packet comes from the stack, and leaves by that queue, or is dropped."""
-
-        def read(buffer: memoryview) -> int:
-            buffer[:] = PACKET
-            return len(PACKET)
 
         def transmit(_length: int, _now_ns: int) -> Sequence[Effect]:
             if to is not None:
                 self.queues[to].tx.tx_pkts += 1
             return ()
 
-        length = self.tracer.around_read(read)(memoryview(bytearray(len(PACKET))))
-        self.tracer.around_transmit(transmit)(length, 0)
+        packets: Any = SimpleNamespace(buffer=memoryview(PACKET))
+        self.tracer.around_transmit(transmit, packets)(len(PACKET), 0)
 
     def records(self) -> list[Record]:
         slots = range(HEADER_BYTES, len(self.ring), RECORD_BYTES)
@@ -116,7 +109,7 @@ def test_packet_that_no_ring_takes_is_dropped_and_nobody_is_told(queues: int) ->
 def test_packet_for_the_stack_has_the_flow_of_its_frame() -> None:
     rig = Rig()
     write = rig.tracer.around_write(lambda _packet, _offloads: True)
-    rig.tracer.frame_delivered(1, 42)
+    rig.tracer.delivered.append((1, 42))
     write(memoryview(PACKET), b"")
     write(memoryview(PACKET), b"")
     known, unknown = rig.records()

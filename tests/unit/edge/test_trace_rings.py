@@ -89,8 +89,8 @@ def test_a_record_is_completed_unless_a_newer_one_is_in_its_place(tmp_path: Path
     ring = ring_of(tmp_path)
     numbers = [ring.note(Kind.LINE, mono_ns=100 + number) for number in range(9)]
 
-    ring.amend(numbers[0], Flag.SENT, 1, 2)
-    ring.amend(numbers[1], Flag.WAKE, 3, 1 << 40)
+    ring.notes.amend(numbers[0], Flag.SENT, 1, 2)
+    ring.notes.amend(numbers[1], Flag.WAKE, 3, 1 << 40)
 
     records = [entry.record for entry in read_rings(tmp_path)]
     first, *others = records

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from itertools import count
 
-from ntbnet.devices.effects import Effect
+import pytest
+
+from ntbnet.address import Span
+from ntbnet.devices.effects import Effect, Log
+from ntbnet.edge.pending import PendingInterrupts
 from ntbnet.edge.trace_ring import writer
 from ntbnet.edge.tracer import Tracer
+from ntbnet.edge.wake_tracer import Handle, TakeWake
 from ntbnet.trace_records import (
     HEADER_BYTES,
     RECORD_BYTES,
@@ -14,6 +21,7 @@ from ntbnet.trace_records import (
     Handler,
     Kind,
     Record,
+    Result,
     decode_record,
     message_flow,
     number_of,
@@ -25,18 +33,45 @@ CAPACITY = 1024
 RC, EP, EDMA, EPC = Service.PEER_RC, Service.PEER_EP, Service.EDMA, Service.EPC
 
 
+class Registers:
+    """A device with registers, as far as a tracer looks at it."""
+
+    register_span = Span(0xE65D5000, 0x1000)
+
+    def __init__(self) -> None:
+        self.counters = Counter[str]()
+
+
 class Traced:
     """A tracer of the eDMA's process on a ring in plain memory, with a clock that ticks."""
 
     def __init__(self) -> None:
         self.ring = memoryview(bytearray(HEADER_BYTES + CAPACITY * RECORD_BYTES))
         self.clock = count(1000, 10).__next__
-        self.tracer = Tracer("edma", *writer(self.ring, CAPACITY, self.clock), object(), 0, self.clock)
+        self.device = Registers()
+        self.tracer = Tracer("edma", writer(self.ring, CAPACITY, self.clock), self.device, 0, self.clock)
         self.handled: list[Message] = []
+        self.pending = PendingInterrupts()
+        self.performed: list[Effect] = []
 
     def handle(self, src: str, message: Message, now_ns: int) -> list[Effect]:
         self.handled.append(message)
         return []
+
+    def perform(self, effects: Sequence[Effect], now_ns: int) -> None:
+        self.performed += effects
+
+    def take(self, handle: Handle | None = None, *, is_again: bool = False) -> TakeWake:
+        return self.tracer.wakes.taker(self.pending, handle or self.handle, self.perform, is_again=is_again)
+
+    def end_step(self) -> None:
+        """As the driver does."""
+        self.pending.pass_by()
+        run = self.tracer.wakes.around_interrupt(
+            lambda src, message: self.perform(self.handle(src, message, self.clock()), 0)
+        )
+        for src, message in self.pending.take():
+            run(src, message)
 
     def records(self) -> list[Record]:
         slots = range(HEADER_BYTES, len(self.ring), RECORD_BYTES)
@@ -45,24 +80,21 @@ class Traced:
 
 def test_wake_is_followed_from_its_arrival_to_the_line_it_raises() -> None:
     traced, woken = Traced(), list[object]()
-    tracer = traced.tracer
 
     def send(dst: str, message: Irq | MemWrite) -> bool:
         is_new = (dst, message) not in woken
         woken.append((dst, message))
         return is_new
 
-    handle = tracer.around_handle(traced.handle)
-    wake = tracer.around_wake(send)
+    wake = traced.tracer.wakes.around_wake(send)
     store = MemWrite(0xE65D50A0, b"\1\0\0\0", 7)
 
-    def on_wake(src: str, message: Irq | MemWrite) -> None:
-        handle(src, message, traced.clock())
-        tracer.register_written(0xA0, store.data, 7)
+    def handle(src: str, message: Message, now_ns: int) -> list[Effect]:
         wake("peer-ep", Irq(IrqSource.EDMA_LINE, 1, 7))
         wake("peer-ep", Irq(IrqSource.EDMA_LINE, 1, 7))
+        return traced.handle(src, message, now_ns)
 
-    tracer.around_on_wake(on_wake)("peer-rc", store)
+    traced.take(handle)("peer-rc", store)
     came, register, line, slice_ = traced.records()
 
     assert traced.handled == [store]
@@ -76,27 +108,80 @@ def test_wake_is_followed_from_its_arrival_to_the_line_it_raises() -> None:
     assert (came.amount, came.translated, slice_.source) == (0, 0, RC)
 
 
-def test_second_register_of_a_handler_has_a_record_of_its_own() -> None:
+def test_effects_of_a_wake_are_performed_before_its_slice_ends() -> None:
     traced = Traced()
-    tracer = traced.tracer
-    handle = tracer.around_handle(traced.handle)
+    effect = Log("edma.line_raised", {})
 
-    def on_wake(src: str, message: Irq | MemWrite) -> None:
-        handle(src, message, traced.clock())
-        tracer.register_written(0xA0, b"\1\0\0\0", 7)
-        tracer.register_written(0xA8, b"\2\0\0\0", 7)
+    traced.take(lambda *_: [effect])("peer-rc", Irq(IrqSource.EDMA_LINE, 1, 7))
 
-    tracer.around_on_wake(on_wake)("peer-rc", MemWrite(0xE65D50A0, b"\1\0\0\0", 7))
-    tracer.register_written(0x58, b"\3\0\0\0", 7)
+    assert traced.performed == [effect]
 
-    written = [(one.address, one.data) for one in traced.records() if one.kind == Kind.REG_WRITE]
-    assert written == [(0xA0, b"\1\0\0\0"), (0xA8, b"\2\0\0\0"), (0x58, b"\3\0\0\0")]
+
+@pytest.mark.parametrize(
+    ("addr", "is_stale", "registers"), [(0xE65D50A0, False, 1), (0xE65D50A0, True, 0), (0xE65D6000, False, 0)]
+)
+def test_what_reached_no_register_is_no_write_of_one(addr: int, is_stale: bool, registers: int) -> None:
+    traced = Traced()
+    store = MemWrite(addr, b"\1\0\0\0", 7)
+
+    def handle(src: str, message: Message, now_ns: int) -> list[Effect]:
+        traced.device.counters["stale_epoch"] += is_stale
+        return []
+
+    traced.take(handle)("peer-rc", store)
+    header, _ = encode(store, EPC, EDMA, 1, 9, 33, 0, 0)
+
+    def act(label: str, message: Message, now_ns: int, _header: bytes) -> None:
+        handle(label, message, now_ns)
+
+    traced.tracer.around_act(act)("epc", store, traced.clock(), header)
+
+    written = [record.address for record in traced.records() if record.kind == Kind.REG_WRITE]
+    assert written == [0xA0] * 2 * registers
+
+
+def test_an_interrupt_that_comes_again_in_one_step_is_noted_with_the_one_run_for_all() -> None:
+    traced = Traced()
+    line = Irq(IrqSource.EDMA_LINE, 1, 7)
+    take = traced.take()
+    for _ in range(3):
+        take("edma", line)
+    traced.end_step()
+    first, slice_, second, third, again = traced.records()
+
+    assert traced.handled == [line, line]
+    assert [one.kind for one in (first, second, third)] == [Kind.LINE] * 3
+    assert [one.result for one in (first, second, third)] == [Result.OK, Result.MERGED, Result.MERGED]
+    assert (slice_.kind, slice_.slot) == (Kind.SLICE, Handler.WAKE)
+    assert (again.kind, again.slot, again.flags, again.address) == (Kind.SLICE, Handler.AGAIN, Flag.WAKE, 1)
+    assert third.mono_ns < again.mono_ns - again.amount < again.mono_ns
+
+
+def test_a_message_that_waits_with_others_is_noted_and_the_run_for_it_has_its_flow() -> None:
+    traced = Traced()
+    line = Irq(IrqSource.EDMA_LINE, 1, 7)
+    for sequence in (34, 35):
+        header, _ = encode(line, EDMA, EP, 1, 9, sequence, 0, 0)
+        if not traced.pending.is_pending("edma", line):
+            traced.tracer.around_act(lambda *_: None)("edma", line, traced.clock(), header)
+        else:
+            traced.tracer.note_merged("edma", line, traced.clock(), header)
+    traced.end_step()
+
+    records = traced.records()
+    first, second = (message_flow(EDMA, EP, 9, sequence) for sequence in (34, 35))
+    assert [(one.kind, one.result, one.flow) for one in records] == [
+        (Kind.LINE, Result.OK, first),
+        (Kind.SLICE, Result.OK, first),
+        (Kind.LINE, Result.MERGED, second),
+        (Kind.SLICE, Result.OK, second),
+    ]
 
 
 def test_store_to_registers_has_the_address_of_the_cpu_and_where_it_leads() -> None:
     traced = Traced()
-    wake = traced.tracer.around_wake(lambda _dst, _message: True)
-    traced.tracer.stored_by_wake(0x301F00A0, 0xE65D50A0)
+    wake = traced.tracer.wakes.around_wake(lambda _dst, _message: True)
+    traced.tracer.stores.append((0x301F00A0, 0xE65D50A0))
     wake("edma", MemWrite(0xE65D50A0, b"\1\0\0\0", 7))
 
     (record,) = traced.records()
@@ -116,13 +201,9 @@ def test_message_has_the_same_flow_at_both_ends() -> None:
     send = traced.tracer.around_send(take)
     header, payload = encode(MemWrite(0x1000, b"\1\2\3\4", 7), EDMA, EPC, 1, 9, 33, 0, 0)
     assert send("epc", header, payload)
-    back = encode(MemWrite(0x2000, b"\5\6\7\x08", 7), EPC, EDMA, 1, 9, 34, 0, 0)
-    handle = traced.tracer.around_handle(traced.handle)
-
-    def on_message(label: str, _header: bytes, _payload: bytes | memoryview) -> None:
-        handle(label, MemWrite(0x2000, b""), traced.clock())
-
-    traced.tracer.around_on_message(on_message)("epc", *back)
+    back = MemWrite(0x2000, b"\5\6\7\x08", 7)
+    header, _ = encode(back, EPC, EDMA, 1, 9, 34, 0, 0)
+    traced.tracer.around_act(lambda *_: None)("epc", back, traced.clock(), header)
     out, came, slice_ = traced.records()
 
     assert sent == ["epc"]

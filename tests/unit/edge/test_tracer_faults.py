@@ -10,8 +10,8 @@ from typing import Any
 from ntbnet.edge.fault_files import WORDS
 from ntbnet.edge.faulty import FaultLayer
 from ntbnet.faults import plan_from
-from ntbnet.trace_records import Flag, Kind
-from ntbnet.wire import Irq, MemWrite, Service, encode
+from ntbnet.trace_records import Flag, Kind, Result
+from ntbnet.wire import MemWrite
 from tests.sim.faulty_world import FaultLog
 from tests.unit.edge.test_tracer import Traced
 
@@ -36,16 +36,9 @@ class Soon:
             self.calls.pop(0)()
 
 
-def stormy(loop: Soon) -> FaultLayer:
-    plan = plan_from(
-        {
-            "seed": 1,
-            "faults": [
-                {"kind": "interrupt-storm", "dst": "edma", "every": 1, "limit": 1, "burst": BURST},
-            ],
-        },
-        "test",
-    )
+def layer_of(loop: Soon, kind: str, **rule: int) -> FaultLayer:
+    rules = [{"kind": kind, "dst": "edma", "every": 1, "limit": 1, **rule}]
+    plan = plan_from({"seed": 1, "faults": rules}, "test")
     layer = FaultLayer("edma", plan, array("Q", bytes(8 * WORDS)), FaultLog([]))
     layer.attach(lambda: 1, loop, lambda: None, lambda _src, _message: None, {})
     return layer
@@ -53,27 +46,28 @@ def stormy(loop: Soon) -> FaultLayer:
 
 def test_interrupts_that_come_again_are_noted_without_a_flow() -> None:
     traced, loop = Traced(), Soon()
-    handle = traced.tracer.around_handle(traced.handle)
-    layer = stormy(loop)
+    layer = layer_of(loop, "interrupt-storm", burst=BURST)
 
-    def on_wake(src: str, message: Irq | MemWrite) -> None:
-        handle(src, message, traced.clock())
-
-    def on_message(label: str, _header: bytes, _payload: bytes | memoryview) -> None:
-        handle(label, MemWrite(0x2000, b""), traced.clock())
-
-    message = encode(MemWrite(0x2000, b"\5\6\7\x08", 7), Service.EPC, Service.EDMA, 1, 9, 34, 0, 0)
-    traced.tracer.around_on_message(on_message)("epc", *message)
-    traced.tracer.around_on_wake(layer.around_on_wake(on_wake))("peer-rc", STORE)
+    layer.around_on_wake(traced.take(), traced.take(is_again=True))("peer-rc", STORE)
     loop.run()
-    records = traced.records()
+    came, *again = [record for record in traced.records() if record.kind == Kind.MEM_WRITE]
 
-    assert traced.handled[1:] == [STORE] * (1 + BURST)
-    assert [(record.kind, record.flags) for record in records] == [
-        (Kind.MEM_WRITE, 0),
-        (Kind.SLICE, 0),
-        (Kind.MEM_WRITE, Flag.WAKE),
-        (Kind.SLICE, Flag.WAKE),
-        *[(Kind.MEM_WRITE, 0)] * BURST,
-    ]
-    assert [(record.address, record.flow) for record in records[4:]] == [(STORE.addr, 0)] * BURST
+    assert traced.handled == [STORE] * (1 + BURST)
+    assert (came.flags, came.address) == (Flag.WAKE, STORE.addr)
+    assert [(record.flags, record.address, record.flow) for record in again] == [(0, STORE.addr, 0)] * BURST
+
+
+def test_a_wake_that_a_fault_loses_is_noted_as_lost() -> None:
+    """Else readers would take the next one for it."""
+    traced = Traced()
+    take = traced.take()
+    layer = layer_of(Soon(), "lost-interrupt")
+
+    lossy = layer.around_on_wake(take, take, traced.tracer.wakes.note_lost)
+    lossy("peer-rc", STORE)
+    lossy("peer-rc", STORE)
+    lost, came, *_ = traced.records()
+
+    assert traced.handled == [STORE]
+    assert (lost.kind, lost.flags, lost.result) == (Kind.MEM_WRITE, Flag.WAKE, Result.DROPPED)
+    assert (came.kind, came.flags, came.result) == (Kind.MEM_WRITE, Flag.WAKE, Result.OK)
