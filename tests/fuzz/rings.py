@@ -15,37 +15,46 @@ from ntbnet.trace_places import Places
 from ntbnet.trace_records import (
     HEADER_BYTES,
     RECORD_BYTES,
+    Flag,
     Kind,
     Record,
+    Result,
     RingHeader,
     pack_header,
     pack_record,
 )
 from ntbnet.trace_stored import Stored
 from ntbnet.trace_whole import whole_events
+from ntbnet.wire import Service
 from tests.fuzz import mutate
 from tests.fuzz.target import Target
 
 CAPACITY = 16
+_PAIR = ((Service.EDMA, Service.PEER_EP), (Service.PEER_EP, Service.EDMA))
 
 
 class TraceRings(Target):
-    """A ring file of any bytes, read, printed and exported."""
+    """Ring files of any bytes, of two services that wake each other, read, printed and exported."""
 
     name, share = "trace rings", 1
 
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="ntbnet-fuzz")
-        self._path = Path(self._folder.name, "peer-rc.1.full")
+        self._paths = [Path(self._folder.name, f"{label}.1.full") for label in ("edma", "peer-ep")]
         self._places = Places(load_text("", "fuzz"))
 
     def make(self, chance: Random) -> bytes:
-        header = RingHeader(2, 4, CAPACITY, 1, 1, 10, 20, "run")
+        """One ring behind the other, half of the records each; the length of the first one in front."""
+        edma, ep = (self._ring(chance, int(one), int(other)) for one, other in _PAIR)
+        return len(edma).to_bytes(4, "little") + edma + ep
+
+    def _ring(self, chance: Random, service: int, other: int) -> bytes:
+        header = RingHeader(2, service, CAPACITY, 1, 1, 10, 20, "run")
         first = chance.randrange(1, 1 << 40)
         slots = {}
         for number in range(first, first + chance.randrange(1, CAPACITY + 1)):
-            kind, data = chance.choice([*Kind, *Stored]), chance.randbytes(64)
             fields = {
+                "kind": chance.choice([*Kind, *Stored]),
                 "flags": chance.randrange(256),
                 "source": chance.randrange(8),
                 "result": chance.randrange(256),
@@ -53,22 +62,30 @@ class TraceRings(Target):
                 "amount": chance.getrandbits(32),
                 "tag": chance.getrandbits(32),
             }
-            record = Record(chance.randrange(1 << 63), kind, **fields, length=chance.randrange(80), data=data)
+            if chance.random() < 0.5:
+                wake = chance.choice([Flag.WAKE, Flag.WAKE | Flag.SENT])
+                result = chance.choice([Result.OK, Result.MERGED, Result.DROPPED])
+                fields |= {"kind": Kind.LINE, "flags": wake, "source": other, "result": result}
+            at, data = chance.randrange(1 << chance.choice((8, 63))), chance.randbytes(64)
+            record = Record(at, **fields, address=chance.randrange(2), length=chance.randrange(80), data=data)
             slots[(number - 1) % CAPACITY] = pack_record(record._replace(number=number))
         body = b"".join(slots.get(slot, bytes(RECORD_BYTES)) for slot in range(CAPACITY))
         whole = pack_header(header) + body
         return whole if chance.random() < 0.2 else mutate.octets(chance, whole)
 
     def read(self, data: bytes) -> None:
-        self._path.write_bytes(data)
-        rings, _ = find_rings(self._path.parent)
+        end = 4 + int.from_bytes(data[:4], "little")
+        parts = data[4:end], data[end:]
+        for path, part in zip(self._paths, parts, strict=True):
+            path.write_bytes(part)
+        rings, _ = find_rings(self._paths[0].parent)
         entries = list(merged(rings))
         for entry in entries:
             assert as_text(entry)
             assert as_object(entry)
         assert all(PcapngTrace("fuzz", self._places, "").blocks(whole_events(entries)))
         assert all(PerfettoTrace(self._places).chunks(whole_events(entries)))
-        assert len(data) >= HEADER_BYTES or not rings
+        assert len(rings) <= sum(len(part) >= HEADER_BYTES for part in parts)
 
     def close(self) -> None:
         self._folder.cleanup()
