@@ -37,6 +37,23 @@ def remove_leftovers(run: RunDir, config: Config, *, keep_folder: bool = False) 
     return found
 
 
+def remove_but_records(run: RunDir, config: Config, *, of_this_run: bool) -> None:
+    """The same after a failure, without what a run has recorded that was killed or failed.
+
+    The folder stays when there is such a record, for ``trace blackbox --last``.
+
+    Args:
+        run: as above.
+        config: as above.
+        of_this_run: keep what this run recorded, and not the one before it.
+    """
+    if not of_this_run:
+        run.forget_trace()
+    remove_leftovers(run, config, keep_folder=True)
+    if not run.last_trace_folder.is_dir():
+        run.remove()
+
+
 def kill(record: ProcessRecord, timeout_s: float = 5.0) -> None:
     """SIGKILL a process that may be no child of ours, and wait until it is gone."""
     if send_signal(record, signal.SIGKILL):

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from ntbnet import topology
 from ntbnet.app.child import Child
 from ntbnet.app.forks import ForkServer
-from ntbnet.app.leftovers import remove_leftovers
+from ntbnet.app.leftovers import remove_but_records, remove_leftovers
 from ntbnet.app.log_keeper import LogKeeper
 from ntbnet.app.metrics import metrics_endpoint
 from ntbnet.config import Config, to_toml
@@ -41,6 +41,8 @@ READY_TIMEOUT_S = 15.0
 HEALTH_INTERVAL_S = 0.5
 CALM_S = 1.0
 """A service that lived that long starts again without waiting."""
+FAILED = "failed"
+"""Why a supervisor stops that cannot go on."""
 FORKS_RETRY_S = 1.0
 """Least time between two starts of the fork server."""
 
@@ -71,6 +73,7 @@ class Supervisor:
         self._forks = ForkServer(run.name, run.stderr_path("forkserver"))
         self._stopping = asyncio.Event()
         self._stop_reason = ""
+        self._is_ready = False
         self._log: Logger | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._log_folder = Path(config.log.dir) if config.log.dir else None
@@ -82,9 +85,9 @@ class Supervisor:
     # bring up
 
     def prepare(self) -> list[str]:
-        """Run folder, DRAM and nodes; on failure nothing is left behind.
+        """Run folder, DRAM and nodes; on failure nothing is left behind but what a killed run recorded.
 
-        What a killed run left under the same name is removed first, and said.
+        What else it left under the same name is removed first, and said.
 
         Returns:
             What was said.
@@ -117,7 +120,7 @@ class Supervisor:
             self._forks.close()
             if self._metrics is not None:
                 self._metrics.close()
-            remove_leftovers(run, config)
+            remove_but_records(run, config, of_this_run=False)
             raise
         bound = {"run_id": self._run_id, "node": "host", "service": "supervisor", "epoch": 1}
         self._log = Logger(stream, config.log.level, bound)
@@ -172,6 +175,7 @@ class Supervisor:
                     await self._ready_or_dead(child)
             except TimeoutError:
                 raise SetupError(f"{child.name} did not get ready in {READY_TIMEOUT_S:.0f} s") from None
+        self._is_ready = True
         self._emit("supervisor.ready", seconds=round(time.monotonic() - started_s, 3))
         for child in self._children.values():
             self._keep(self._watch(child))
@@ -210,7 +214,7 @@ class Supervisor:
             reason = f"{type(problem).__name__}: {problem}"
             self._emit("supervisor.failed", reason=reason)
             self._progress(f"the supervisor failed: {reason}")
-            self.request_stop("failed")
+            self.request_stop(FAILED)
 
     # children
 
@@ -362,7 +366,11 @@ class Supervisor:
         await self._stopping.wait()
 
     async def stop(self) -> None:
-        """Stop the services, then remove nodes, DRAM and run folder."""
+        """Stop the services, then remove nodes, DRAM and run folder.
+
+        Unless somebody asked for it, what was recorded stays: what led to a failure, or what a killed run left
+        that a bridge which did not come up was to replace.
+        """
         self._stopping.set()
         for task in list(self._tasks):
             task.cancel()
@@ -387,4 +395,7 @@ class Supervisor:
         self._forks.close()
         self._emit("supervisor.stopped", reason=self._stop_reason)
         with self._run.lock():
-            remove_leftovers(self._run, self._config)
+            if self._stop_reason == FAILED or not (self._stop_reason or self._is_ready):
+                remove_but_records(self._run, self._config, of_this_run=self._is_ready)
+            else:
+                remove_leftovers(self._run, self._config)

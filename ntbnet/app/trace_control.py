@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from ntbnet.app.ask import ask
 from ntbnet.app.bridge import ANSWER_TIMEOUT_S, Bridge
+from ntbnet.edge.trace_ring import KEPT
 from ntbnet.edge.trace_rings import find_rings
 from ntbnet.errors import SetupError
-from ntbnet.trace_records import RECORD_BYTES, Level
+from ntbnet.trace_records import HEADER_BYTES, RECORD_BYTES, Level
 
 RECORDS = 65536
 """Of each service's ring unless told, 8 MiB."""
@@ -31,8 +34,9 @@ def start_trace(bridge: Bridge, records: int) -> None:
     run = bridge.run
     if run.wanted_trace() is not None:
         raise SetupError(f"bridge {run.name} is traced already; end that with: ntbnet trace stop")
-    _check_room(bridge, records)
-    for ring in run.trace_folder.glob("*.full"):
+    earlier = list(run.trace_folder.glob("*.full"))
+    _check_room(bridge, records, earlier)
+    for ring in earlier:
         ring.unlink(missing_ok=True)
     run.want_trace(records)
     refusals = _have_services_look(bridge)
@@ -47,18 +51,23 @@ def stop_trace(bridge: Bridge) -> None:
     _have_services_look(bridge)
 
 
-def _check_room(bridge: Bridge, records: int) -> None:
-    """Rings may take half of what is free: the nodes' memory and other programs need some of it, too."""
-    folder, needed = bridge.run.trace_folder, records * RECORD_BYTES * len(bridge.services())
+def _check_room(bridge: Bridge, records: int, earlier: Iterable[Path]) -> None:
+    """Rings may take half of what is free: the nodes' memory and other programs need some of it, too.
+
+    Of a service that is restarted more than one is there; ``earlier`` ones make room for them.
+    """
+    folder, kept = bridge.run.trace_folder, KEPT[Level.FULL]
+    needed = (HEADER_BYTES + records * RECORD_BYTES) * len(bridge.services()) * kept
     try:
         found = os.statvfs(folder)
+        given_back = sum(ring.lstat().st_size for ring in earlier)
     except OSError as problem:
         raise SetupError(f"no trace: no folder for its rings at {folder}: {problem.strerror}") from None
-    room = found.f_bavail * found.f_frsize // 2
+    room = (found.f_bavail * found.f_frsize + given_back) // 2
     if needed > room:
         raise SetupError(
-            f"no trace: its rings need {needed >> 20} MiB, half of what /dev/shm has free are {room >> 20}; "
-            f"choose fewer --records"
+            f"no trace: its rings need {needed >> 20} MiB, {kept} of each service, and half of what /dev/shm "
+            f"has free are {room >> 20}; choose fewer --records"
         )
 
 

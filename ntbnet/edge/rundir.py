@@ -147,6 +147,10 @@ class RunDir:
         except OSError as error:
             raise SetupError(f"cannot empty run folder {self.path}: {error.strerror}") from None
 
+    def forget_trace(self) -> None:
+        """Remove what this run recorded, not what the one before did."""
+        self._traces.forget()
+
     def remove(self) -> None:
         """Remove the folder with all in it, and an empty root that we made.  Idempotent.
 

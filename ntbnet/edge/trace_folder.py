@@ -90,6 +90,10 @@ class TraceFolder:
         else:
             self._remove(self.link)
 
+    def forget(self) -> None:
+        """Remove it, and not that of the run before."""
+        self._remove(self.link)
+
     def remove(self) -> None:
         """Remove all of it, that of the run before too."""
         self._remove(self.link)

@@ -31,8 +31,8 @@ from ntbnet.trace_records import (
     pack_header,
 )
 
-KEPT = 4
-"""Rings of one service and level that are kept: those of its last processes."""
+KEPT = {Level.COARSE: 4, Level.FULL: 2}
+"""Rings of one service that are kept: those of its last processes."""
 _U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")
 _ACCESS = struct.Struct("<QBBBxI8xQQIHHI4x64sQ")
 _FRAME = struct.Struct("<QBBxBIQQ8xIHHII64sQ")
@@ -298,11 +298,11 @@ class TraceRing:
 
 
 def _keep_the_last(folder: Path, service: str, level: Level) -> None:
-    """Remove the oldest rings of the service, so that with a new one there are ``KEPT``."""
+    """Remove the oldest rings of the service, so that with a new one there are ``KEPT[level]``."""
     found = []
     for path in folder.glob(f"{service}.*.{SUFFIXES[level]}"):
         number = path.name.split(".")[1]
         if number.isdecimal():
             found.append((int(number), path))
-    for _, path in sorted(found)[: max(0, len(found) - KEPT + 1)]:
+    for _, path in sorted(found)[: max(0, len(found) - KEPT[level] + 1)]:
         path.unlink(missing_ok=True)

@@ -15,8 +15,9 @@ from ntbnet.app import trace_control
 from ntbnet.app.cli import main
 from ntbnet.app.trace_control import MAX_RECORDS, start_trace
 from ntbnet.edge.rundir import RunDir
+from ntbnet.edge.trace_ring import KEPT
 from ntbnet.errors import SetupError
-from ntbnet.trace_records import RECORD_BYTES
+from ntbnet.trace_records import HEADER_BYTES, RECORD_BYTES, Level
 
 SERVICES = ("epc", "edma")
 
@@ -37,6 +38,10 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, Any]]:
     return said
 
 
+def ring_bytes(records: int) -> int:
+    return HEADER_BYTES + records * RECORD_BYTES
+
+
 def free(monkeypatch: pytest.MonkeyPatch, size_bytes: int) -> None:
     found = SimpleNamespace(f_bavail=size_bytes, f_frsize=1)
     monkeypatch.setattr(os, "statvfs", lambda _path: found)
@@ -45,14 +50,26 @@ def free(monkeypatch: pytest.MonkeyPatch, size_bytes: int) -> None:
 def test_rings_take_half_of_what_is_free_and_no_more(
     bridge: Any, answers: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    needed = 1000 * RECORD_BYTES * len(SERVICES)
+    needed = ring_bytes(1000) * KEPT[Level.FULL] * len(SERVICES)
     free(monkeypatch, 2 * needed - 2)
-    with pytest.raises(SetupError, match="half of what /dev/shm has free"):
+    with pytest.raises(SetupError, match="half of what /dev/shm"):
         start_trace(bridge, 1000)
     assert bridge.run.wanted_trace() is None
 
     free(monkeypatch, 2 * needed)
     start_trace(bridge, 1000)
+    assert bridge.run.wanted_trace() == 1000
+
+
+def test_rings_of_an_earlier_trace_are_room_for_the_new_one(
+    bridge: Any, answers: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needed = ring_bytes(1000) * KEPT[Level.FULL] * len(SERVICES)
+    (bridge.run.trace_folder / "epc.1.full").write_bytes(bytes(needed))
+    free(monkeypatch, needed)
+
+    start_trace(bridge, 1000)
+
     assert bridge.run.wanted_trace() == 1000
 
 

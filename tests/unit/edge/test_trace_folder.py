@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from ntbnet.app.leftovers import remove_but_records
+from ntbnet.config import load_text
 from ntbnet.edge import trace_folder
 from ntbnet.edge.rundir import RunDir
 
@@ -88,6 +90,38 @@ def test_what_a_killed_run_recorded_is_kept_until_the_next_one_is_killed(run: Ru
     run.create()
     assert (run.last_trace_folder / "epc.1.coarse").read_text() == "second"
     assert len(list(shm.iterdir())) == 2
+
+
+def test_a_run_that_fails_keeps_the_record_of_a_killed_one(run: RunDir, shm: Path) -> None:
+    record(run, "first")
+    run.empty()
+    run.create()
+    record(run, "second")
+
+    remove_but_records(run, load_text("", "test"), of_this_run=False)
+
+    assert (run.last_trace_folder / "epc.1.coarse").read_text() == "first"
+    assert len(list(shm.iterdir())) == 1
+    assert not run.trace_folder.exists()
+
+
+def test_a_run_that_could_not_go_on_keeps_its_own_record(run: RunDir, shm: Path) -> None:
+    record(run, "first")
+    run.empty()
+    run.create()
+    record(run, "second")
+
+    remove_but_records(run, load_text("", "test"), of_this_run=True)
+
+    assert (run.last_trace_folder / "epc.1.coarse").read_text() == "second"
+    assert len(list(shm.iterdir())) == 1
+
+
+def test_a_run_that_fails_and_recorded_nothing_leaves_nothing(run: RunDir, shm: Path) -> None:
+    remove_but_records(run, load_text("", "test"), of_this_run=False)
+
+    assert not run.exists()
+    assert list(shm.iterdir()) == []
 
 
 def test_remove_leaves_no_ring_behind_of_either_run(run: RunDir, shm: Path) -> None:

@@ -115,8 +115,8 @@ def test_a_new_process_has_a_ring_of_its_own_and_the_last_ones_are_kept(tmp_path
 
     rings, _ = find_rings(tmp_path)
 
-    assert [ring.header.incarnation for ring in rings] == [7, 8, 9, 10]
-    assert len(rings) == KEPT
+    assert [ring.header.incarnation for ring in rings] == [9, 10]
+    assert len(rings) == KEPT[Level.FULL]
 
 
 def test_only_a_ring_that_was_closed_says_so(tmp_path: Path) -> None:
