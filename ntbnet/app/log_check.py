@@ -17,6 +17,10 @@ Rules:
     before.
 
 A line that breaks a rule is told once a rule. Memory does not grow with the logs.
+
+Of long runs the oldest lines are gone. What they may have said is no fault of those that are there: an error
+has ``CAUSE_NS`` from where a service's lines begin, and a link may be down by command until it is seen up, or
+commanded.
 """
 
 from __future__ import annotations
@@ -65,6 +69,14 @@ CAUSES = frozenset(
     }
 )
 """What may lead to an error."""
+BEGINS_RUN = frozenset(
+    {"supervisor.cleaned", "supervisor.metrics_served", "supervisor.started", "service.started"}
+)
+"""What a whole log of a run begins with."""
+BEGINS_LATE = frozenset({"nemesis"})
+"""What writes its first line at any time, and keeps all of them."""
+ADMINISTERS = frozenset({"peer-rc", "peer-ep"})
+"""Services that take the command to drop the link."""
 SAID = ("reason", "cause")
 """Keys in which an error says its own reason."""
 _COMMON_TYPES: dict[str, type] = {"node": str, "pid": int, "epoch": int}
@@ -100,17 +112,30 @@ class _Run:
     last_ns: int = 0
     caused_ns: int = -CAUSE_NS - 1
     """When something that can lead to an error came last."""
+    first_ns: int = 0
+    is_whole: bool = False
+    """Its first lines are there."""
+    cut_ns: int = -CAUSE_NS - 1
+    """Where the lines of a service began last whose earlier ones are gone."""
     unwanted: set[str] = field(default_factory=set)
-    """Services that dropped the link by command."""
+    """Services that dropped the link by command, or may have done so in lines that are gone."""
     wanted_ns: int = 0
     """Since when the link is wanted."""
 
 
 class Checker:
-    """Checks lines, which come in merged order."""
+    """Checks lines, which come in merged order.
 
-    def __init__(self) -> None:
+    Args:
+        since: first ``wall`` of lines that are told when they break a rule; those before are where it begins.
+
+    Attributes:
+        lines: how many were checked, from ``since`` on.
+    """
+
+    def __init__(self, since: str = "") -> None:
         self.lines = 0
+        self._since = since
         self._runs: dict[str, _Run] = {}
         self._tracked = 0
         """Runs, processes, links, numbers and sides together."""
@@ -123,7 +148,12 @@ class Checker:
 
     def check(self, line: Line) -> Iterator[Breach]:
         """What is wrong with the next line."""
-        self.lines += 1
+        self.lines += line.fields["wall"] >= self._since
+        for breach in self._check(line):
+            if breach.line.fields["wall"] >= self._since:
+                yield breach
+
+    def _check(self, line: Line) -> Iterator[Breach]:
         fields = line.fields
         wrong = _wrong_keys(fields)
         if wrong:
@@ -135,7 +165,8 @@ class Checker:
         if run is None:
             if not self._has_room():
                 return
-            run = self._runs[run_id] = _Run()
+            is_whole = fields["event"] in BEGINS_RUN
+            run = self._runs[run_id] = _Run(first_ns=line.time_ns, is_whole=is_whole)
         run.last_ns = line.time_ns
         for rule, what in self._judge(run, line, fields["event"]):
             yield Breach(rule, what, line)
@@ -147,7 +178,9 @@ class Checker:
     def at_end(self) -> Iterator[Breach]:
         """Links that stay down for no reason."""
         for run in self._runs.values():
-            yield from _missing_ups(run)
+            for breach in _missing_ups(run):
+                if breach.line.fields["wall"] >= self._since:
+                    yield breach
 
     def _has_room(self) -> bool:
         """Take room for one thing more, if there is any."""
@@ -157,7 +190,7 @@ class Checker:
 
     def _judge(self, run: _Run, line: Line, event: str) -> Iterator[tuple[str, str]]:
         fields = line.fields
-        process = self._process(run, fields["service"])
+        process = self._process(run, line)
         if process is None:
             return
         yield from self._epoch(process, fields)
@@ -173,16 +206,28 @@ class Checker:
                 self._end_links(ended)
         elif event == "link.administered":
             self._administer(run, line)
+        elif event == "transport.link_changed" and fields.get("up") is True:
+            self._is_wanted(run, fields["service"])
         if fields["level"] == "error":
             yield from _error(run, line)
         if event in CAUSES or fields.get(UNDER_FAULTS) is True:
             run.caused_ns = line.time_ns
 
-    def _process(self, run: _Run, service: str) -> _Process | None:
+    def _process(self, run: _Run, line: Line) -> _Process | None:
+        service = line.fields["service"]
         found = run.processes.get(service)
         if found is None and self._has_room():
             found = run.processes[service] = _Process()
+            if _is_cut(run, line):
+                run.cut_ns = line.time_ns
+                if service in ADMINISTERS and self._has_room():
+                    run.unwanted.add(service)
         return found
+
+    def _is_wanted(self, run: _Run, service: str) -> None:
+        if service in run.unwanted:
+            run.unwanted.remove(service)
+            self._tracked -= 1
 
     def _end_links(self, process: _Process) -> None:
         """A process ended: its links did."""
@@ -192,9 +237,7 @@ class Checker:
     def _administer(self, run: _Run, line: Line) -> None:
         service = line.fields["service"]
         if line.fields.get("up") is True:
-            if service in run.unwanted:
-                run.unwanted.remove(service)
-                self._tracked -= 1
+            self._is_wanted(run, service)
             run.wanted_ns = line.time_ns
         elif service not in run.unwanted and self._has_room():
             run.unwanted.add(service)
@@ -234,6 +277,13 @@ class Checker:
             process.links[link] = None if is_up else line
 
 
+def _is_cut(run: _Run, line: Line) -> bool:
+    """True when earlier lines of the service are gone, of which this is the first."""
+    if line.fields["event"] in BEGINS_RUN or line.fields["service"] in BEGINS_LATE:
+        return False
+    return not run.is_whole or line.time_ns - run.first_ns > CAUSE_NS
+
+
 def _missing_ups(run: _Run) -> Iterator[Breach]:
     """Links of a run that have been down for long at its end, or at the end of what it wrote."""
     if run.unwanted:
@@ -254,7 +304,7 @@ def _error(run: _Run, line: Line) -> Iterator[tuple[str, str]]:
     fields = line.fields
     if not any(fields.get(key) for key in SAID):
         yield "errors", "an error that gives no reason"
-    elif fields.get(UNDER_FAULTS) is not True and line.time_ns - run.caused_ns > CAUSE_NS:
+    elif fields.get(UNDER_FAULTS) is not True and line.time_ns - max(run.caused_ns, run.cut_ns) > CAUSE_NS:
         yield "errors", f"an error, and nothing led to it in the {CAUSE_NS // 10**9} s before"
 
 

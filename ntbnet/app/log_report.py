@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ntbnet.app.log_check import Breach, Checker
 from ntbnet.app.log_course import Course
+from ntbnet.app.log_filter import Filter
 from ntbnet.app.log_latency import Hop
 from ntbnet.app.log_summary import Summary
 from ntbnet.app.log_timeline import Failures
@@ -50,13 +51,19 @@ class Findings:
     broken: int = 0
     hops: Sequence[Hop] = ()
 
-    def read(self, lines: Iterable[Line]) -> None:
-        """Take lines in merged order, to the end."""
+    def read(self, lines: Iterable[Line], wanted: Filter) -> None:
+        """Take lines in merged order, to the end.
+
+        Args:
+            lines: all of them: the checker looks at those that are not wanted, too.
+            wanted: which lines the report is about.
+        """
         for line in lines:
-            self.summary.add(line)
-            self.failures.add(line)
-            self.course.add(line)
             self._keep(self.checker.check(line))
+            if wanted.wants(line.fields):
+                self.summary.add(line)
+                self.failures.add(line)
+                self.course.add(line)
         self._keep(self.checker.at_end())
 
     def _keep(self, breaches: Iterable[Breach]) -> None:
@@ -133,9 +140,8 @@ def _parts(findings: Findings, tally: Tally) -> list[Part]:
     failures = findings.failures.ended()
     parts: list[Part] = ["# Logs of ntbnet"]
     skipped = f", {tally.skipped} skipped that are no events" if tally.skipped else ""
-    parts.append(
-        f"{summary.first} to {summary.last}: {tally.lines} events{skipped}, {len(failures)} failures."
-    )
+    events = f"{findings.checker.lines} events{skipped}"
+    parts.append(f"{summary.first} to {summary.last}: {events}, {len(failures)} failures.")
     parts.append(Picture("events a second by level; a line for each fault", _events(findings)))
     parts += ["## Services", _services(summary)]
     refusals = _refusals(summary)

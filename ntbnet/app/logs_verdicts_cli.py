@@ -74,11 +74,11 @@ def check(
     """
     wanted = checked(lambda: filter_from(since=since))
     source = Source(paths, name, run_dir, log_dir)
-    checker = Checker()
+    checker = Checker(wanted.since)
     found = 0
     shown: list[Breach] = []
     with closed_pipe_ends_quietly():
-        for breach in checker.check_all(progress(source.lines(wanted), source.tally)):
+        for breach in checker.check_all(progress(source.lines(), source.tally)):
             found += 1
             if found <= MOST_SHOWN:
                 if as_json:
@@ -89,7 +89,7 @@ def check(
         if as_json:
             rows = [{"rule": one.rule, "what": one.what, "line": one.line.fields} for one in shown]
             tally = source.tally
-            body = {"lines": tally.lines, "skipped": tally.skipped, "broken": found, "breaches": rows}
+            body = {"lines": checker.lines, "skipped": tally.skipped, "broken": found, "breaches": rows}
             print(json.dumps(body, indent=2))
         elif found:
             more = f", the first {MOST_SHOWN} are shown" if found > MOST_SHOWN else ""
@@ -187,18 +187,18 @@ def report(
     log_report.require(output)
     wanted = checked(lambda: filter_from(since=since))
     source = Source(paths, name, run_dir, log_dir)
-    findings = log_report.Findings()
-    findings.read(progress(source.lines(wanted), source.tally))
+    findings = log_report.Findings(checker=Checker(wanted.since))
+    findings.read(progress(source.lines(), source.tally), wanted)
     if trace is not None or not paths:
         folder = _ring_folder(trace, None if trace else name, None if trace else run_dir)
         findings.hops = ring_latencies(folder)[0].hops()
-    if source.tally.lines:
+    if findings.checker.lines:
         try:
             for path in log_report.write(output, findings, source.tally):
                 print(path)
         except OSError as problem:
             raise SetupError(f"--output {output}: {problem.strerror}") from None
-    source.finish(source.tally.lines)
+    source.finish(findings.checker.lines)
 
 
 def add_to(app: typer.Typer) -> None:

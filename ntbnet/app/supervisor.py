@@ -368,8 +368,8 @@ class Supervisor:
     async def stop(self) -> None:
         """Stop the services, then remove nodes, DRAM and run folder.
 
-        Unless somebody asked for it, what was recorded stays: what led to a failure, or what a killed run left
-        that a bridge which did not come up was to replace.
+        Unless somebody asked for it, a record stays: of what led to a failure, or what a killed run left that
+        a bridge which did not come up was to replace.
         """
         self._stopping.set()
         for task in list(self._tasks):

@@ -138,6 +138,7 @@ def test_down_may_end_with_its_process_with_the_bridge_or_be_young() -> None:
 
 
 STAYS_DOWN = path(0, "epc", "rc-host", 0)
+BEGINS = said(0, "supervisor", "supervisor.started", services=["epc", "peer-rc"])
 ENDS = said(60_000, "supervisor", "supervisor.stopped", reason="down")
 
 
@@ -169,9 +170,52 @@ def test_run_that_wrote_no_more_is_not_late_because_another_one_goes_on() -> Non
 def test_error_after_a_fault_has_a_cause_for_ten_seconds() -> None:
     failed = [said(ms, "edma", "service.failed", reason="gone") for ms in (9000, 10_500)]
 
-    assert broken([died(0, "epc"), failed[0]]) == []
-    assert broken([died(0, "epc"), failed[1]]) == [("errors", "service.failed")]
-    assert broken([{**failed[1], "under_faults": True}]) == []
+    began = [BEGINS, said(1, "edma", "service.started", incarnation=1), died(2, "epc")]
+    assert broken([*began, failed[0]]) == []
+    assert broken([*began, failed[1]]) == [("errors", "service.failed")]
+    assert broken([*began, {**failed[1], "under_faults": True}]) == []
+
+
+def cut(story: list[Fields], service: str, first_ms: float) -> list[Fields]:
+    """As rotation leaves it: the lines of a service before a time are gone."""
+    start_ns = said(first_ms, "epc", "x")["mono_ns"]
+    return [line for line in story if line["service"] != service or line["mono_ns"] >= start_ns]
+
+
+def test_error_whose_cause_may_have_been_in_lines_that_are_gone_is_none() -> None:
+    story = [
+        BEGINS,
+        said(1, "rc-host", "service.started", incarnation=1),
+        said(29_000, "rc-host", "host.reset", kind="hot"),
+        said(30_000, "rc-host", "netdev.packet_crossed", queue=0),
+        said(31_000, "edma", "service.failed", reason="gone"),
+        said(41_000, "edma", "service.failed", reason="gone"),
+    ]
+    story[1:1] = [said(1, "edma", "service.started", incarnation=1)]
+    whole = [*story[:3], *story[4:]]
+
+    assert broken(cut(story, "rc-host", 29_500)) == [("errors", "service.failed")]
+    assert len(broken(whole)) == 2
+
+
+def test_link_may_be_down_by_a_command_in_lines_that_are_gone() -> None:
+    down = said(20_000, "peer-rc", "link.administered", up=False)
+    story = [
+        BEGINS,
+        said(1, "peer-rc", "service.started", incarnation=1),
+        transport(10, "peer-rc", up=True),
+        down,
+        transport(20_001, "peer-rc", up=False),
+        ENDS,
+    ]
+    without = [line for line in story if line is not down]
+
+    assert broken(story) == broken(cut(story, "peer-rc", 20_000.5)) == []
+    assert broken(without) == [("links", "transport.link_changed")]
+    again = [transport(20_010, "peer-rc", up=True), transport(20_020, "peer-rc", up=False)]
+    assert broken([*cut(story, "peer-rc", 20_000.5)[:-1], *again, ENDS]) == [
+        ("links", "transport.link_changed")
+    ]
 
 
 def test_event_about_a_message_may_have_its_flow() -> None:
@@ -233,3 +277,27 @@ def test_command_exits_0_for_a_healthy_log_and_1_with_the_lines_for_a_doctored_o
     assert done.stdout.startswith("keys: without session\n    {")
     found = json.loads(CliRunner().invoke(app, ["check", "--json", str(file)]).stdout)
     assert (found["broken"], found["breaches"][0]["line"]["event"]) == (1, "path.changed")
+
+
+@pytest.mark.parametrize("at_ms", range(0, 12_010, 400))
+def test_healthy_log_breaks_no_rule_from_whenever_it_is_looked_at(tmp_path: Path, at_ms: float) -> None:
+    story, since = healthy(), said(at_ms, "epc", "x")["wall"]
+    story.insert(-3, said(11_000, "edma", "service.failed", reason="killed"))
+    file = tmp_path / "bridge.jsonl"
+    file.write_bytes(encoded(story))
+
+    done = CliRunner().invoke(app, ["check", "--since", since, str(file)])
+
+    left = sum(line["wall"] >= since for line in story)
+    assert (done.exit_code, done.stdout) == (0, f"nothing is broken in {left} lines\n")
+
+
+def test_only_lines_from_then_on_are_told() -> None:
+    story = healthy()
+    without_key(story)
+    wall = story[at(story, "path.changed", 1)]["wall"]
+
+    def told(since: str) -> int:
+        return len(list(Checker(since).check_all(lines_of(story))))
+
+    assert (told(wall), told(wall[:-1] + "~")) == (1, 0)
