@@ -7,6 +7,7 @@ of a histogram whose buckets are 2 % wide, so memory does not grow with the trac
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from math import ceil, exp
@@ -14,7 +15,8 @@ from math import log as ln
 from pathlib import Path
 from typing import Any
 
-from ntbnet.edge.trace_rings import find_rings, merged
+from ntbnet.app.trace_progress import read_with_bar
+from ntbnet.edge.trace_rings import find_rings
 from ntbnet.trace_records import FRAME_FLOW, SERVICES, Entry, Flag, Handler, Kind, Level, Record, flow_type
 
 MAX_OPEN = 1 << 16
@@ -79,9 +81,9 @@ class HopLatencies:
 
     def __init__(self) -> None:
         self._spreads: dict[tuple[str, str], Spread] = {}
-        self._frames: dict[int, dict[int, int]] = {}
+        self._frames: OrderedDict[int, dict[int, int]] = OrderedDict()
         """Flow of a frame -> kind of record -> its time."""
-        self._sent: dict[int, tuple[int, int]] = {}
+        self._sent: OrderedDict[int, tuple[int, int]] = OrderedDict()
         """Flow of a message -> who sent it, and when."""
         self.records = 0
 
@@ -150,10 +152,10 @@ def ring_latencies(folder: Path) -> tuple[HopLatencies, list[str]]:
     """What the rings in a folder tell, and what is wrong with those that cannot be read."""
     rings, problems = find_rings(folder, Level.FULL)
     latencies = HopLatencies()
-    latencies.add_all(merged(rings))
+    latencies.add_all(read_with_bar(rings))
     return latencies, problems
 
 
-def _make_room(flows: dict[int, Any]) -> None:
+def _make_room(flows: OrderedDict[int, Any]) -> None:
     if len(flows) >= MAX_OPEN:
-        del flows[next(iter(flows))]
+        flows.popitem(last=False)

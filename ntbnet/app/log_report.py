@@ -21,6 +21,7 @@ from ntbnet.app.log_timeline import Failures
 from ntbnet.app.logs import Line, Tally
 from ntbnet.app.logs_cells import FAILURE_TITLES, HOP_TITLES, failure_cells, hop_cells
 from ntbnet.app.logs_text import plain
+from ntbnet.app.whole_file import whole_file
 from ntbnet.errors import SetupError
 
 FORMATS = (".html", ".md")
@@ -110,27 +111,32 @@ def require(path: Path) -> None:
 
 
 def write(path: Path, findings: Findings, tally: Tally) -> list[Path]:
-    """Write the report; its files.
+    """Write the report; its files, which only their owner can read. Pictures come before what shows them.
 
     Raises:
         OSError: a file cannot be written.
     """
     parts = _parts(findings, tally)
     if path.suffix == ".html":
-        path.write_text(_html(parts), encoding="utf-8")
+        _store(path, _html(parts).encode("utf-8"))
         return [path]
     files = [path]
     texts = []
     for part in parts:
         if isinstance(part, Picture):
             picture = path.with_name(f"{path.stem}-{len(files)}.png")
-            picture.write_bytes(part.png)
+            _store(picture, part.png)
             files.append(picture)
             texts.append(f"![{part.about}]({picture.name})")
         else:
             texts.append(_markdown(part))
-    path.write_text("\n\n".join(texts) + "\n", encoding="utf-8")
+    _store(path, ("\n\n".join(texts) + "\n").encode("utf-8"))
     return files
+
+
+def _store(path: Path, content: bytes) -> None:
+    with whole_file(path) as file:
+        file.write(content)
 
 
 def _parts(findings: Findings, tally: Tally) -> list[Part]:

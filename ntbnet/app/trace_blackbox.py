@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+from ntbnet.app.trace_progress import ReadingBar
 from ntbnet.app.trace_text import as_object, as_text, wall_text
 from ntbnet.edge.clock import monotonic_ns
 from ntbnet.edge.process import alive
@@ -74,11 +75,12 @@ class Blackbox:
 
     def entries(self) -> Iterator[Entry]:
         """What is shown, in order of time."""
-        span_ns = int(self._seconds * _NS)
-        for entry in merged(self.rings):
+        span_ns, bar = int(self._seconds * _NS), ReadingBar(self.rings)
+        for entry in bar.around(merged(self.rings)):
             life = self._lives[entry.ring.service, entry.ring.incarnation]
             end_ns = self._now_ns if life.state == "running" else life.last_ns
             if entry.record.mono_ns >= end_ns - span_ns and _is_of_its_level(entry):
+                bar.stop()
                 yield entry
 
     def processes(self) -> list[dict[str, Any]]:

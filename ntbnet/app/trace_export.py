@@ -5,10 +5,8 @@ Exit codes: 0 done, 1 there are no records or the file cannot be written, 2 usag
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
-import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -23,9 +21,11 @@ from ntbnet import __version__
 from ntbnet.app.bridge import Bridge
 from ntbnet.app.exits import closed_pipe_ends_quietly
 from ntbnet.app.layout_cli import assigned_spans
+from ntbnet.app.trace_progress import read_with_bar
+from ntbnet.app.whole_file import whole_file
 from ntbnet.edge.config_file import DEFAULT_NAME, load_config
 from ntbnet.edge.rundir import RunDir
-from ntbnet.edge.trace_rings import RingFile, find_rings, merged
+from ntbnet.edge.trace_rings import RingFile, find_rings
 from ntbnet.errors import SetupError
 from ntbnet.trace_pcapng import PcapngTrace
 from ntbnet.trace_places import Places
@@ -46,8 +46,6 @@ ntbnet trace export -o crash.pcapng saved-trace/"""
 
 STDOUT = "-"
 LAST_HELP = "The rings of the run before this one, which was killed: ntbnet up keeps them."
-SHOWN_EVERY = 4096
-"""Records between two looks at the progress bar."""
 
 
 class Format(StrEnum):
@@ -145,21 +143,20 @@ def _write(
     records: Counter[str] = Counter()
     first_last: list[int] = []
     since = _since(rings, seconds)
-    total = sum(ring.last - ring.first + 1 for ring in rings)
-    with _progress(total, is_shown=total > SHOWN_EVERY) as step:
-        entries = _counted(whole_events(_from(merged(rings), since, step)), records, first_last)
-        if chosen is Format.PCAPNG:
-            comment = "" if seconds is None else f"the last {seconds:g} s"
-            pcapng = PcapngTrace(f"ntbnet {__version__}", places, comment)
-            size = _store(output, pcapng.blocks(entries))
-            more: dict[str, Any] = {"packets": dict(pcapng.packets), "missing": pcapng.missing}
-        else:
-            from ntbnet.trace_perfetto import PerfettoTrace
+    wanted = (entry for entry in read_with_bar(rings) if entry.record.mono_ns >= since)
+    entries = _counted(whole_events(wanted), records, first_last)
+    if chosen is Format.PCAPNG:
+        comment = "" if seconds is None else f"the last {seconds:g} s"
+        pcapng = PcapngTrace(f"ntbnet {__version__}", places, comment)
+        size = _store(output, pcapng.blocks(entries))
+        more: dict[str, Any] = {"packets": dict(pcapng.packets), "missing": pcapng.missing}
+    else:
+        from ntbnet.trace_perfetto import PerfettoTrace
 
-            perfetto = PerfettoTrace(places)
-            size = _store(output, perfetto.chunks(entries))
-            flows = {"begun": perfetto.frames_begun, "ended": perfetto.frames_ended}
-            more = {"events": perfetto.events, "flows": flows}
+        perfetto = PerfettoTrace(places)
+        size = _store(output, perfetto.chunks(entries))
+        flows = {"begun": perfetto.frames_begun, "ended": perfetto.frames_ended}
+        more = {"events": perfetto.events, "flows": flows}
     return {
         "file": output,
         "format": chosen.value,
@@ -183,14 +180,6 @@ def _since(rings: list[RingFile], seconds: float | None) -> int:
     return max(newest, default=0) - round(seconds * 1e9)
 
 
-def _from(entries: Entries, since: int, step: Any) -> Iterator[tuple[RingHeader, Record]]:
-    for number, entry in enumerate(entries, 1):
-        if number % SHOWN_EVERY == 0:
-            step(number)
-        if entry[1].mono_ns >= since:
-            yield entry
-
-
 def _counted(
     entries: Entries, records: Counter[str], first_last: list[int]
 ) -> Iterator[tuple[RingHeader, Record]]:
@@ -204,21 +193,14 @@ def _counted(
 
 
 def _store(output: str, parts: Iterable[bytes]) -> int:
-    """Write a file whole or not at all; bytes written."""
+    """Write a file whole or not at all, for nobody else to read; bytes written."""
     if output == STDOUT:
         return _to_stdout(parts)
-    path = Path(output)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with part.open("xb") as file:
-            size = _copy(file, parts)
-        part.replace(path)
+        with whole_file(Path(output)) as file:
+            return _copy(file, parts)
     except OSError as problem:
         raise SetupError(f"cannot write {output}: {problem.strerror}") from None
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink()
-    return size
 
 
 def _copy(file: BinaryIO, parts: Iterable[bytes]) -> int:
@@ -234,19 +216,6 @@ def _to_stdout(parts: Iterable[bytes]) -> int:
         sys.stdout.flush()
         return size
     raise typer.Exit(0)
-
-
-@contextlib.contextmanager
-def _progress(total: int, *, is_shown: bool) -> Iterator[Any]:
-    if not (is_shown and sys.stderr.isatty()):
-        yield lambda _: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("records", total=total)
-        yield lambda done: bar.update(task, completed=done)
 
 
 def _summary(report: dict[str, Any]) -> str:

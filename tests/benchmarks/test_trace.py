@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from ntbnet.address import Span
+from ntbnet.edge.clock import monotonic_ns
+from ntbnet.edge.pending import PendingInterrupts
 from ntbnet.edge.rundir import RunDir
 from ntbnet.edge.trace_ring import TraceRing
+from ntbnet.edge.trace_rings import read_rings
 from ntbnet.edge.trace_source import TraceSource
+from ntbnet.edge.wake_tracer import Occasion, WakeTracer
 from ntbnet.log import Logger
 from ntbnet.trace_records import RECORD, RECORD_BYTES, Kind, Level, Record, decode_record
+from ntbnet.wire import Irq, IrqSource, MemWrite
 
 LIMIT_US = 1.0
+TAKEN_LIMIT_US = 3.0
+"""Of what readers get three records of."""
 EVENT_LIMIT_US = 20.0
 FIELDS = (1_000_000, Kind.EVENT, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 1, 0, b"link.changed up=True link_epoch=7", 1)
 
@@ -30,6 +39,40 @@ def test_one_record(benchmark: Any, tmp_path: Path) -> None:
     note = TraceRing(tmp_path, "peer-rc", 1, Level.COARSE, 4096, "run").note
 
     benchmark(note, *FIELDS[1:-1])
+
+    assert float(benchmark.stats.stats.median) * 1e6 < LIMIT_US
+
+
+class Registers:
+    """A device with registers, which does nothing."""
+
+    register_span = Span(0xE65D5000, 0x1000)
+
+    def __init__(self) -> None:
+        self.counters = Counter[str]()
+
+
+def traced(folder: Path) -> WakeTracer:
+    notes = TraceRing(folder, "edma", 1, Level.FULL, 4096, "run").notes
+    return WakeTracer(notes, monotonic_ns, Registers(), Occasion())
+
+
+def test_one_wake_taken_with_its_handler_and_register(benchmark: Any, tmp_path: Path) -> None:
+    """Beside what a driver does anyway: three records for readers."""
+    pending = PendingInterrupts()
+    take = traced(tmp_path).taker(pending, lambda _src, _message, _now_ns: (), lambda _effects, _now_ns: None)
+
+    benchmark(take, "peer-rc", MemWrite(0xE65D50A0, b"\1\0\0\0", 7))
+
+    assert float(benchmark.stats.stats.median) * 1e6 < TAKEN_LIMIT_US
+    kinds = [entry.record.kind for entry in read_rings(tmp_path)]
+    assert kinds[-3:] == [Kind.MEM_WRITE, Kind.REG_WRITE, Kind.SLICE]
+
+
+def test_one_wake_sent(benchmark: Any, tmp_path: Path) -> None:
+    wake = traced(tmp_path).around_wake(lambda _dst, _message: True)
+
+    benchmark(wake, "peer-ep", Irq(IrqSource.EDMA_LINE, 1, 7))
 
     assert float(benchmark.stats.stats.median) * 1e6 < LIMIT_US
 

@@ -9,13 +9,17 @@ from pathlib import Path
 
 import pytest
 
+from ntbnet.edge.trace_ring import TraceRing
+from ntbnet.trace_records import Kind, Level, frame_flow
 from tests.live.bridge import child_environment
 
 pytestmark = [pytest.mark.system, pytest.mark.slow]
 
 LIMIT_KIB = 40 * 1024
 GROWTH_KIB = 3 * 1024
-"""A larger log may take so much more: allocators round, and counts have more digits."""
+"""A longer log may take so much more, 8 bytes for each of its lines: allocators round."""
+SHORT, LONG = 4_000, 400_000
+"""Lines; records."""
 SERVICES = ("rc-host", "epc", "edma", "peer-rc", "peer-ep")
 LINE = (
     '{{"event":"write.dropped","level":"warning","wall":"2025-01-31T12:{minute:02}:{second:02}.{us:06}Z",'
@@ -51,14 +55,56 @@ def most_kib(*words: str) -> int:
     return usage.ru_maxrss
 
 
+@pytest.fixture(scope="module")
+def logs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Folders of a short log and of a long one."""
+    folder = tmp_path_factory.mktemp("logs")
+    write_logs(folder / "short", SHORT)
+    write_logs(folder / "long", LONG)
+    return folder / "short", folder / "long"
+
+
 @pytest.mark.parametrize("command", ["summary", "check", "timeline", "show"])
-def test_memory_stays_within_its_limit_and_does_not_grow_with_the_log(tmp_path: Path, command: str) -> None:
-    write_logs(tmp_path / "short", 2_000)
-    write_logs(tmp_path / "long", 60_000)
-    logs = (sys.executable, "-m", "ntbnet.app.entry", "logs", command)
+def test_memory_stays_within_its_limit_and_does_not_grow_with_the_log(
+    logs: tuple[Path, Path], command: str
+) -> None:
+    words = (sys.executable, "-m", "ntbnet.app.entry", "logs", command)
 
     interpreter = most_kib(sys.executable, "-c", "pass")
-    short, long = (most_kib(*logs, str(tmp_path / name)) for name in ("short", "long"))
+    short, long = (most_kib(*words, str(folder)) for folder in logs)
+
+    assert long - interpreter <= LIMIT_KIB
+    assert long - short <= GROWTH_KIB
+
+
+def test_memory_of_a_report_does_not_grow_with_the_log(logs: tuple[Path, Path], tmp_path: Path) -> None:
+    """What its pictures take is matplotlib's."""
+    words = (sys.executable, "-m", "ntbnet.app.entry", "logs", "report", "-o", str(tmp_path / "report.html"))
+
+    short, long = (most_kib(*words, str(folder)) for folder in logs)
+
+    assert long - short <= GROWTH_KIB
+
+
+def write_rings(folder: Path, records: int) -> None:
+    """Packets of one flow each, from a ring to the other, so many records together."""
+    folder.mkdir()
+    sender, receiver = (
+        TraceRing(folder, label, 1, Level.FULL, records // 2, "run") for label in ("peer-rc", "peer-ep")
+    )
+    for number in range(records // 2):
+        flow, at = frame_flow(0, 0, 1, number), 1 + number * 1000
+        sender.note(Kind.TUN_READ, epoch=1, flow=flow, length=64, mono_ns=at)
+        receiver.note(Kind.TUN_WRITE, epoch=1, flow=flow, length=64, mono_ns=at + number % 999)
+
+
+def test_memory_of_latencies_does_not_grow_with_the_trace(tmp_path: Path) -> None:
+    write_rings(tmp_path / "short", SHORT)
+    write_rings(tmp_path / "long", LONG)
+    words = (sys.executable, "-m", "ntbnet.app.entry", "logs", "latency")
+
+    interpreter = most_kib(sys.executable, "-c", "pass")
+    short, long = (most_kib(*words, str(tmp_path / name)) for name in ("short", "long"))
 
     assert long - interpreter <= LIMIT_KIB
     assert long - short <= GROWTH_KIB
