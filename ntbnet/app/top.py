@@ -112,8 +112,10 @@ class Top(App[None]):
         self._view: View | None = None
         self._selected = topology.SERVICES[0]
         self._is_paused = False
+        self._trouble = ""
+        """Why there is nothing newer to be shown."""
         self.looks = 0
-        """Looks that were taken and drawn."""
+        """Looks that were taken and drawn, or failed."""
         self._asked = asyncio.Event()
         """Somebody wants a look before its time."""
 
@@ -141,9 +143,14 @@ class Top(App[None]):
     async def _look_on(self) -> None:
         while True:
             if not self._is_paused:
-                after = await asyncio.to_thread(self._look)
-                self._view = view_of(self._before, after)
-                self._before = after
+                try:
+                    after = await asyncio.to_thread(self._look)
+                except (NtbnetError, OSError) as problem:
+                    self._trouble = f"this look failed: {problem}"
+                else:
+                    self._trouble = ""
+                    self._view = view_of(self._before, after)
+                    self._before = after
                 self._draw()
                 self.looks += 1
             self._asked.clear()
@@ -158,12 +165,13 @@ class Top(App[None]):
 
     def _draw(self) -> None:
         view = self._view
+        body = self.screen_stack[0]  # a question may lie above it
+        advice = self._trouble or (view.advice if view is not None else "")
+        self._show("banner", [Text(f" ! {advice}")] if advice else [])
+        body.query_one("#banner").display = bool(advice)
         if view is None:
             return
-        body = self.screen_stack[0]  # a question may lie above it
         self._show("head", [top_text.headline(view, is_paused=self._is_paused)])
-        self._show("banner", [Text(f" ! {view.advice}")] if view.advice else [])
-        body.query_one("#banner").display = bool(view.advice)
         for name in ("picture", "services", "queues", "interrupts"):
             body.query_one(f"#{name}").display = not view.is_gone
         self._show("picture", top_text.picture(view))

@@ -1,8 +1,8 @@
 """What a service of root's gives up once its node and memory are open.
 
 The supervisor stays root: it makes nodes, and starts services anew. A service needs no privilege after it
-has opened the TUN and the memory: it goes on with descriptors, and with the folders of the run folder that
-are its user's (sockets, epochs, trace).
+has opened the TUN and the memory: it goes on with descriptors, and with the folders that are its user's (of
+sockets and epochs in the run folder, of trace rings in /dev/shm).
 
 Source: Linux prctl(2): PR_SET_PDEATHSIG is cleared when credentials change, PR_SET_NO_NEW_PRIVS stays.
 """

@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 from pathlib import Path
+from threading import Timer
 
 import pytest
 
@@ -14,6 +15,8 @@ from tests.live.bridge import CLI, LiveBridge, child_environment, cli, until
 pytestmark = [pytest.mark.system, pytest.mark.needs_tun]
 
 LIMIT_BYTES = 4 << 20
+SHOWN_S = 40.0
+"""Within which what happens is followed."""
 
 
 def folder_of(bridge: LiveBridge) -> Path:
@@ -60,6 +63,8 @@ def test_follow_shows_what_comes_while_the_bridge_runs(bridge: LiveBridge) -> No
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=child_environment()
     ) as shown:
+        overdue = Timer(SHOWN_S, shown.kill)  # ends the reading of lines that do not come
+        overdue.start()
         try:
             assert shown.stdout is not None
             assert json.loads(shown.stdout.readline())["service"] == "supervisor"
@@ -74,5 +79,6 @@ def test_follow_shows_what_comes_while_the_bridge_runs(bridge: LiveBridge) -> No
             shown.send_signal(signal.SIGINT)
             assert shown.wait(20) == 0
         finally:
+            overdue.cancel()
             shown.kill()
     bridge.wait_for_link()

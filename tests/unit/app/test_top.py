@@ -235,6 +235,27 @@ async def test_failure_is_said_and_the_view_goes_on() -> None:
     assert "▶ rc-host" in screen
 
 
+async def test_a_look_that_fails_is_said_and_the_next_one_is_shown() -> None:
+    looks = Looks(snapshot())
+    problems = [SetupError("run folder is somebody else's"), OSError(24, "Too many open files")]
+
+    def look() -> Snapshot:
+        if problems:
+            raise problems.pop(0)
+        return looks()
+
+    app = Top(look, FakeActions(), FAR_S)
+    async with app.run_test(size=(100, 30)) as pilot:
+        await until(pilot, lambda: app.looks == 1, "first look")
+        assert "this look failed: run folder is somebody else's" in screen_text(app)
+        await pilot.press("r")
+        await until(pilot, lambda: app.looks == 2, "second look")
+        assert "Too many open files" in screen_text(app)
+        await pilot.press("r")
+        await until(pilot, lambda: app.looks == 3, "third look")
+        assert "this look failed" not in screen_text(app)
+
+
 async def test_no_process_is_said() -> None:
     actions = FakeActions(record=None)
 
