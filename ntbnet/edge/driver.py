@@ -202,6 +202,11 @@ class Driver:
             self._wakes.on_wake = stopwatch.around("arrived", self._wakes.on_wake)
             self._wake = stopwatch.around("wake", self._wake)
 
+    def on_packets(self, tell: Callable[[], None]) -> None:
+        """Have ``tell`` called at each burst of packets of the node's stack."""
+        if self._packets is not None:
+            self._packets.on_packets = tell
+
     def start(
         self, loop: asyncio.AbstractEventLoop, question_endpoint: str, status: Callable[[], dict[str, Any]]
     ) -> None:

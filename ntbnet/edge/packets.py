@@ -46,6 +46,7 @@ class Packets:
 
     Attributes:
         read: reads a packet into a buffer; its length, 0 for none. May be replaced while it runs.
+        on_packets: called at each burst.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Packets:
         self._is_stopped = False
         self._singles = 0
         self.read: Callable[[memoryview], int] = tun.readinto
+        self.on_packets: Callable[[], None] = _nothing
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Watch the TUN from now on."""
@@ -102,6 +104,7 @@ class Packets:
         self._ticker.start(period_ns)
 
     def _on_tun(self) -> None:
+        self.on_packets()
         device, read, now_ns = self._device, self.read, self._clock()
         is_single = self._singles >= SINGLES and self._singles % LOOK_AGAIN
         packets = 0
@@ -128,3 +131,7 @@ class Packets:
             if effects:
                 self._perform(effects, now_ns)
                 self._end_step()
+
+
+def _nothing() -> None:
+    pass
