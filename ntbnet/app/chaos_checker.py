@@ -488,6 +488,12 @@ class _Judge:
                     f"rule {number} ({rule.kind}) had interrupts come {rule.again} times again, "
                     f"at least {least} make a test"
                 )
+            least = min(rule.again_wanted // 2, self._bounds.min_handled)
+            if rule.handled < least:
+                self._gaps.append(
+                    f"rule {number} ({rule.kind}) had a handler run {rule.handled} times, "
+                    f"at least {least} make a test"
+                )
         if self._scenario.rules and len(observed.rules) != len(self._scenario.rules):
             self._gaps.append("nothing was counted of what the rules did")
         done = sum(fault.kind != RULES for fault in self._history.faults)

@@ -142,8 +142,9 @@ class RuleCount:
         kind: of the fault.
         injected: times.
         expected: times that rate and traffic let expect; None where the traffic it is about is not counted.
-        again: interrupts that came again by it, and were handed to whom they interrupt.
+        again: interrupts that came again by it at whom they interrupt.
         again_wanted: interrupts that had to come again.
+        handled: runs of a handler for those that came again; equal ones in a row share runs.
     """
 
     kind: str
@@ -151,6 +152,7 @@ class RuleCount:
     expected: int | None = None
     again: int = 0
     again_wanted: int = 0
+    handled: int = 0
 
 
 @dataclass(frozen=True, slots=True)

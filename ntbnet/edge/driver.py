@@ -135,7 +135,7 @@ class Driver:
         self._left: asyncio.Event | None = None
         self._logged_refusals: set[tuple[str, str]] = set()
         self.tun_write_drops = 0
-        self._interrupts = PendingInterrupts()
+        self._interrupts = PendingInterrupts(device.handle)
         self.failure: BaseException | None = None
         self._wakes = None if wake_path is None else Wakes(service, wake_path, self._on_wake, self._end_step)
         self._guard = guard
@@ -150,11 +150,11 @@ class Driver:
     def _call_directly(self) -> None:
         """Everything passes through these; faults and a stopwatch stand around them while there are any."""
         self._bus.on_message = self._on_message
-        self._handle: Callable[[str, Message, int], Sequence[Effect]] = self._device.handle
+        self._handle: Callable[[str, Message, int], Sequence[Effect]] = self._interrupts.handle
         self._send: Callable[[str, bytes, bytes | memoryview], bool] = self._bus.send
         self._send_now: Callable[[str, bytes, bytes | memoryview], bool] = self._bus.send_now
         self._forget: Callable[[str], None] = self._bus.forget
-        self._flush: Callable[[], None] = self._flush_all
+        self._flush: Callable[[], None] = self._hand_over
         if self._tun is not None and self._packets is not None:
             self._packets.read = self._tun.readinto
             self._write_tun: Callable[[memoryview, bytes], bool] = self._tun.write
@@ -176,7 +176,7 @@ class Driver:
         if faults is not None:
             device = self._device
             signalled = (device.is_interrupt,) if isinstance(device, SignalledDevice) else ()
-            faults.attach(self._clock, self._loop, self._flush_all, self._interrupt, self._paths, *signalled)
+            faults.attach(self._clock, self._loop, self._end_step, self._interrupt, self._paths, *signalled)
         self._connect()
 
     def _call_faulty(self, faults: FaultLayer) -> None:
@@ -274,55 +274,45 @@ class Driver:
             self._paths_moved = True
             if path.outgoing or path.changes:
                 self._unsettled.append(path)
-        elif not isinstance(message, Irq):
-            self._interrupts.pass_by()
-            self._act(label, message, now_ns)
-        elif not self._interrupts.is_pending(label, message):
-            self._act(label, message, now_ns)
+        else:
+            effects = self._handle(label, message, now_ns)
+            if effects:
+                self._apply(effects, now_ns)
         if self._unsettled:
             self._settle_all(now_ns)
-
-    def _act(self, label: str, message: Message, now_ns: int) -> None:
-        effects = self._handle(label, message, now_ns)
-        if effects:
-            self._apply(effects, now_ns)
 
     def _on_batch(self, label: str) -> None:
         path = self._paths[label]
         if path.refused:
             self._log_refusals(path)
-        self._flush()
-        self._arm()
+        self._end_step()
 
     def _on_wake(self, src: str, message: Irq | MemWrite) -> None:
-        if isinstance(message, Irq):
-            if self._interrupts.is_pending(src, message):
-                return
-        else:
-            self._interrupts.pass_by()
         now_ns = self._clock()
         effects = self._handle(src, message, now_ns)
         if effects:
             self._perform(effects, now_ns)
 
-    def _interrupt(self, src: str, message: Irq | MemWrite) -> None:
-        """An interrupt at this CPU, past the faults: the fault layer has it come again."""
-        if not self._interrupts.is_pending(src, message):
-            now_ns = self._clock()
-            self._perform(self._device.handle(src, message, now_ns), now_ns)
+    def _interrupt(self, src: str, message: Irq | MemWrite) -> bool:
+        """An interrupt at this CPU, past the faults: the fault layer has it come again.
+
+        Returns:
+            False for one that is handled together with another one.
+        """
+        before = self._interrupts.collapsed[src]
+        now_ns = self._clock()
+        self._perform(self._interrupts.handle(src, message, now_ns), now_ns)
+        return self._interrupts.collapsed[src] == before
 
     def _end_step(self) -> None:
+        for src, message in self._interrupts.end_step():
+            now_ns = self._clock()
+            self._perform(self._device.handle(src, message, now_ns), now_ns)
         self._flush()
         self._arm()
 
-    def _flush_all(self) -> None:
+    def _hand_over(self) -> None:
         """Hand over what was sent: wakes last, behind the messages and stores of the same occasion."""
-        interrupts = self._interrupts
-        interrupts.pass_by()
-        if interrupts.waiting:
-            for src, message in interrupts.take():
-                self._interrupt(src, message)
-            interrupts.pass_by()
         self._bus.flush()
         if self._wakes is not None:
             self._wakes.flush()
@@ -427,8 +417,7 @@ class Driver:
         due = self._device.next_deadline()
         if due is not None and due <= now_ns:
             self._perform(self._device.on_deadline(now_ns), now_ns)
-        self._flush()
-        self._arm()
+        self._end_step()
 
     def _arm(self) -> None:
         """Let the timer fire no later than the next deadline; too early does no harm.
@@ -492,7 +481,7 @@ class Driver:
         }
 
     def _count_wakes(self) -> dict[str, int]:
-        """Wakes refused, dropped or merged; interrupts, however they came, that were handled with others."""
+        """Wakes refused, dropped or merged; interrupts, by sender, that were handled with others."""
         counters = {} if self._wakes is None else dict(self._wakes.counters)
-        collapsed = self._interrupts.collapsed
-        return counters | ({"interrupts_collapsed": collapsed} if collapsed else {})
+        collapsed = self._interrupts.collapsed.items()
+        return counters | {f"interrupts_collapsed_from_{src}": count for src, count in collapsed if count}

@@ -76,7 +76,9 @@ def story() -> Story:
     return Story()
 
 
-def driver_of(story: Story, folder: FilePath, tun: StoryTun, **wakes: Any) -> Driver:
+def driver_of(
+    story: Story, folder: FilePath, tun: StoryTun, device: StoryDevice | None = None, **wakes: Any
+) -> Driver:
     """A driver of ``epc`` whose path to ``rc-host`` is up."""
     path = Path(
         "epc",
@@ -93,7 +95,7 @@ def driver_of(story: Story, folder: FilePath, tun: StoryTun, **wakes: Any) -> Dr
     path.changes.clear()
     log = Logger(sys.stderr, "error", {"run_id": "contract", "node": "ep", "service": "epc", "epoch": 1})
     sockets = {"rc-host": (f"ipc://{folder}/in", f"ipc://{folder}/out")}
-    return Driver(StoryDevice(story), {"rc-host": path}, sockets, log, cast("Tun", tun), **wakes)
+    return Driver(device or StoryDevice(story), {"rc-host": path}, sockets, log, cast("Tun", tun), **wakes)
 
 
 @pytest.fixture
@@ -159,39 +161,6 @@ def test_wake_is_told_behind_every_store_of_its_step_and_stores_keep_their_place
 
     assert story.lines == [f"{b'1234' + bytes(4)!r} asleep", f"{b'12345678'!r} woken"]
     assert decode(os.read(tun.fifo, 4096)) == ("epc", ring)
-
-
-async def test_interrupts_that_come_again_in_a_step_are_handled_once_more_behind_it(
-    story: Story, tmp_path: FilePath
-) -> None:
-    """Those of a storm collapse, each line's for itself; what comes in between is not overtaken."""
-    told = [asyncio.Event(), asyncio.Event()]
-    first, other = (Irq(IrqSource.EDMA_LINE, bits, 0) for bits in (1, 2))
-    tun = StoryTun(story)
-    driver = driver_of(
-        story, tmp_path, tun, service="peer-ep", wake_path=lambda label: tmp_path / f"wake.{label}"
-    )
-    device = cast("StoryDevice", driver._device)
-    story.heard = told[0]
-    driver.start(asyncio.get_running_loop(), f"ipc://{tmp_path}/ask", dict)
-    fifo = open_fifo(tmp_path / "wake.peer-ep")
-    try:
-        os.write(fifo, b"".join(encode(Service.EDMA, one) for one in [*[first] * 5, *[other] * 2, first]))
-        async with asyncio.timeout(5):
-            await told[0].wait()
-        await asyncio.sleep(0)
-        story.heard = told[1]
-        os.write(fifo, encode(Service.EDMA, first))
-        async with asyncio.timeout(5):
-            await told[1].wait()
-
-        assert device.received == [first, other, first, first, other, first]
-        assert driver.snapshot()["wakes"] == {"interrupts_collapsed": 3}
-    finally:
-        driver.close()
-        os.close(fifo)
-        tun.nothing.close()
-        tun.other_end.close()
 
 
 Ask = Callable[[bytes], Awaitable[dict[str, Any]]]
