@@ -170,19 +170,23 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class WaitSample:
-    """What was waited since the sample before.
+    """What was waited since the sample before, and run.
 
     Attributes:
         time_ns: monotonic.
-        waited_ns: process -> time for which its threads, together, were ready to run and did not; who did not
-            wait is left out. The kernel counts a wait when it ends.
+        waited_ns: process -> time for which that of its threads that waited longest was ready to run and did
+            not; who did not wait is left out. The kernel counts a wait when it ends.
         stolen_ns: time in which a CPU of this machine was to run and the machine's host let it not; of the
             CPU that lost most.
+        ran_ns: process -> time for which the thread that waited longest ran.
+        all_ran_ns: time for which all threads of all processes of the run ran, together.
     """
 
     time_ns: int
     waited_ns: Mapping[str, int] = field(default_factory=dict)
     stolen_ns: int = 0
+    ran_ns: Mapping[str, int] = field(default_factory=dict)
+    all_ran_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -166,23 +166,44 @@ def test_what_few_cpus_cost_without_anybody_else_is_not_counted() -> None:
     assert Waits(waits(500, {**each, ("epc", 200): 11})).within(100 * MS, 400 * MS) == 11 * MS
 
 
+def test_who_waits_for_processes_of_the_bridge_is_not_held_up_by_others() -> None:
+    """Five replacements start at once on two CPUs: each runs 20 of 50 ms, and waits for the others."""
+    names = ("rc-host", "epc", "edma", "peer-rc", "peer-ep")
+    starting = WaitSample(50 * MS, dict.fromkeys(names, 30 * MS), 0, dict.fromkeys(names, 20 * MS), 100 * MS)
+    spinning = WaitSample(50 * MS, {"epc": 25 * MS}, 0, {"epc": 25 * MS}, 50 * MS)
+    beside_others = WaitSample(50 * MS, {"epc": 40 * MS}, 0, {"epc": 10 * MS}, 15 * MS)
+
+    for sample, counted_ms in ((starting, 0), (spinning, 0), (beside_others, 35)):
+        assert Waits([WaitSample(0), sample]).within(0, 50 * MS) == counted_ms * MS
+
+
+def test_what_the_bridge_ran_counts_as_far_back_as_the_wait() -> None:
+    samples = [WaitSample(at * MS, {}, 0, {}, 30 * MS) for at in range(0, 500, 50)]
+    samples.append(WaitSample(500 * MS, {"epc": 200 * MS}, 0, {"epc": 5 * MS}, 35 * MS))
+
+    assert Waits(samples).within(0, 500 * MS) == (200 - 4 * 30) * MS
+
+
 def test_a_wait_that_the_kernel_counts_at_its_end_reaches_back() -> None:
     assert Waits(waits(1000, {("epc", 800): 400})).within(350 * MS, 850 * MS) == 400 * MS
     assert Waits(waits(1000, {("epc", 800): 400})).within(700 * MS, 850 * MS) == 100 * MS
 
 
 @given(
-    st.lists(st.tuples(st.integers(1, 200), st.integers(0, 10**4), st.integers(0, 10**4)), max_size=20),
+    st.lists(
+        st.tuples(st.integers(1, 200), st.integers(0, 10**4), st.integers(0, 10**4), st.integers(0, 10**3)),
+        max_size=20,
+    ),
     st.integers(0, 4000),
     st.integers(0, 4000),
 )
 def test_sum_is_never_longer_than_the_time(
-    steps: list[tuple[int, int, int]], from_ms: int, length_ms: int
+    steps: list[tuple[int, int, int, int]], from_ms: int, length_ms: int
 ) -> None:
     samples, at_ms = [], 0
-    for step_ms, waited_ms, stolen_ms in steps:
+    for step_ms, waited_ms, stolen_ms, ran_ms in steps:
         at_ms += step_ms
-        samples.append(WaitSample(at_ms * MS, {"epc": waited_ms * MS}, stolen_ms * MS))
+        samples.append(WaitSample(at_ms * MS, {"epc": waited_ms * MS}, stolen_ms * MS, {}, ran_ms * MS))
 
     found = Waits(samples).within(from_ms * MS, (from_ms + length_ms) * MS, RESTARTING)
 
@@ -196,24 +217,24 @@ def test_waits_are_kept_with_a_history_and_may_be_missing(tmp_path: Path) -> Non
     chaos_history.write_observed(tmp_path, Observed())
     assert list(chaos_history.read(tmp_path).waits) == []
 
-    samples = [WaitSample(5, {"epc": 7}, 9), WaitSample(6)]
+    samples = [WaitSample(5, {"epc": 7}, 9, {"epc": 3}, 11), WaitSample(6)]
     chaos_history.write_waits(tmp_path, samples)
 
     assert list(chaos_history.read(tmp_path).waits) == samples
 
 
 class Proc:
-    """A made-up /proc: threads with what they waited, CPUs with what was stolen."""
+    """A made-up /proc: threads with what they waited and ran, CPUs with what was stolen."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         (path / "self").mkdir()
         (path / "self" / "schedstat").write_text("1 2 3\n")
 
-    def thread(self, pid: int, thread: int, waited_ns: int) -> None:
+    def thread(self, pid: int, thread: int, waited_ns: int, ran_ns: int) -> None:
         folder = self.path / str(pid) / "task" / str(thread)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "schedstat").write_text(f"999 {waited_ns} 3\n")
+        (folder / "schedstat").write_text(f"{ran_ns} {waited_ns} 3\n")
 
     def stolen(self, *ticks: int) -> None:
         rows = [f"cpu{number} 1 2 3 4 5 6 7 {one} 0 0\n" for number, one in enumerate(ticks)]
@@ -227,24 +248,26 @@ def proc(tmp_path: Path) -> Proc:
     return Proc(tmp_path)
 
 
-def test_samples_tell_what_was_waited_since_the_one_before(proc: Proc) -> None:
+def test_samples_tell_what_was_waited_and_run_since_the_one_before(proc: Proc) -> None:
     sampler = WaitSampler(proc.path)
-    proc.thread(10, 10, 5000)
-    proc.thread(10, 11, 100)
+    proc.thread(10, 10, 5000, 900)
+    proc.thread(10, 11, 100, 800)
     proc.stolen(7, 70)
     sampler.sample({"epc": 10})
 
-    proc.thread(10, 10, 5200)
-    proc.thread(10, 11, 130)
-    proc.thread(20, 20, 44)
+    proc.thread(10, 10, 5200, 907)
+    proc.thread(10, 11, 130, 860)
+    proc.thread(20, 20, 44, 11)
     proc.stolen(9, 71)
     sampler.sample({"epc": 10, "edma": 20})
     proc.stolen(9, 71)
     sampler.sample({"epc": 10, "edma": 20, "peer-rc": 30})
 
     first, second = sampler.samples
-    assert (first.waited_ns, first.stolen_ns) == ({"epc": 230, "edma": 44}, 2 * TICK_NS)
-    assert (second.waited_ns, second.stolen_ns) == ({}, 0)
+    assert first.waited_ns == {"epc": 200, "edma": 44}
+    assert (first.ran_ns, first.all_ran_ns) == ({"epc": 7, "edma": 11}, 7 + 60 + 11)
+    assert first.stolen_ns == 2 * TICK_NS
+    assert (second.waited_ns, second.stolen_ns, second.ran_ns, second.all_ran_ns) == ({}, 0, {}, 0)
 
 
 def test_kernel_that_counts_no_waits_gives_no_samples(tmp_path: Path) -> None:
