@@ -170,7 +170,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class WaitSample:
-    """What was waited since the sample before, and run.
+    """What was waited since the sample before, and what others ran.
 
     Attributes:
         time_ns: monotonic.
@@ -178,15 +178,14 @@ class WaitSample:
             not; who did not wait is left out. The kernel counts a wait when it ends.
         stolen_ns: time in which a CPU of this machine was to run and the machine's host let it not; of the
             CPU that lost most.
-        ran_ns: process -> time for which the thread that waited longest ran.
-        all_ran_ns: time for which all threads of all processes of the run ran, together.
+        others_ran_ns: time for which the CPUs of this machine, together, ran anything but the processes of
+            this run; below 0 where what one of those ran became known later.
     """
 
     time_ns: int
     waited_ns: Mapping[str, int] = field(default_factory=dict)
     stolen_ns: int = 0
-    ran_ns: Mapping[str, int] = field(default_factory=dict)
-    all_ran_ns: int = 0
+    others_ran_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)

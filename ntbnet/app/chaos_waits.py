@@ -5,18 +5,18 @@ for others within the time that is judged, and by no more than itself: a bridge 
 machine.
 
 Processes that wait at the same time hold a packet up once, one after the other they do so twice. Which it was
-within one sample nobody knows, nor on which CPU the bridge's own processes ran meanwhile. Taken is the least:
-a thread waited for those as long as they ran, and of each sample the longest of what is left counts, just
-before the sample was made.
+within one sample nobody knows. Taken is the least: of each sample the longest wait of a thread, just before
+it was made. Processes of the bridge wait for each other, too: so all of it is no more than what others ran,
+or the machine's host took, in that time. With nobody else on the machine that is nothing.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import islice, pairwise
 from statistics import median_low
 from typing import Any
 
@@ -31,8 +31,8 @@ ON_PATH = frozenset({*topology.SERVICES, TRAFFIC})
 """Whose waits hold up a packet; the supervisor's do where a service is replaced."""
 RESTARTING = ON_PATH | {SUPERVISOR}
 OWN_PART = 5
-"""What is less than one such part of the time between two samples does not count: run times are known to a
-tick, and not those of who has just ended."""
+"""What is less than one such part of the time between two samples does not count: so much two CPUs, few for
+seven processes, cost them at any time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,6 @@ class Waits:
         self._times = [sample.time_ns for sample in samples]
         from_first = pairwise([*self._times[:1], *self._times])
         self._least_ns = [(after - before) // OWN_PART for before, after in from_first]
-        self._ran_ns = list(accumulate((sample.all_ran_ns for sample in samples), initial=0))
         self.allowed = 0
 
     def excess(self, spans: Sequence[Span], limit_ms: int, among: frozenset[str] = ON_PATH) -> str:
@@ -100,22 +99,15 @@ class Waits:
         """Time in which ``among`` waited for others, by the samples that enclose it, ns; 0..its length."""
         first = bisect_left(self._times, from_ns)
         last = bisect_left(self._times, until_ns)
-        spans = []
-        for number in range(first, min(last + 1, len(self._samples))):
-            sample = self._samples[number]
-            for_others = (self._for_others(number, name) for name in sample.waited_ns if name in among)
-            longest_ns = max([sample.stolen_ns, *for_others])
-            if longest_ns > self._least_ns[number]:
+        spans, others_ns = [], 0
+        for sample, least_ns in islice(zip(self._samples, self._least_ns, strict=True), first, last + 1):
+            others_ns += sample.others_ran_ns + sample.stolen_ns
+            of_path = (waited_ns for name, waited_ns in sample.waited_ns.items() if name in among)
+            longest_ns = max([sample.stolen_ns, *of_path])
+            if longest_ns > least_ns:
                 spans.append((sample.time_ns - longest_ns, sample.time_ns))
         waited_ns = sum(max(end - max(start, from_ns), 0) for start, end in merged(spans))
-        return min(waited_ns, until_ns - from_ns)
-
-    def _for_others(self, number: int, name: str) -> int:
-        """A wait less what the run's other threads ran meanwhile, ns; negative when they ran longer."""
-        sample = self._samples[number]
-        waited_ns = sample.waited_ns[name]
-        since = min(bisect_right(self._times, sample.time_ns - waited_ns), number)
-        return waited_ns - (self._ran_ns[number + 1] - self._ran_ns[since] - sample.ran_ns.get(name, 0))
+        return max(min(waited_ns, others_ns, until_ns - from_ns), 0)
 
     def totals(self) -> WaitTotals | None:
         """All of it; None where nothing was sampled."""

@@ -52,4 +52,3 @@ def test_processes_that_share_a_cpu_are_seen_to_wait() -> None:
 
     (sample,) = sampler.samples
     assert sum(sample.waited_ns.values()) > SPIN_S / 3 * 1e9
-    assert sample.all_ran_ns > 2 * SPIN_S * 1e9
