@@ -71,8 +71,8 @@ class IdleCores:
 
 def cpu_latency_us(device: Path = CPU_LATENCY) -> int | None:
     """What is in force: latency of a wake that the machine's cores may have, us; None: not known."""
-    with suppress(OSError):
-        return int(struct.unpack("=i", device.read_bytes()[:4])[0])
+    with suppress(OSError, struct.error), device.open("rb", buffering=0) as file:
+        return int(struct.unpack("=i", file.read(4))[0])
     return None
 
 
