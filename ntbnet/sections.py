@@ -356,6 +356,7 @@ class Run:
     """User that services become once their node and memory are open, when `ntbnet up` is run by root; empty:
     they stay who they are."""
 
-    idle_cores: Annotated[str, Choice(("halt", "poll"))] = "halt"
-    """What idle cores of the machine do while the bridge is up; poll: they wait awake (the kernel's
-    /dev/cpu_dma_latency at 0), so that a message wakes its receiver sooner, and no power is saved."""
+    idle_cores: Annotated[str, Choice(("auto", "halt", "poll"))] = "auto"
+    """What idle cores of the machine do; poll: they wait awake while the bridge is up (the kernel's
+    /dev/cpu_dma_latency at 0), so that a message wakes its receiver sooner, and save no power; auto: so while
+    packets cross, where the machine allows it; halt: as they would without the bridge."""

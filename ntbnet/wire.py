@@ -261,7 +261,7 @@ def encode_control(
     body: dict[str, Any] | None = None,
     key: int = 0,
 ) -> tuple[bytes, bytes]:
-    """Header and payload of a message of the path itself (HELLO .. BEAT); ``key`` as for ``encode``."""
+    """Header and payload of a message of the path itself (HELLO .. BEAT); ``key`` as for ``Encoder``."""
     payload = b"" if body is None else _pack_body(body)
     head = _HEAD.pack(
         SCHEMA_VERSION,
@@ -372,20 +372,6 @@ class Decoder:
         return None if source is None or length else Irq(source, address, epoch)
 
 
-def encode(
-    message: Message,
-    src: int,
-    dst: int,
-    incarnation: int,
-    session: int,
-    sequence: int,
-    timestamp_ns: int,
-    key: int = 0,
-) -> tuple[bytes, bytes | memoryview]:
-    """Header and payload of one message; see ``Encoder``."""
-    return Encoder(src, dst, incarnation, session, key).encode(message, sequence, timestamp_ns)
-
-
 def split(frame: bytes) -> Iterator[tuple[bytes, bytes | memoryview]]:
     """Headers and payloads of the messages in one frame, as far as the headers' lengths say.
 
@@ -405,7 +391,7 @@ def split(frame: bytes) -> Iterator[tuple[bytes, bytes | memoryview]]:
 def decode_header(frame: bytes | memoryview, payload: bytes | memoryview, key: int = 0) -> Header:
     """The header of a message, after version, length and checksum were found right.
 
-    ``key`` is the one the sender gave ``encode``.
+    ``key`` is the one the sender gave its ``Encoder``.
 
     Raises:
         WireError: names the field that is wrong; nothing of the message may be used.

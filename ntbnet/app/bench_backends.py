@@ -118,8 +118,11 @@ def backend_counts(status: Mapping[str, Any]) -> dict[str, int]:
         "local_msis": counters["epc"].get("local_msis", 0),
         # by way of the host, or straight to its driver (as a message or a wake): each is counted once
         TO_RC: counters["rc-host"].get("msis", 0) + counters["peer-rc"].get("msis", 0),
+        # before it left, or where it arrived: at the endpoint as a message, at the host's driver as a wake;
+        # what rc-host tells the driver was counted as an MSI already
         MERGED: counters["peer-ep"].get("wakes_merged", 0)
-        + sum(counters[name].get("interrupts_collapsed", 0) for name in ("rc-host", "peer-rc")),
+        + counters["epc"].get("interrupts_collapsed_from_peer-ep", 0)
+        + counters["peer-rc"].get("interrupts_collapsed_from_peer-ep", 0),
         FOUND: sum(queue[end].get("found", 0) for queue in queues for end in ("rc", "ep")),
     }
 

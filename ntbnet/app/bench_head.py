@@ -8,12 +8,27 @@ import sys
 import sysconfig
 import time
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ntbnet import __version__
 from ntbnet.config import Config, to_toml
+from ntbnet.edge.idle_cores import awake, cpu_latency_us
+
+
+@contextmanager
+def measuring(bench: str, config: Config) -> Iterator[dict[str, Any]]:
+    """The keys that a result begins with, complete behind the ``with`` block.
+
+    Within it idle cores wait awake where packets would have them do so (``run.idle_cores``): a bridge, and
+    just so whatever it is compared with.
+    """
+    with awake(config.run.idle_cores != "halt"):
+        result = head(bench, config)
+        yield result
+        end(result)
 
 
 def head(bench: str, config: Config) -> dict[str, Any]:
@@ -47,6 +62,7 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "python_build": python_build(sysconfig.get_config_vars()),
         "loadavg": list(os.getloadavg()),
+        "cpu_latency_us": cpu_latency_us(),
         "tcp_congestion": _first_line("/proc/sys/net/ipv4/tcp_congestion_control"),
         "keeps_bytecode": not sys.dont_write_bytecode,
     }

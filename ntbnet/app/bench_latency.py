@@ -244,10 +244,12 @@ def run(
         for backend, changed in backend_configs(with_fabric(config, fabric)).items()
     }
     bench = Bench(name, configs, tool, plan, say)
-    head = bench_head.head("latency", config)
-    with tempfile.TemporaryDirectory() as folder, references(name, config.netdev.mtu) as compared:
+    with (
+        bench_head.measuring("latency", config) as head,
+        tempfile.TemporaryDirectory() as folder,
+        references(name, config.netdev.mtu) as compared,
+    ):
         bench.run(compared, Path(folder))
-    bench_head.end(head)
     result: dict[str, Any] = {
         **head,
         "fabrics": names,

@@ -48,21 +48,20 @@ def run(name: str, plan: Plan, say: Say, curves: bench_curves.Plan | None = None
     """
     require_programs(("ip",))
     invalid = list[str]()
-    result: dict[str, Any] = {
-        **bench_head.head("micro", load_text("", "defaults")),
-        "rounds": plan.rounds,
-        "tool": choose_tool(),
-        "ping_pong": _ping_pong(name, plan, say, invalid),
-        "stores": _stores(plan, say),
-        "interrupts": _interrupts(plan, say),
-        "ring": _ring(plan, say, invalid),
-        "invalid": invalid,
-    }
-    if curves is not None:
-        found = bench_curves.Curves(name, curves, say).run()
-        invalid += found.pop("invalid")
-        result["curves"] = found
-    bench_head.end(result)
+    with bench_head.measuring("micro", load_text("", "defaults")) as result:
+        result |= {
+            "rounds": plan.rounds,
+            "tool": choose_tool(),
+            "ping_pong": _ping_pong(name, plan, say, invalid),
+            "stores": _stores(plan, say),
+            "interrupts": _interrupts(plan, say),
+            "ring": _ring(plan, say, invalid),
+            "invalid": invalid,
+        }
+        if curves is not None:
+            found = bench_curves.Curves(name, curves, say).run()
+            invalid += found.pop("invalid")
+            result["curves"] = found
     result["budgets"] = bench_budgets.as_json(bench_budgets.micro_rows(result))
     return result
 

@@ -204,11 +204,9 @@ def run(name: str, config: Config, plan: Plan, say: Say) -> dict[str, Any]:
     """
     places = list(settings(config, plan))
     require_programs(("ip", "ping", "iperf3"))
-    head = bench_head.head("throughput", config)
     bench = Bench(name, places, plan, say)
-    with tempfile.TemporaryDirectory() as folder:
+    with bench_head.measuring("throughput", config) as head, tempfile.TemporaryDirectory() as folder:
         bench.run(Path(folder))
-    bench_head.end(head)
     result = {
         **head,
         "rounds": plan.rounds,

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from itertools import pairwise
-from statistics import median, median_low
+from statistics import median
 
 from ntbnet.app.chaos_flows import Flow, back_ns
 from ntbnet.app.chaos_history import (
@@ -30,7 +30,7 @@ from ntbnet.app.chaos_history import (
 from ntbnet.app.chaos_judgement import RULES, Judgement, Recovery
 from ntbnet.app.chaos_scenario import NODES, OUTAGE_MS, SUPERVISOR, Bounds, Scenario
 from ntbnet.app.chaos_services import DIED, judge_services
-from ntbnet.app.chaos_waits import ON_PATH, RESTARTING, Waits, told_wait
+from ntbnet.app.chaos_waits import ON_PATH, RESTARTING, Waits
 from ntbnet.app.chaos_windows import INJECTED, Span, Window, merged, parts_outside, pauses, strikes
 
 MOST_PROBLEMS = 20
@@ -87,6 +87,7 @@ class _Judge:
         self._judge_pressure()
         self._judge_log()
         result = self.result
+        result.allowed_for_waits = self._waits.allowed
         result.problems += [f"{text} (and {more} more)" for text, more in self._excess.items()]
         if result.damaged or result.duplicated or result.misordered:
             result.verdict = "failed"
@@ -106,14 +107,9 @@ class _Judge:
         self, sort: str, span: Span, limit_ms: int, text: str, among: frozenset[str] = ON_PATH
     ) -> None:
         """A problem when a time is longer than its limit and what was waited for a CPU in it."""
-        took_ns, limit_ns = span[1] - span[0], limit_ms * 1_000_000
-        if took_ns <= limit_ns:
-            return
-        waited_ns = self._waits.within(*span, among)
-        if took_ns > limit_ns + min(waited_ns, limit_ns):
-            self._problem(sort, f"{text}, {told_wait(waited_ns / 1e6, limit_ms)}")
-        else:
-            self.result.allowed_for_waits += 1
+        excess = self._waits.excess([span], limit_ms, among)
+        if excess:
+            self._problem(sort, f"{text}, {excess}")
 
     # traffic
 
@@ -179,19 +175,11 @@ class _Judge:
         self._judge_median()
 
     def _judge_median(self) -> None:
-        limit_ms, found_ms = self._bounds.recovery_p50_ms, self.result.recovery_ms()["p50"]
-        if not limit_ms or found_ms is None or found_ms <= limit_ms:
-            return
-        limit_ns = limit_ms * 1_000_000
-        without_ns = median_low(
-            end - start - min(self._waits.within(start, end, RESTARTING), limit_ns)
-            for start, end in self._recovered
-        )
-        if without_ns > limit_ns:
-            waited_ms = found_ms - without_ns / 1e6
-            self._problem("recovery", f"median {found_ms} ms, {told_wait(waited_ms, limit_ms)}")
-        else:
-            self.result.allowed_for_waits += 1
+        limit_ms = self._bounds.recovery_p50_ms
+        if limit_ms and self._recovered:
+            excess = self._waits.excess(self._recovered, limit_ms, RESTARTING)
+            if excess:
+                self._problem("recovery", f"median {self.result.recovery_ms()['p50']} ms, {excess}")
 
     def _back(
         self, fault: FaultRecord, since_ns: int, next_ns: int | None, outage_ms: int
@@ -486,6 +474,12 @@ class _Judge:
             if rule.again < least:
                 self._gaps.append(
                     f"rule {number} ({rule.kind}) had interrupts come {rule.again} times again, "
+                    f"at least {least} make a test"
+                )
+            least = min(rule.again_wanted // 2, self._bounds.min_handled)
+            if rule.handled < least:
+                self._gaps.append(
+                    f"rule {number} ({rule.kind}) had a handler run {rule.handled} times, "
                     f"at least {least} make a test"
                 )
         if self._scenario.rules and len(observed.rules) != len(self._scenario.rules):

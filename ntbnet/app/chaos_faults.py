@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ntbnet.app.ask import ask
-from ntbnet.edge.fault_files import AGAIN_AT, Crash, FaultFolder
+from ntbnet.edge.fault_files import AGAIN_AT, HANDLED_AT, Crash, FaultFolder
 from ntbnet.edge.process import alive
 from ntbnet.edge.rundir import RunDir
 from ntbnet.edge.strikes import things_seen
@@ -32,7 +32,8 @@ class Injected:
         by_rule: times, in the order of the plan's rules.
         by_service: service -> times.
         expected: by rule: times that its rate and the traffic let expect; None where that is not counted.
-        again: by rule: interrupts that came again, and were handed to whom they interrupt.
+        again: by rule: interrupts that came again at whom they interrupt.
+        handled: by rule: runs of a handler that those were worth; equal ones in a row share runs.
     """
 
     by_kind: dict[str, int] = field(default_factory=dict)
@@ -40,6 +41,7 @@ class Injected:
     by_service: dict[str, int] = field(default_factory=dict)
     expected: tuple[int | None, ...] = ()
     again: tuple[int, ...] = ()
+    handled: tuple[int, ...] = ()
 
     @property
     def total(self) -> int:
@@ -110,7 +112,10 @@ def _injected(folder: FaultFolder, plan: FaultPlan) -> Injected:
         by_rule,
         {service: sum(numbers[: len(by_rule)]) for service, numbers in counts.items()},
         tuple(_expected(plan, rule, counts) for rule in range(len(by_rule))),
-        tuple(sum(numbers[AGAIN_AT + rule] for numbers in counts.values()) for rule in range(len(by_rule))),
+        *(
+            tuple(sum(numbers[at + rule] for numbers in counts.values()) for rule in range(len(by_rule)))
+            for at in (AGAIN_AT, HANDLED_AT)
+        ),
     )
 
 

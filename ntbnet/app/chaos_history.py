@@ -144,8 +144,9 @@ class RuleCount:
         kind: of the fault.
         injected: times.
         expected: times that rate and traffic let expect; None where the traffic it is about is not counted.
-        again: interrupts that came again by it, and were handed to whom they interrupt.
+        again: interrupts that came again by it at whom they interrupt.
         again_wanted: interrupts that had to come again.
+        handled: runs of a handler for those that came again; equal ones in a row share runs.
     """
 
     kind: str
@@ -153,6 +154,7 @@ class RuleCount:
     expected: int | None = None
     again: int = 0
     again_wanted: int = 0
+    handled: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,19 +174,22 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class WaitSample:
-    """What was waited since the sample before.
+    """What was waited since the sample before, and what others ran.
 
     Attributes:
         time_ns: monotonic.
-        waited_ns: process -> time for which its threads, together, were ready to run and did not; who did not
-            wait is left out. The kernel counts a wait when it ends.
+        waited_ns: process -> time for which that of its threads that waited longest was ready to run and did
+            not; who did not wait is left out. The kernel counts a wait when it ends.
         stolen_ns: time in which a CPU of this machine was to run and the machine's host let it not; of the
             CPU that lost most.
+        others_ran_ns: time for which the CPUs of this machine, together, ran anything but the processes of
+            this run; below 0 where what one of those ran became known later.
     """
 
     time_ns: int
     waited_ns: Mapping[str, int] = field(default_factory=dict)
     stolen_ns: int = 0
+    others_ran_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,7 +58,12 @@ class Judgement:
             "faults": len([one for one in self.recoveries if one.fault.kind != RULES]),
             "injected": self.injected,
             "injected_by_rule": [
-                {"kind": rule.kind, "injected": rule.injected, "interrupts_again": rule.again}
+                {
+                    "kind": rule.kind,
+                    "injected": rule.injected,
+                    "interrupts_again": rule.again,
+                    "interrupts_handled": rule.handled,
+                }
                 for rule in self.rules
             ],
             "recovery_ms": self.recovery_ms(),

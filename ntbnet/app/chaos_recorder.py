@@ -27,6 +27,7 @@ from ntbnet.edge.shm import SHM_FOLDER
 UDP_KEYS = ("InDatagrams", "OutDatagrams", "SndbufErrors", "RcvbufErrors", "InCsumErrors")
 SAMPLE_INTERVAL_NS = 2_000_000_000
 FORK_SERVER = "fork server"
+RECORDER = "recorder"
 GROWN_S = 2.0
 """A younger process still imports and allocates."""
 MOST_ERRORS = 1000
@@ -136,7 +137,7 @@ class Recorder:
     # waits for a CPU
 
     def sample_waits(self) -> None:
-        """How long each process of the bridge, and the traffic, waited since the last time."""
+        """How long each process of this run waited since the last time; what ours runs is not of others."""
         run = self._bridge.run
         record = run.read_run()
         found = {name: run.process(name) for name in topology.SERVICES}
@@ -144,7 +145,7 @@ class Recorder:
         pids = {name: process.pid for name, process in found.items() if process is not None}
         if self.traffic_pid is not None:
             pids[TRAFFIC] = self.traffic_pid
-        self.waits.sample(pids)
+        self.waits.sample({**pids, RECORDER: os.getpid()})
 
     # memory and descriptors
 

@@ -192,11 +192,10 @@ def run(wanted: Wanted, folder: Path, say: Say) -> Done:
 
 def _counted(rules: Sequence[FaultRule], injected: Injected) -> Iterator[RuleCount]:
     """What was injected, by rule; nothing when nothing was counted."""
-    for rule, times, expected, again in zip(
-        rules, injected.by_rule, injected.expected, injected.again, strict=False
-    ):
+    counts = injected.by_rule, injected.expected, injected.again, injected.handled
+    for rule, times, expected, again, handled in zip(rules, *counts, strict=False):
         wanted = times * rule.parameter("burst") if rule.kind in REPEATING else 0
-        yield RuleCount(rule.kind, times, expected, again, wanted)
+        yield RuleCount(rule.kind, times, expected, again, wanted, handled)
 
 
 def judge(history: History, scenario: Scenario) -> Judgement:

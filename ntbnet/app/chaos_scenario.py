@@ -184,8 +184,12 @@ class Bounds:
     """Fewer faults injected by [[rules]] make the run say nothing: the verdict is unknown."""
 
     min_again: Annotated[int, Integer(0, 1 << 30, "interrupts")] = 0
-    """Fewer interrupts that a storm, or spurious ones, brought to whom they interrupt make the run say
-    nothing; never more than half of those that a rule had to bring."""
+    """Fewer interrupts that a storm, or spurious ones, had come at whom they interrupt make the run say
+    nothing; never more than a rule had to bring."""
+
+    min_handled: Annotated[int, Integer(0, 1 << 30, "runs")] = 0
+    """Fewer runs of a handler for those interrupts make the run say nothing: equal ones in a row share runs.
+    Never more than half of what a rule had to bring."""
 
     min_stops: Annotated[int, Integer(0, 1 << 30, "times")] = 0
     """Fewer times that a full ring stopped what a node sends make the run say nothing."""

@@ -115,7 +115,7 @@ class BarSet:
         """Forget what the host wrote, addresses and memory enable; sizes and flags stay."""
         self._words = [0] * BAR_COUNT
         self._memory_enabled = False
-        self._claims: tuple[tuple[int, int, int], ...] = ()
+        self._rebuild_claims()
 
     @property
     def memory_enabled(self) -> bool:
@@ -272,5 +272,7 @@ class BarSet:
 
     def _rebuild_claims(self) -> None:
         spans = {bar: self.span(bar) for bar in sorted(self._configs)} if self._memory_enabled else {}
-        self._claims = tuple((span.base, span.end, bar) for bar, span in spans.items() if span is not None)
+        self._claims: tuple[tuple[int, int, int], ...] = tuple(
+            (span.base, span.end, bar) for bar, span in spans.items() if span is not None
+        )
         self.on_change()

@@ -292,7 +292,6 @@ class TxRing:
             return -errno.EAGAIN
         index = self.index
         self.entries -= 1
-        self._borrow()
         if self._in_flight or (self.dma is not None and length >= self.dma.copy_bytes):
             self._send_behind(payload, length, flags, on_sent)
         else:
@@ -315,7 +314,8 @@ class TxRing:
         self.tx_memcpy += 1
 
     def store_payload(self, index: int, payload: Buffer, length: int) -> None:
-        """Store the payload of frame ``index`` with the CPU."""
+        """Store the payload of frame ``index`` with the CPU, in place wherever its header will be."""
+        self._borrow()
         self._store("ring.payload", self._starts[index], memoryview(payload)[:length])
 
     def _publish(self, index: int, ver: int, length: int, flags: int) -> None:

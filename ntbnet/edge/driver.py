@@ -158,7 +158,7 @@ class Driver:
         self._left: asyncio.Event | None = None
         self._logged_refusals: set[tuple[str, str]] = set()
         self.tun_write_drops = 0
-        self._interrupts = PendingInterrupts()
+        self._interrupts = PendingInterrupts(device.handle)
         self.failure: BaseException | None = None
         self._wakes = None if wake_path is None else Wakes(service, wake_path, self._on_wake, self._end_step)
         self._guard = guard
@@ -173,17 +173,18 @@ class Driver:
     def _call_directly(self) -> None:
         """All passes through these; faults, stopwatch and tracer stand around them while there are any."""
         self._bus.on_message = self._on_message
-        self._handle: Callable[[str, Message, int], Sequence[Effect]] = self._device.handle
+        self._handle: Callable[[str, Message, int], Sequence[Effect]] = self._interrupts.handle
         self._on_deadline: Callable[[int], Sequence[Effect]] = self._device.on_deadline
         self._send: Callable[[str, bytes, bytes | memoryview], bool] = self._bus.send
         self._send_now: Callable[[str, bytes, bytes | memoryview], bool] = self._bus.send_now
         self._forget: Callable[[str], None] = self._bus.forget
-        self._flush: Callable[[], None] = self._flush_all
+        self._flush: Callable[[], None] = self._hand_over
         if self._tun is not None and self._packets is not None:
             self._packets.call_directly()
             self._write_tun: Callable[[memoryview, bytes], bool] = self._tun.write
         self._act: Callable[[str, Message, int, bytes], None] = self._handle_message
         self._run_interrupt: Callable[[str, Irq | MemWrite], None] = self._handle_interrupt
+        self._repeat_interrupt: Callable[[str, Irq | MemWrite], None] = self._handle_again
         self._again: Callable[[str, Irq | MemWrite], None] = self._on_wake
         """Takes wakes that faults repeat."""
         if self._wakes is not None:
@@ -194,6 +195,8 @@ class Driver:
         self._call_directly()
         if self._faults is not None:
             self._handle = self._faults.around_handle(self._handle)
+        if self._stopwatch is not None:
+            self._handle = self._stopwatch.around("in", self._handle)
         if self._tracer is not None:
             self._trace_what_comes(self._tracer)
         if self._faults is not None:
@@ -210,7 +213,7 @@ class Driver:
         if faults is not None:
             device = self._device
             signalled = (device.is_interrupt,) if isinstance(device, SignalledDevice) else ()
-            faults.attach(self._clock, self._loop, self._flush_all, self._interrupt, self._paths, *signalled)
+            faults.attach(self._clock, self._loop, self._end_step, self._interrupt, self._paths, *signalled)
         self._connect()
 
     def _call_faulty(self, faults: FaultLayer) -> None:
@@ -225,7 +228,6 @@ class Driver:
 
     def _time_everything(self, stopwatch: Stopwatch) -> None:
         self._bus.on_message = stopwatch.around("arrived", self._on_message)
-        self._handle = stopwatch.around("in", self._handle)
         self._send = stopwatch.around("out", self._send)
         self._flush = stopwatch.around_flush(self._flush)
         if self._packets is not None:
@@ -246,12 +248,14 @@ class Driver:
 
     def _trace_what_comes(self, tracer: Tracer) -> None:
         """Inside of the faults: what is noted is what was handled."""
-        self._act = tracer.around_act(self._act)
-        self._run_interrupt = tracer.wakes.around_interrupt(self._run_interrupt)
+        wakes, interrupts = tracer.wakes, self._interrupts
+        self._act = tracer.around_act(self._act, interrupts)
+        self._run_interrupt = wakes.around_interrupt(self._run_interrupt, interrupts)
+        self._repeat_interrupt = wakes.around_interrupt(self._repeat_interrupt, interrupts)
         if self._wakes is not None:
-            way = self._interrupts, self._handle, self._perform
-            self._wakes.on_wake = tracer.wakes.taker(*way)
-            self._again = tracer.wakes.taker(*way, is_again=True)
+            way = interrupts, self._handle, self._perform
+            self._wakes.on_wake = wakes.taker(*way)
+            self._again = wakes.taker(*way, is_again=True)
 
     def _trace_what_goes(self, tracer: Tracer) -> None:
         """Outside of them."""
@@ -275,6 +279,11 @@ class Driver:
     def device(self) -> Device:
         """The device that runs."""
         return self._device
+
+    def on_packets(self, tell: Callable[[], None]) -> None:
+        """Have ``tell`` called at each burst of packets of the node's stack."""
+        if self._packets is not None:
+            self._packets.on_packets = tell
 
     def start(
         self, loop: asyncio.AbstractEventLoop, question_endpoint: str, status: Callable[[], dict[str, Any]]
@@ -345,13 +354,8 @@ class Driver:
             self._paths_moved = True
             if path.outgoing or path.changes:
                 self._unsettled.append(path)
-        elif not isinstance(message, Irq):
-            self._interrupts.pass_by()
+        else:
             self._act(label, message, now_ns, header)
-        elif not self._interrupts.is_pending(label, message):
-            self._act(label, message, now_ns, header)
-        elif self._tracer is not None:
-            self._tracer.note_merged(label, message, now_ns, header)
         if self._unsettled:
             self._settle_all(now_ns)
 
@@ -364,41 +368,40 @@ class Driver:
         path = self._paths[label]
         if path.refused:
             self._log_refusals(path)
-        self._flush()
-        self._arm()
+        self._end_step()
 
     def _on_wake(self, src: str, message: Irq | MemWrite) -> None:
-        if isinstance(message, Irq):
-            if self._interrupts.is_pending(src, message):
-                return
-        else:
-            self._interrupts.pass_by()
         now_ns = self._clock()
         effects = self._handle(src, message, now_ns)
         if effects:
             self._perform(effects, now_ns)
 
-    def _interrupt(self, src: str, message: Irq | MemWrite) -> None:
-        """An interrupt at this CPU, past the faults: the fault layer has it come again."""
-        if not self._interrupts.is_pending(src, message):
-            self._run_interrupt(src, message)
+    def _interrupt(self, src: str, message: Irq | MemWrite) -> bool:
+        """An interrupt at this CPU, past the faults: the fault layer has it come again.
+
+        Returns:
+            False for one that is handled together with another one.
+        """
+        before = self._interrupts.collapsed[src]
+        self._repeat_interrupt(src, message)
+        return self._interrupts.collapsed[src] == before
+
+    def _handle_again(self, src: str, message: Irq | MemWrite) -> None:
+        now_ns = self._clock()
+        self._perform(self._interrupts.handle(src, message, now_ns), now_ns)
 
     def _handle_interrupt(self, src: str, message: Irq | MemWrite) -> None:
         now_ns = self._clock()
         self._perform(self._device.handle(src, message, now_ns), now_ns)
 
     def _end_step(self) -> None:
+        for src, message in self._interrupts.end_step():
+            self._run_interrupt(src, message)
         self._flush()
         self._arm()
 
-    def _flush_all(self) -> None:
+    def _hand_over(self) -> None:
         """Hand over what was sent: wakes last, behind the messages and stores of the same occasion."""
-        interrupts = self._interrupts
-        interrupts.pass_by()
-        if interrupts.waiting:
-            for src, message in interrupts.take():
-                self._run_interrupt(src, message)
-            interrupts.pass_by()
         self._bus.flush()
         if self._wakes is not None:
             self._wakes.flush()
@@ -515,8 +518,7 @@ class Driver:
         if now_ns >= self._beat_ns and self._traces is not None:
             self._beat_ns = now_ns + BEAT_NS
             self._beat(self._traces)
-        self._flush()
-        self._arm()
+        self._end_step()
 
     def _beat(self, traces: TraceSource) -> None:
         """Tell the flight recorder how much happened."""
@@ -593,7 +595,7 @@ class Driver:
         }
 
     def _count_wakes(self) -> dict[str, int]:
-        """Wakes refused, dropped or merged; interrupts, however they came, that were handled with others."""
+        """Wakes refused, dropped or merged; interrupts, by sender, that were handled with others."""
         counters = {} if self._wakes is None else dict(self._wakes.counters)
-        collapsed = self._interrupts.collapsed
-        return counters | ({"interrupts_collapsed": collapsed} if collapsed else {})
+        collapsed = self._interrupts.collapsed.items()
+        return counters | {f"interrupts_collapsed_from_{src}": count for src, count in collapsed if count}

@@ -7,7 +7,8 @@ goes on where it was.
 ========================  ====================================================================
 ``plan``                  the plan (msgpack)
 ``counts.SERVICE``        64-bit words, mapped: injections by rule, then things seen by stream, then by rule
-                          interrupts that came again, then by rule injections that the log tells of
+                          interrupts that came again, then by rule injections that the log tells of, then
+                          by rule interrupts that came again and had their own run of a handler
 ``crash.SERVICE``         where that service is to die (msgpack); renamed by who does
 ``crashed.SERVICE``       where it did
 ========================  ====================================================================
@@ -37,7 +38,8 @@ MAX_FILE_BYTES = 1 << 20
 MAX_STREAMS = 64
 AGAIN_AT = MAX_RULES + MAX_STREAMS
 TOLD_AT = AGAIN_AT + MAX_RULES
-WORDS = TOLD_AT + MAX_RULES
+HANDLED_AT = TOLD_AT + MAX_RULES
+WORDS = HANDLED_AT + MAX_RULES
 COUNTS_BYTES = 8 * WORDS
 MAX_NTH = 1 << 32
 

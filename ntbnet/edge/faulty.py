@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from ntbnet.devices.effects import Effect
     from ntbnet.devices.path import Path
 
-TURN = 500
-"""Interrupts of a storm taken before the event loop gets its turn."""
+TURN = 40
+"""Interrupts of a storm that come before the event loop gets its turn. Those of a line are handled in two
+runs (see ``pending.py``), so that a storm of 100000 is 5000 runs: it is one for the driver, too."""
 AGAIN_S = 0.001
 """Distance at which a stuck interrupt comes again."""
 SWAP_US = 5_000
@@ -51,6 +52,8 @@ Handle = Callable[[str, Message, int], "Sequence[Effect]"]
 Interrupt: TypeAlias = "Irq | MemWrite"
 Wake = Callable[[str, Interrupt], None]
 SendWake = Callable[[str, Interrupt], bool]
+Again = Callable[[Interrupt], bool]
+"""Has an interrupt come once more; False for one that is handled together with another."""
 
 
 @dataclass(slots=True)
@@ -58,7 +61,7 @@ class _Burst:
     """An interrupt that has to come ``left`` times more, for the rule at place ``index`` of the plan."""
 
     message: Interrupt
-    again: Callable[[Interrupt], None]
+    again: Again
     left: int
     index: int
 
@@ -102,7 +105,7 @@ class FaultLayer:
         clock: Callable[[], int],
         loop: Loop,
         flush: Callable[[], None],
-        interrupt: Callable[[str, Interrupt], None],
+        interrupt: Callable[[str, Interrupt], bool],
         paths: dict[str, Path],
         is_interrupt: Callable[[str, Message], bool] = lambda _src, _message: False,
     ) -> None:
@@ -111,8 +114,8 @@ class FaultLayer:
         Args:
             clock: monotonic ns.
             loop: of the service.
-            flush: hands over what was sent.
-            interrupt: raises an interrupt of a neighbour at this service's CPU.
+            flush: ends a step: hands over what was sent, arms the timer.
+            interrupt: raises an interrupt of a neighbour at this service's CPU; as Again.
             paths: of the service, by neighbour.
             is_interrupt: True for a message of a neighbour, no Irq, that interrupts this service's CPU.
         """
@@ -261,15 +264,19 @@ class FaultLayer:
             lose: told of one that is lost.
         """
 
+        def comes_again(src: str, message: Interrupt) -> bool:
+            again(src, message)
+            return True
+
         def faulty(src: str, message: Irq | MemWrite) -> None:
-            if isinstance(message, Irq) or not self._is_lost(src, message, lambda one: again(src, one)):
+            if isinstance(message, Irq) or not self._is_lost(src, message, lambda one: comes_again(src, one)):
                 on_wake(src, message)
             else:
                 lose(src, message)
 
         return faulty
 
-    def _is_lost(self, src: str, message: Interrupt, again: Callable[[Interrupt], None]) -> bool:
+    def _is_lost(self, src: str, message: Interrupt, again: Again) -> bool:
         """True for an interrupt that does not arrive; has others come again."""
         number, path = self._strikes.number(f"interrupts from {src}"), f"{src}>{self._service} interrupts"
         is_lost = False
@@ -290,7 +297,7 @@ class FaultLayer:
                 self._storm(one, again, rule.parameter("burst"), index)
         return is_lost
 
-    def _storm(self, message: Interrupt, again: Callable[[Interrupt], None], left: int, index: int) -> None:
+    def _storm(self, message: Interrupt, again: Again, left: int, index: int) -> None:
         """Begin to have an interrupt come ``left`` times more, TURN of them in a turn of the loop."""
         if not self._bursts:
             self._loop.call_soon(self._on_turn)
@@ -302,21 +309,17 @@ class FaultLayer:
         bursts, self._bursts = self._bursts, []
         for one in bursts:
             for _ in range(min(one.left, TURN)):
-                one.again(one.message)
-                self._strikes.came_again(one.index)
+                self._strikes.came_again(one.index, handled=one.again(one.message))
             one.left -= min(one.left, TURN)
         self._flush()
         if not self._bursts and any(one.left for one in bursts):
             self._loop.call_soon(self._on_turn)
         self._bursts += [one for one in bursts if one.left]
 
-    def _stick(
-        self, message: Interrupt, again: Callable[[Interrupt], None], until_ns: int, index: int
-    ) -> None:
+    def _stick(self, message: Interrupt, again: Again, until_ns: int, index: int) -> None:
         if self._is_over or self._clock() >= until_ns:
             return
-        again(message)
-        self._strikes.came_again(index)
+        self._strikes.came_again(index, handled=again(message))
         self._flush()
         self._loop.call_later(AGAIN_S, self._stick, message, again, until_ns, index)
 

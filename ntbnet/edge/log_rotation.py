@@ -1,8 +1,8 @@
 """Log files that are set aside when they have grown: ``epc.jsonl``, then ``epc.1.jsonl``, ``epc.2.jsonl``...
 
 The old file is renamed under its writer, who goes on in it until it takes the new one: no line is lost on
-the way. The oldest file goes; where there may be only one, that is the old one. A service gets the new one from
-its supervisor, as an open descriptor, since it may not be allowed to open any.
+the way. The oldest file goes; where there may be only one, that is the old one. A service gets the new one
+from its supervisor, as an open descriptor, since it may not be allowed to open any.
 """
 
 from __future__ import annotations

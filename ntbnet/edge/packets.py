@@ -48,6 +48,7 @@ class Packets:
         buffer: what the newest packet was read into.
         read: reads a packet into a buffer; its length, 0 for none.
         transmit, end_burst, poll: the device's.
+        on_packets: called at each burst.
 
     These functions may be replaced while it runs.
     """
@@ -70,10 +71,11 @@ class Packets:
         self._is_stopped = False
         self._singles = 0
         self.buffer = memoryview(b"")
+        self.on_packets: Callable[[], None] = _nothing
         self.call_directly()
 
     def call_directly(self) -> None:
-        """Put everything back that was replaced."""
+        """Put everything back that was replaced, but for ``on_packets``."""
         self.read: Callable[[memoryview], int] = self._tun.readinto
         self.transmit: Callable[[int, int], Sequence[Effect]] = self._device.transmit
         self.end_burst: Callable[[int], Sequence[Effect]] = self._device.end_burst
@@ -114,6 +116,7 @@ class Packets:
         self._ticker.start(period_ns)
 
     def _on_tun(self) -> None:
+        self.on_packets()
         device, read, transmit = self._device, self.read, self.transmit
         now_ns = self._clock()
         is_single = self._singles >= SINGLES and self._singles % LOOK_AGAIN
@@ -142,3 +145,7 @@ class Packets:
             if effects:
                 self._perform(effects, now_ns)
                 self._end_step()
+
+
+def _nothing() -> None:
+    pass

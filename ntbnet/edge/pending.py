@@ -3,49 +3,73 @@
 As an interrupt controller latches a line or a vector once until it is taken: an interrupt equal to the one
 before it, with nothing in between, waits for the end of the step, and is handled once more there, however
 often it came. So a storm of interrupts costs two runs of the handler in each step, and packets and messages
-have their turns.
+have their turns. Message-signalled ones are writes, and no write may be merged with another.
 """
 
 from __future__ import annotations
 
-from ntbnet.wire import Irq, MemWrite
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-Interrupt = tuple[str, "Irq | MemWrite"]
+from ntbnet.wire import Irq, IrqSource, Message
+
+if TYPE_CHECKING:
+    from ntbnet.devices.effects import Effect
+
+MAX_WAITING = 64
+"""Interrupts that wait at a time: as many as there are lines and vectors. More come from a sender that makes
+them up, and each of those is handled at once: nobody makes a step remember more."""
+
+Handle = Callable[[str, Message, int], "Sequence[Effect]"]
+Interrupt = tuple[str, Irq]
 """Sender, and what it sent."""
+_Key = tuple[str, IrqSource, int, int]
 
 
 class PendingInterrupts:
     """Those of one step of the driver.
 
+    Args:
+        handle: the device's.
+
     Attributes:
-        waiting: to be handled at the end of the step, in the order in which they first came again.
-        collapsed: interrupts that were handled together with another one, so far.
+        collapsed: interrupts that were handled together with another one, so far, by sender.
+        merged: how often the device was not told at once, so far.
     """
 
-    __slots__ = ("_last", "collapsed", "waiting")
+    __slots__ = ("_handle", "_last", "_waiting", "collapsed", "merged")
 
-    def __init__(self) -> None:
-        self._last: Interrupt | None = None
-        self.waiting: list[Interrupt] = []
-        self.collapsed = 0
+    def __init__(self, handle: Handle) -> None:
+        self._handle = handle
+        self._last: _Key | None = None
+        self._waiting: dict[_Key, Interrupt] = {}
+        """In the order in which they first came again."""
+        self.collapsed: Counter[str] = Counter()
+        self.merged = 0
 
-    def is_pending(self, src: str, message: Irq | MemWrite) -> bool:
-        """True for an interrupt that now waits; False for one that is to be handled at once."""
-        last = self._last
-        if last is None or last != (src, message):
-            self._last = src, message
-            return False
-        if last in self.waiting:
-            self.collapsed += 1
-        else:
-            self.waiting.append(last)
-        return True
+    def handle(self, src: str, message: Message, now_ns: int) -> Sequence[Effect]:
+        """What the device does about a message; nothing yet about an interrupt that waits now."""
+        if not isinstance(message, Irq):
+            self._last = None
+            return self._handle(src, message, now_ns)
+        key = src, message.source, message.bits, message.epoch
+        if key != self._last:
+            self._last = key
+        elif key in self._waiting:
+            self.collapsed[src] += 1
+            self.merged += 1
+            return ()
+        elif len(self._waiting) < MAX_WAITING:
+            self._waiting[key] = src, message
+            self.merged += 1
+            return ()
+        return self._handle(src, message, now_ns)
 
-    def pass_by(self) -> None:
-        """Something else was handled, or the step ended: the next interrupt is handled at once."""
+    def end_step(self) -> Sequence[Interrupt]:
+        """What waited, for the device itself to handle; the next interrupt is handled at once."""
         self._last = None
-
-    def take(self) -> list[Interrupt]:
-        """The end of the step: what waited."""
-        waiting, self.waiting = self.waiting, []
-        return waiting
+        if not self._waiting:
+            return ()
+        waiting, self._waiting = self._waiting, {}
+        return list(waiting.values())

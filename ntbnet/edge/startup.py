@@ -37,7 +37,7 @@ from ntbnet.edge.clock import monotonic_ns
 from ntbnet.edge.config_file import DEFAULT_NAME, load_config
 from ntbnet.edge.driver import Device, Driver
 from ntbnet.edge.fault_source import FaultSource
-from ntbnet.edge.idle_cores import keep_polling
+from ntbnet.edge.idle_cores import IdleCores
 from ntbnet.edge.lifeline import announce
 from ntbnet.edge.privileges import account, become
 from ntbnet.edge.rundir import RunDir
@@ -150,16 +150,12 @@ def _run(
     is_local = config.bridge.fabric == "local"
     ring = _ring(config)
     dram = far_dram = tun = far = None
-    polling_fd = -1
+    cores = None
     try:
         dram, window = _attach(run, config, node)
         if recipe.needs_tun:
             tun = Tun(f"{run.name}-{node}", config.netdev.tun, offload_bytes(config))
-            if config.run.idle_cores == "poll":
-                try:
-                    polling_fd = keep_polling()
-                except OSError as refusal:
-                    log.emit("service.cores_halt", reason=str(refusal))
+            cores = _idle_cores(config.run.idle_cores, log)
         if recipe.stores_far and is_local:
             far_dram, far_window = _attach(run, config, "ep" if node == "rc" else "rc")
             words = Window(open_lease(run.lease_path), 0, "lease")
@@ -178,6 +174,8 @@ def _run(
             log.emit("security.privileges_dropped", user=user.user)
         guard = _guard(service, config, ring, log)
         driver = _driver(device, paths, service, config, run, log, tun, wake_path, faults, guard, traces)
+        if cores is not None and config.run.idle_cores == "auto":
+            driver.on_packets(cores.on_packets)
         about = {"service": service, "node": node, "pid": os.getpid(), "epoch": incarnation, "run_id": run_id}
         about |= {"fabric": config.bridge.fabric, "profile": config.bridge.profile}
         question_endpoint = f"ipc://{run.socket_path(f'ask.{service}')}"
@@ -187,13 +185,28 @@ def _run(
         traces.close()
         return code
     finally:
-        if polling_fd >= 0:
-            os.close(polling_fd)
+        if cores is not None:
+            cores.close()
         if tun is not None:
             tun.close()
         for memory in (dram, far_dram):
             if memory is not None:
                 memory.close()
+
+
+def _idle_cores(what: str, log: Logger) -> IdleCores | None:
+    """Opened while we may, see [run] idle_cores; None when they are to halt, or the machine refuses."""
+    if what == "halt":
+        return None
+    try:
+        cores = IdleCores()
+    except OSError as refusal:
+        if what == "poll":
+            log.emit("service.cores_halt", reason=str(refusal))
+        return None
+    if what == "poll":
+        cores.stay_awake()
+    return cores
 
 
 def _attach(run: RunDir, config: Config, node: str) -> tuple[Dram, Window]:

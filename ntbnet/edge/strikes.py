@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from ntbnet.edge.clock import monotonic_ns
-from ntbnet.edge.fault_files import AGAIN_AT, TOLD_AT
+from ntbnet.edge.fault_files import AGAIN_AT, HANDLED_AT, TOLD_AT
 from ntbnet.faults import DEVICE_MESSAGES, KINDS, MAX_RULES, RECEIVER, SERVICE, FaultPlan, FaultRule
 from ntbnet.topology import SERVICES
 
@@ -148,9 +148,15 @@ class Strikes:
         self._counts[at] = number + 1
         return number
 
-    def came_again(self, index: int) -> None:
-        """An interrupt came once more, for the rule at that place of the plan."""
+    def came_again(self, index: int, *, handled: bool) -> None:
+        """An interrupt came once more, for the rule at that place of the plan.
+
+        Args:
+            index: of the rule.
+            handled: a handler runs for it, not for it and others together.
+        """
         self._counts[AGAIN_AT + index] += 1
+        self._counts[HANDLED_AT + index] += handled
 
     def hit_by(self, place: str, word: str, src: str, dst: str, path: str, number: int) -> list[Hit]:
         """The rules that hit this very thing: counted and logged.

@@ -23,6 +23,7 @@ from ntbnet.trace_records import (
     HEADER_BYTES,
     RECORD,
     RECORD_BYTES,
+    RESULT_AT,
     SEEN_AT,
     SERVICES,
     TRANSLATED_AT,
@@ -79,6 +80,8 @@ class Notes(NamedTuple):
     note_frame: Callable[[int, int, int, int, int, int, int, int, int, int, int, int, bytes], int]
     """A packet or frame: mono_ns, kind, flags, result, epoch, flow, address, length, queue, slot, amount,
     tag, data. Its number."""
+    amend_result: Callable[[int, int], None]
+    """Give the record of that number this result, unless newer ones have replaced it."""
     amend: Callable[[int, int, int, int], None]
     """Complete the record of that number, unless newer ones have replaced it: its flags, ``translated``, and
     ``amount``; one above AMOUNT_MAX is that."""
@@ -236,7 +239,11 @@ def writer(view: memoryview, capacity: int, clock: Callable[[], int] = monotonic
                 pack_amount(view, place + AMOUNT_AT, AMOUNT_MAX)
             view[place + FLAGS_AT] = flags
 
-    return Notes(note, note_access, note_frame, amend)
+    def amend_result(which: int, result: int) -> None:
+        if number - which < capacity:
+            view[HEADER_BYTES + (which - 1) % capacity * RECORD_BYTES + RESULT_AT] = result
+
+    return Notes(note, note_access, note_frame, amend_result, amend)
 
 
 class TraceRing:

@@ -15,6 +15,7 @@ from ntbnet.devices.memory import Buffer
 from ntbnet.devices.trace_points import NONE
 from ntbnet.edge.clock import monotonic_ns
 from ntbnet.edge.packet_tracer import FramesDevice, PacketTracer
+from ntbnet.edge.pending import PendingInterrupts
 from ntbnet.edge.trace_ring import Notes
 from ntbnet.edge.wake_tracer import Occasion, RegistersDevice, WakeTracer
 from ntbnet.topology import NODE_OF
@@ -39,7 +40,7 @@ _REG_READ = int(Kind.REG_READ)
 _SENT, _DIRECT, _TRANSLATED = int(Flag.SENT), int(Flag.DIRECT), int(Flag.TRANSLATED)
 _OUTBOUND = int(Flag.OUTBOUND)
 _HANDLED, _REGISTER = int(StoredFlag.HANDLED), int(StoredFlag.REGISTER)
-_UR, _MERGED = int(Result.UR), int(Result.MERGED)
+_UR = int(Result.UR)
 _EDMA = int(Block.EDMA)
 _EDMA_LINE = int(IrqSource.EDMA_LINE)
 _KINDS = {
@@ -96,8 +97,13 @@ class Tracer:
 
     # messages
 
-    def around_act(self, bare: Act) -> Act:
-        """A message that was taken: its handler, with all that it led to, is a slice."""
+    def around_act(self, bare: Act, pending: PendingInterrupts) -> Act:
+        """A message that was taken: its handler, with all that it led to, is a slice.
+
+        Args:
+            bare: has it handled.
+            pending: interrupts that wait for the end of the step.
+        """
         clock, number, occasion, registers = self._clock, self._number, self._occasion, self._registers
 
         def act(label: str, message: Message, now_ns: int, header: bytes) -> None:
@@ -109,20 +115,17 @@ class Tracer:
                 span, stale = registers.register_span, registers.counters["stale_epoch"]
                 if span.contains(message.addr, len(message.data)):
                     register = message.addr - span.base
+            merged = pending.merged
             bare(label, message, now_ns, header)
             took, occasion.flow = clock() - now_ns, 0
-            if registers is None or register < 0 or registers.counters["stale_epoch"] != stale:
+            if pending.merged != merged and isinstance(message, Irq):
+                self.wakes.merge(which, label, message, 0, flow)
+            elif registers is None or register < 0 or registers.counters["stale_epoch"] != stale:
                 self._amend(which, _HANDLED, 0, took)
             else:
                 self._amend(which, _HANDLED | _REGISTER, register, took)
 
         return act
-
-    def note_merged(self, label: str, message: Irq, now_ns: int, header: bytes) -> None:
-        """The message of an interrupt that waits for the end of the step, with those equal to it."""
-        flow = message_flow(*route_of(header))
-        self.wakes.merge(label, message, 0, flow)
-        self._note_message(now_ns, 0, self._number[label], header, b"", flow, _MERGED)
 
     def around_send(self, bare: SendFunction) -> SendFunction:
         """A message of the device that goes out."""
@@ -136,11 +139,11 @@ class Tracer:
         return send
 
     def _note_message(
-        self, mono_ns: int, flags: int, other: int, header: bytes, head: bytes, flow: int, result: int = 0
+        self, mono_ns: int, flags: int, other: int, header: bytes, head: bytes, flow: int
     ) -> int:
         """A message of a path."""
         wire_kind, _, epoch, tag, _, address, length, arg = fields_of(header)
-        kind, slot, data = _KINDS.get(wire_kind, _OTHER), 0, b""
+        kind, slot, result, data = _KINDS.get(wire_kind, _OTHER), 0, 0, b""
         if kind == _IRQ:
             kind, slot = (_LINE if arg == _EDMA_LINE else _IRQ), arg & NONE
         elif kind == _OTHER:

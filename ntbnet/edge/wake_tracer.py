@@ -109,9 +109,8 @@ class WakeTracer:
         """
         flags = 0 if is_again else _WAKE
         handled, stored = flags | _HANDLED, flags | _HANDLED | _REGISTER
-        clock, number, occasion = self._clock, self._number, self._occasion
+        clock, number, occasion, merge = self._clock, self._number, self._occasion, self.merge
         note, amend = self._notes.note_access, self._notes.amend
-        is_pending, pass_by, note_merged = pending.is_pending, pending.pass_by, self._note_merged
         base, size, counters = 0, 0, Counter[str]()
         if self._registers is not None:
             counters = self._registers.counters
@@ -120,19 +119,18 @@ class WakeTracer:
         def take(src: str, message: Irq | MemWrite) -> None:
             source = number[src]
             if isinstance(message, Irq):
-                if is_pending(src, message):
-                    note_merged(flags, src, message, 0, clock())
-                    return
-                now_ns, what = clock(), message.source
+                now_ns, what, merged = clock(), message.source, pending.merged
                 kind = _LINE if what is _EDMA_LINE else _IRQ
                 which = note(now_ns, kind, flags, source, message.epoch, message.bits, 0, 0, 0, what, 0, b"")
                 occasion.src = source
                 effects = handle(src, message, now_ns)
                 if effects:
                     perform(effects, now_ns)
-                amend(which, handled, 0, clock() - now_ns)
+                if pending.merged == merged:
+                    amend(which, handled, 0, clock() - now_ns)
+                else:
+                    merge(which, src, message, flags, 0)
                 return
-            pass_by()
             now_ns, at, stale = clock(), message.addr, counters.get(_STALE, 0)
             data = bytes(message.data)
             which = note(now_ns, _MEM_WRITE, flags, source, message.epoch, at, 0, 4, 0, 0, 0, data)
@@ -149,42 +147,35 @@ class WakeTracer:
 
     def note_lost(self, src: str, message: Irq | MemWrite) -> None:
         """A wake that was sent, and that a fault keeps from its handler."""
-        self._note_unhandled(_WAKE, src, message, _DROPPED, 0, self._clock())
+        note, source, epoch, now_ns = self._notes.note, self._number[src], message.epoch, self._clock()
+        if isinstance(message, Irq):
+            kind, what = (_LINE if message.source is _EDMA_LINE else _IRQ), message.source
+            note(kind, _WAKE, source, _DROPPED, epoch, address=message.bits, slot=what, mono_ns=now_ns)
+        else:
+            at, data = message.addr, bytes(message.data)
+            note(_MEM_WRITE, _WAKE, source, _DROPPED, epoch, 0, at, 0, 4, data=data, mono_ns=now_ns)
 
-    def _note_merged(self, flags: int, src: str, message: Irq, flow: int, now_ns: int) -> None:
-        self.merge(src, message, flags, flow)
-        self._note_unhandled(flags, src, message, _MERGED, flow, now_ns)
-
-    def merge(self, src: str, message: Irq, flags: int, flow: int) -> None:
-        """An interrupt waits for the end of the step, noted with these flags and that flow."""
+    def merge(self, which: int, src: str, message: Irq, flags: int, flow: int) -> None:
+        """The interrupt of record ``which``, noted with these flags and that flow, waits for the step to end."""
+        self._notes.amend_result(which, _MERGED)
         if len(self._merged) < MOST_MERGED:
             self._merged.setdefault((src, message.source, message.bits), (flags, flow))
 
-    def _note_unhandled(
-        self, flags: int, src: str, message: Irq | MemWrite, result: int, flow: int, now_ns: int
-    ) -> None:
-        note, source, epoch = self._notes.note, self._number[src], message.epoch
-        if isinstance(message, Irq):
-            kind, what = (_LINE if message.source is _EDMA_LINE else _IRQ), message.source
-            note(kind, flags, source, result, epoch, flow, message.bits, slot=what, mono_ns=now_ns)
-        else:
-            data = bytes(message.data)
-            note(
-                _MEM_WRITE, flags, source, result, epoch, flow, message.addr, 0, 4, data=data, mono_ns=now_ns
-            )
-
-    def around_interrupt(self, bare: TakeWake) -> TakeWake:
-        """An interrupt that waited for the end of the step, or that comes again as a fault."""
+    def around_interrupt(self, bare: TakeWake, pending: PendingInterrupts) -> TakeWake:
+        """An interrupt that waited for the step to end, or one that a fault repeats, which may have to wait."""
         clock, number, merged, occasion = self._clock, self._number, self._merged, self._occasion
         note = self._notes.note
 
         def interrupt(src: str, message: Irq | MemWrite) -> None:
             began, source = clock(), number[src]
             what, bits = (message.source, message.bits) if isinstance(message, Irq) else (0, message.addr)
-            flags, flow = merged.pop((src, what, bits), (0, 0))
-            occasion.src, occasion.flow = source, flow
+            flags, flow = merged.get((src, what, bits), (0, 0))
+            occasion.src, occasion.flow, before = source, flow, pending.merged
             bare(src, message)
             occasion.flow, now_ns = 0, clock()
+            if pending.merged != before:
+                return
+            merged.pop((src, what, bits), None)
             took = min(now_ns - began, AMOUNT_MAX)
             note(_SLICE, flags, source, 0, 0, flow, bits, 0, 0, 0, _AGAIN, took, what, b"", now_ns)
 

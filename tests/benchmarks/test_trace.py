@@ -59,8 +59,8 @@ def traced(folder: Path) -> WakeTracer:
 
 def test_one_wake_taken_with_its_handler_and_register(benchmark: Any, tmp_path: Path) -> None:
     """Beside what a driver does anyway: three records for readers."""
-    pending = PendingInterrupts()
-    take = traced(tmp_path).taker(pending, lambda _src, _message, _now_ns: (), lambda _effects, _now_ns: None)
+    pending = PendingInterrupts(lambda _src, _message, _now_ns: ())
+    take = traced(tmp_path).taker(pending, pending.handle, lambda _effects, _now_ns: None)
 
     benchmark(take, "peer-rc", MemWrite(0xE65D50A0, b"\1\0\0\0", 7))
 

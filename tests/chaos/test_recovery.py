@@ -112,7 +112,7 @@ def test_frozen_neighbour_is_lost_by_its_silence_and_killed_before_it_is_replace
         lines = bridge.log_lines(service)
         return [line for line in lines if line["event"] == event and line["mono_ns"] > began_ns]
 
-    until(lambda: told("epc", "path.changed"), HANG_LIMIT_S, "the neighbour's notice")
+    until(lambda: told("epc", "path.changed"), 3, "the neighbour's notice")
     notice = told("epc", "path.changed")[0]
     until(lambda: bridge.run.processes()["peer-ep"] != frozen, HANG_LIMIT_S, "replacement")
     bridge.wait_for_link()

@@ -96,11 +96,11 @@ def callables(driver: Driver) -> dict[str, Any]:
 def bare(rig: Rig) -> dict[str, Any]:
     own: Any = rig.driver
     return {
-        "_handle": own._device.handle,
+        "_handle": own._interrupts.handle,
         "_send": own._bus.send,
         "_send_now": own._bus.send_now,
         "_forget": own._bus.forget,
-        "_flush": own._flush_all,
+        "_flush": own._hand_over,
         "read": rig.tun.readinto,
         "_write_tun": rig.tun.write,
         "_wake": own._wakes.send,

@@ -32,11 +32,11 @@ from ntbnet.wire import (
     Message,
     decode_header,
     decode_message,
-    encode,
     encode_control,
     split,
     unpack_body,
 )
+from tests.frames import encode
 from tests.fuzz import mutate
 from tests.fuzz.target import Target
 from tests.unit.devices.cpu_bus import GRANTS, IDENT, Cpu

@@ -7,7 +7,8 @@ from typing import Any
 
 import zmq
 
-from ntbnet.wire import SERVICE_BY_LABEL, MemWrite, Message, encode
+from ntbnet.wire import SERVICE_BY_LABEL, MemWrite, Message
+from tests.frames import encode
 from tests.live.bridge import LiveBridge, until
 
 

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from ntbnet.edge.driver import SignalledDevice
-from ntbnet.edge.fault_files import AGAIN_AT, WORDS
+from ntbnet.edge.fault_files import AGAIN_AT, HANDLED_AT, WORDS
 from ntbnet.edge.faulty import FaultLayer
 from ntbnet.edge.wake import decode
 from ntbnet.faults import FaultPlan, plan_from
@@ -79,7 +79,8 @@ class FaultyWorld(World):
         for name, (layer, _) in layers.items():
             layer.end()
             if name in self.processes:
-                del self.processes[name].device.handle  # ours, over the class's
+                process = self.processes[name]
+                process.handle = process.interrupts.handle
 
     def times(self, kind: str) -> int:
         """How often a kind was injected."""
@@ -87,9 +88,16 @@ class FaultyWorld(World):
         rules = [index for index, rule in enumerate(self.plan.faults) if rule.kind == kind]
         return sum(words[index] for words in self.counts.values() for index in rules)
 
-    def came_again(self, name: str) -> int:
-        """How many interrupts came again in that service."""
-        return sum(self.counts[name][AGAIN_AT:][: len(self.plan.faults if self.plan else ())])
+    def came_again(self, name: str) -> list[int]:
+        """How many interrupts came again in that service, by rule."""
+        return self._counted(name, AGAIN_AT)
+
+    def handled_again(self, name: str) -> list[int]:
+        """How often its device handled those, by rule."""
+        return self._counted(name, HANDLED_AT)
+
+    def _counted(self, name: str, at: int) -> list[int]:
+        return list(self.counts[name][at:][: len(self.plan.faults if self.plan else ())])
 
     def start(self, *names: str) -> None:
         super().start(*names)
@@ -106,16 +114,21 @@ class FaultyWorld(World):
         device: Any = process.device
         signalled = (device.is_interrupt,) if isinstance(device, SignalledDevice) else ()
         loop = VirtualLoop(self)
-        handle = device.handle
 
-        def interrupt(src: str, message: Irq | MemWrite) -> None:
+        def interrupt(src: str, message: Irq | MemWrite) -> bool:
+            if self.processes.get(name) is not process:
+                return False
+            before = process.interrupts.collapsed[src]
+            process.perform(process.interrupts.handle(src, message, self.now_ns))
+            return process.interrupts.collapsed[src] == before
+
+        def flush() -> None:
             if self.processes.get(name) is process:
-                process.perform(handle(src, message, self.now_ns))
-                process.arm()
+                process.end_step()
 
-        layer.attach(lambda: self.now_ns, loop, lambda: None, interrupt, process.paths, *signalled)
+        layer.attach(lambda: self.now_ns, loop, flush, interrupt, process.paths, *signalled)
         send, send_now = layer.around_sends(partial(self._carry, name), partial(self._carry, name))
-        device.handle = layer.around_handle(device.handle)
+        process.handle = layer.around_handle(process.handle)
         take = partial(self._take, name)
         on_wake = layer.around_on_wake(take, take)
         wake = layer.around_wake(partial(self._wake_from, name))
@@ -152,5 +165,5 @@ class FaultyWorld(World):
 
     def _take(self, name: str, src: str, message: Irq | MemWrite) -> None:
         process = self.processes[name]
-        process.perform(process.device.handle(src, message, self.now_ns))
-        process.arm()
+        process.perform(process.handle(src, message, self.now_ns))
+        process.end_step()

@@ -22,6 +22,7 @@ from ntbnet.devices.effects import (
 from ntbnet.devices.memory import store_elsewhere
 from ntbnet.devices.path import Path
 from ntbnet.devices.peer import Peer
+from ntbnet.edge.pending import Handle, PendingInterrupts
 from ntbnet.edge.wake import decode as decode_wake
 from ntbnet.topology import NODE_OF, neighbours, session_counter
 from ntbnet.wire import Message
@@ -57,6 +58,9 @@ class Process:
         self.world = world
         self.name = name
         self.device = device
+        self.interrupts = PendingInterrupts(self._tell)
+        self.handle: Handle = self.interrupts.handle
+        """Faults stand around it while there are any."""
         self.armed_ns: int | None = None
         self.polls = 0
         self.stopped = False
@@ -88,17 +92,17 @@ class Process:
         now, path = self.world.now_ns, self.paths[peer]
         message = path.receive(*frame, now)
         if message is not None:
-            self.perform(self.device.handle(peer, message, now))
+            self.perform(self.handle(peer, message, now))
         self.settle(path)
-        self.arm()
+        self.end_step()
 
     def receive_wake(self, record: bytes) -> None:
         if self.is_paused:
             self.inbox.append((WAKE, (record, b"")))
             return
         src, message = decode_wake(record)
-        self.perform(self.device.handle(src, message, self.world.now_ns))
-        self.arm()
+        self.perform(self.handle(src, message, self.world.now_ns))
+        self.end_step()
 
     def settle(self, path: Path) -> None:
         outgoing, path.outgoing = path.outgoing, []
@@ -181,7 +185,7 @@ class Process:
         """What the model does when it is to look by itself."""
         assert isinstance(self.device, Peer)
         self.perform(self.device.poll(self.world.now_ns))
-        self.arm()
+        self.end_step()
 
     def on_timer(self) -> None:
         now = self.world.now_ns
@@ -192,6 +196,15 @@ class Process:
         due = self.device.next_deadline()
         if due is not None and due <= now:
             self.perform(self.device.on_deadline(now))
+        self.end_step()
+
+    def _tell(self, src: str, message: Message, now_ns: int) -> Sequence[Effect]:
+        """Tell the device, which a test may have replaced."""
+        return self.device.handle(src, message, now_ns)
+
+    def end_step(self) -> None:
+        for src, message in self.interrupts.end_step():
+            self.perform(self.device.handle(src, message, self.world.now_ns))
         self.arm()
 
     def arm(self) -> None:

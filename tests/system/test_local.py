@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ntbnet import topology
+from ntbnet.edge.idle_cores import CPU_LATENCY
 from tests.conftest import MakeBridge
 from tests.live.bridge import LiveBridge, cli, until
 from tests.live.traffic import TcpTransfer
@@ -46,6 +49,14 @@ def under_way(bridge: LiveBridge, source: str, seed: int, size: int = 24 << 20) 
     transfer = TcpTransfer(bridge, source, size, seed)
     until(lambda: transfer.received > 1 << 20, 20, "transfer under way")
     return transfer
+
+
+def test_each_peer_can_keep_idle_cores_awake_where_the_machine_lets_it(local: LiveBridge) -> None:
+    allowed = os.access(CPU_LATENCY, os.W_OK)
+
+    for peer in PEERS:
+        opened = [path.resolve() for path in Path(f"/proc/{local.service(peer)['pid']}/fd").iterdir()]
+        assert opened.count(CPU_LATENCY) == allowed
 
 
 def test_status_tells_the_fabric_and_whether_stores_are_direct(bridge: LiveBridge) -> None:

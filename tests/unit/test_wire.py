@@ -30,10 +30,10 @@ from ntbnet.wire import (
     Status,
     decode_header,
     decode_message,
-    encode,
     encode_control,
     unpack_body,
 )
+from tests.frames import encode
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "wire.txt"
 ROUTE = {"src": 4, "dst": 1, "incarnation": 7, "session": 9, "sequence": 11, "timestamp_ns": 13}
@@ -296,7 +296,7 @@ def test_interrupt_carries_no_payload() -> None:
 
 
 def test_map_with_too_many_items_is_refused() -> None:
-    many = wire.encode(Notice("n", {str(i): i for i in range(wire.MAX_BODY_ITEMS + 1)}), **ROUTE)[1]
+    many = encode(Notice("n", {str(i): i for i in range(wire.MAX_BODY_ITEMS + 1)}), **ROUTE)[1]
 
     with pytest.raises(WireError, match="body"):
         unpack_body(many)

@@ -278,6 +278,20 @@ def test_rings_of_the_host_are_counted_once_whichever_way_they_took() -> None:
     assert (taken[TO_RC], taken[MERGED]) == (21, 300)
 
 
+def test_rings_that_met_an_equal_one_are_counted_once_wherever_they_met() -> None:
+    """Each of the endpoint's rings is one MSI, or merged; what became of the MSI later does not count."""
+    answer = status(1)
+    services = {service["name"]: service for service in answer["services"]}
+    services["peer-ep"]["wakes"] = {"wakes_merged": 1, "interrupts_collapsed_from_edma": 10}
+    services["epc"]["wakes"] = {"interrupts_collapsed_from_peer-ep": 200}
+    services["peer-rc"]["wakes"] = {
+        "interrupts_collapsed_from_peer-ep": 4000,
+        "interrupts_collapsed_from_rc-host": 50_000,
+    }
+
+    assert backend_counts(answer)[MERGED] == 4201
+
+
 def test_rings_are_those_of_every_queue_by_who_rang() -> None:
     answer = status(7)
     answer["link"]["queues"][1] = {"rc": {"rings": 20}, "ep": {"rings": 300}}

@@ -147,7 +147,8 @@ def test_every_rule_has_to_strike(counts: list[RuleCount], verdict: str) -> None
 
     assert found.verdict == verdict
     assert found.as_json()["injected_by_rule"] == [
-        {"kind": one.kind, "injected": one.injected, "interrupts_again": 0} for one in counts
+        {"kind": one.kind, "injected": one.injected, "interrupts_again": 0, "interrupts_handled": 0}
+        for one in counts
     ]
 
 
@@ -283,6 +284,20 @@ def test_storm_has_to_reach_whom_it_interrupts(again: int, is_enough: bool) -> N
     found = check(Made(5000, [], [RULES], Observed(rules=counts)).history(), plain)
 
     assert any("come 999 times again" in text for text in found.problems) is not is_enough
+
+
+@pytest.mark.parametrize(
+    ("burst", "handled", "is_enough"), [(100_000, 40, True), (100_000, 39, False), (20, 10, True)]
+)
+def test_storm_has_to_have_handlers_run(burst: int, handled: int, is_enough: bool) -> None:
+    """That an interrupt came says nothing of what it did: equal ones share runs."""
+    rules = f'[[rules]]\nkind = "interrupt-storm"\nburst = {burst}\nat = [1]\n[bounds]\nmin_handled = 40\n'
+    plain = parse(f'description = "x"\n[phases]\nseconds = 5\n{rules}', "x")
+    counts = (RuleCount("interrupt-storm", 1, None, burst, burst, handled),)
+
+    found = check(Made(5000, [], [RULES], Observed(rules=counts)).history(), plain)
+
+    assert any(f"handler run {handled} times" in text for text in found.problems) is not is_enough
 
 
 @pytest.mark.parametrize(("counted", "is_enough"), [(6, True), (5, False)])

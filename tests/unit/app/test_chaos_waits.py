@@ -24,12 +24,16 @@ TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 def waits(
     until_ms: int, waited_ms: Mapping[tuple[str, int], int], stolen_ms: Mapping[int, int] | None = None
 ) -> list[WaitSample]:
-    """A sample every 50 ms, from 0 on; keys are who waited, and the time of the sample that says so."""
+    """A sample every 50 ms, from 0 on, while others run all the time.
+
+    Keys are who waited, and the time of the sample that says so.
+    """
     return [
         WaitSample(
             at_ms * MS,
             {name: waited * MS for (name, when_ms), waited in waited_ms.items() if when_ms == at_ms},
             (stolen_ms or {}).get(at_ms, 0) * MS,
+            others_ran_ns=100 * MS,
         )
         for at_ms in range(0, until_ms + 1, 50)
     ]
@@ -166,23 +170,46 @@ def test_what_few_cpus_cost_without_anybody_else_is_not_counted() -> None:
     assert Waits(waits(500, {**each, ("epc", 200): 11})).within(100 * MS, 400 * MS) == 11 * MS
 
 
+def test_who_waits_for_processes_of_the_bridge_is_not_held_up_by_others() -> None:
+    """Five replacements on two CPUs wait for each other; no more counts than what others ran."""
+    waited = dict.fromkeys(("rc-host", "epc", "edma", "peer-rc", "peer-ep"), 30 * MS)
+
+    for others_ms, stolen_ms, counted_ms in ((-5, 0, 0), (0, 0, 0), (12, 0, 24), (0, 5, 10), (90, 0, 60)):
+        starting = [WaitSample(at_ms * MS, waited, stolen_ms * MS, others_ms * MS) for at_ms in (50, 100)]
+        found = Waits([WaitSample(0), *starting]).within(0, 100 * MS)
+        assert found == counted_ms * MS
+
+
+def test_run_that_became_known_later_counts_in_the_whole_time() -> None:
+    """A replacement that is noted late has run since its start; before, that looks like another's run."""
+    samples = [WaitSample(0), WaitSample(50 * MS, {"epc": 40 * MS}, 0, 30 * MS)]
+    samples.append(WaitSample(100 * MS, {"epc": 40 * MS}, 0, -30 * MS))
+
+    assert Waits(samples).within(0, 100 * MS) == 0
+
+
 def test_a_wait_that_the_kernel_counts_at_its_end_reaches_back() -> None:
     assert Waits(waits(1000, {("epc", 800): 400})).within(350 * MS, 850 * MS) == 400 * MS
     assert Waits(waits(1000, {("epc", 800): 400})).within(700 * MS, 850 * MS) == 100 * MS
 
 
 @given(
-    st.lists(st.tuples(st.integers(1, 200), st.integers(0, 10**4), st.integers(0, 10**4)), max_size=20),
+    st.lists(
+        st.tuples(
+            st.integers(1, 200), st.integers(0, 10**4), st.integers(0, 10**4), st.integers(-1000, 1000)
+        ),
+        max_size=20,
+    ),
     st.integers(0, 4000),
     st.integers(0, 4000),
 )
 def test_sum_is_never_longer_than_the_time(
-    steps: list[tuple[int, int, int]], from_ms: int, length_ms: int
+    steps: list[tuple[int, int, int, int]], from_ms: int, length_ms: int
 ) -> None:
     samples, at_ms = [], 0
-    for step_ms, waited_ms, stolen_ms in steps:
+    for step_ms, waited_ms, stolen_ms, ran_ms in steps:
         at_ms += step_ms
-        samples.append(WaitSample(at_ms * MS, {"epc": waited_ms * MS}, stolen_ms * MS))
+        samples.append(WaitSample(at_ms * MS, {"epc": waited_ms * MS}, stolen_ms * MS, ran_ms * MS))
 
     found = Waits(samples).within(from_ms * MS, (from_ms + length_ms) * MS, RESTARTING)
 
@@ -196,29 +223,31 @@ def test_waits_are_kept_with_a_history_and_may_be_missing(tmp_path: Path) -> Non
     chaos_history.write_observed(tmp_path, Observed())
     assert list(chaos_history.read(tmp_path).waits) == []
 
-    samples = [WaitSample(5, {"epc": 7}, 9), WaitSample(6)]
+    samples = [WaitSample(5, {"epc": 7}, 9, -11), WaitSample(6)]
     chaos_history.write_waits(tmp_path, samples)
 
     assert list(chaos_history.read(tmp_path).waits) == samples
 
 
 class Proc:
-    """A made-up /proc: threads with what they waited, CPUs with what was stolen."""
+    """A made-up /proc: threads with what they waited and ran, CPUs with what was stolen."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         (path / "self").mkdir()
         (path / "self" / "schedstat").write_text("1 2 3\n")
 
-    def thread(self, pid: int, thread: int, waited_ns: int) -> None:
+    def thread(self, pid: int, thread: int, waited_ns: int, ran_ns: int) -> None:
         folder = self.path / str(pid) / "task" / str(thread)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "schedstat").write_text(f"999 {waited_ns} 3\n")
+        (folder / "schedstat").write_text(f"{ran_ns} {waited_ns} 3\n")
 
-    def stolen(self, *ticks: int) -> None:
-        rows = [f"cpu{number} 1 2 3 4 5 6 7 {one} 0 0\n" for number, one in enumerate(ticks)]
+    def cpus(self, *ticks: tuple[int, int]) -> None:
+        """What each ran, and what was stolen from it."""
+        ran, stolen = (sum(column) for column in zip(*ticks, strict=True))
+        rows = [f"cpu{number} 1 {ran} 3 4 5 6 7 {stolen} 0 0\n" for number, (ran, stolen) in enumerate(ticks)]
         (self.path / "stat").write_text(
-            f"cpu  1 2 3 4 5 6 7 {sum(ticks)} 0 0\n{''.join(rows)}intr 1 2 3 4 5 6 7 8 9\n"
+            f"cpu  1 {ran} 3 4 5 6 7 {stolen} 0 0\n{''.join(rows)}intr 1 2 3 4 5 6 7 8 9\n"
         )
 
 
@@ -227,24 +256,24 @@ def proc(tmp_path: Path) -> Proc:
     return Proc(tmp_path)
 
 
-def test_samples_tell_what_was_waited_since_the_one_before(proc: Proc) -> None:
+def test_samples_tell_what_was_waited_and_what_others_ran_since_the_one_before(proc: Proc) -> None:
     sampler = WaitSampler(proc.path)
-    proc.thread(10, 10, 5000)
-    proc.thread(10, 11, 100)
-    proc.stolen(7, 70)
+    proc.thread(10, 10, 5000, 900)
+    proc.thread(10, 11, 100, 800)
+    proc.cpus((20, 7), (30, 70))
     sampler.sample({"epc": 10})
 
-    proc.thread(10, 10, 5200)
-    proc.thread(10, 11, 130)
-    proc.thread(20, 20, 44)
-    proc.stolen(9, 71)
+    proc.thread(10, 10, 5200, 907)
+    proc.thread(10, 11, 130, 860)
+    proc.thread(20, 20, 44, 11)
+    proc.cpus((23, 9), (32, 71))
     sampler.sample({"epc": 10, "edma": 20})
-    proc.stolen(9, 71)
     sampler.sample({"epc": 10, "edma": 20, "peer-rc": 30})
 
     first, second = sampler.samples
-    assert (first.waited_ns, first.stolen_ns) == ({"epc": 230, "edma": 44}, 2 * TICK_NS)
-    assert (second.waited_ns, second.stolen_ns) == ({}, 0)
+    assert first.waited_ns == {"epc": 200, "edma": 44}
+    assert (first.stolen_ns, first.others_ran_ns) == (2 * TICK_NS, 5 * TICK_NS - (7 + 60 + 11))
+    assert (second.waited_ns, second.stolen_ns, second.others_ran_ns) == ({}, 0, 0)
 
 
 def test_kernel_that_counts_no_waits_gives_no_samples(tmp_path: Path) -> None:

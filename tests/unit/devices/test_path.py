@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ntbnet.devices.path import HELLO_INTERVAL_NS, OPEN_PATIENCE_NS, TAIL_NS, Path
-from ntbnet.wire import SERVICE_BY_LABEL, Irq, IrqSource, Kind, MemWrite, encode, encode_control
+from ntbnet.wire import SERVICE_BY_LABEL, Irq, IrqSource, Kind, MemWrite, encode_control
+from tests.frames import encode
 
 MS = 1_000_000
 HEARTBEAT_NS, LIVENESS_NS = 200 * MS, 1000 * MS

@@ -9,11 +9,15 @@ from hypothesis import strategies as st
 
 from ntbnet.devices.edma_channel import State
 from ntbnet.devices.edma_list import decode
+from ntbnet.devices.memory import Window
+from ntbnet.devices.ring import RingGeometry
 from ntbnet.devices.tx_dma import CONTROLLER, REST_NS
+from ntbnet.devices.tx_ring import TxRing
 from ntbnet.regs.edma import ELEMENT_BYTES, STATUS_STOPPED
 from ntbnet.regs.transport import FLAG_DESC_DONE
 from ntbnet.wire import Completion, MemRead, MemWrite, Status
-from tests.unit.devices.kit import EP_DRAM, u32
+from tests.unit.devices.cpu_bus import MEMORY, RING, Cpu, settled
+from tests.unit.devices.kit import EP_DRAM, sent, u32
 from tests.unit.devices.test_tx_dma import ABORT, BUS, DONE, ENTRIES, FRAME, Board
 
 ACTIONS = ("long", "short", "done", "abort", "lost", "probe", "rest", "consume")
@@ -105,3 +109,58 @@ def test_frames_become_visible_in_order_once_and_complete(actions: list[str]) ->
     assert link.board.ring.entries == ENTRIES
     assert link.board.ring.tx_async + link.board.ring.tx_memcpy == len(link.sent)
     assert link.board.engine.snapshot()[0]["buffers_used"] == 0
+
+
+class LentNtb:
+    """An outbound window in granted memory, which the CPU stores to in place while that is allowed."""
+
+    def __init__(self, cpu: Cpu) -> None:
+        self._bus = cpu.bus
+
+    def peer_mw_lend(self, widx: int, size: int) -> Window | None:
+        return self._bus.lend(MEMORY, size)
+
+    def peer_mw_write(self, widx: int, offset: int, data: Any, what: str) -> None:
+        self._bus.write(MEMORY + offset, data, what)
+
+    def peer_db_set(self, bits: int) -> None:
+        self._bus.doorbell(bits)
+
+
+class FailingDma:
+    """Takes every payload and copies none; the test has the CPU do it."""
+
+    copy_bytes = 1
+
+    def __init__(self) -> None:
+        self.taken: list[tuple[Any, bytes]] = []
+
+    def submit(self, offset: int, payload: bytes, length: int, frame: Any) -> bool:
+        self.taken.append((frame, payload[:length]))
+        return True
+
+
+def test_payload_the_cpu_copies_is_in_place_before_its_header_whatever_else_its_step_did() -> None:
+    """The window is lent anew behind the barrier, and the step has something to send already."""
+    cpu, dma, size = settled(), FailingDma(), 0x100
+    geometry = RingGeometry(0, 0, size * 4 + 4, size, 4)
+    ring = TxRing(LentNtb(cpu), geometry, 1, lambda _tail: None)  # type: ignore[arg-type]
+    ring.dma = dma  # type: ignore[assignment]
+    for payload in (b"first", b"second"):
+        assert ring.send(payload, len(payload), 0, None) == 0
+    cpu.tasks.spawn("test", cpu.bus.barrier())
+    for read in [message for message in sent(cpu.effects()) if isinstance(message, MemRead)]:
+        cpu.answer(read)
+    cpu.outbox.log("dma.failed", queue=0, frames=2)
+    for frame, data in dma.taken:
+        frame.copy(memoryview(data))
+    for frame, _ in dma.taken:
+        frame.copied()
+
+    far = cpu.far[RING:]
+    for index, payload in enumerate((b"first", b"second")):
+        end = (index + 1) * size
+        if far[end - 4 : end] == u32(FLAG_DESC_DONE):
+            assert far[index * size : index * size + len(payload)] == payload
+    cpu.effects()
+    assert cpu.far[RING + 2 * size - 4 : RING + 2 * size] == u32(FLAG_DESC_DONE)

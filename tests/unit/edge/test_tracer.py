@@ -27,7 +27,8 @@ from ntbnet.trace_records import (
     number_of,
 )
 from ntbnet.trace_stored import expanded
-from ntbnet.wire import Irq, IrqSource, MemWrite, Message, Service, encode
+from ntbnet.wire import Irq, IrqSource, MemWrite, Message, Service
+from tests.frames import encode
 
 CAPACITY = 1024
 RC, EP, EDMA, EPC = Service.PEER_RC, Service.PEER_EP, Service.EDMA, Service.EPC
@@ -51,7 +52,7 @@ class Traced:
         self.device = Registers()
         self.tracer = Tracer("edma", writer(self.ring, CAPACITY, self.clock), self.device, 0, self.clock)
         self.handled: list[Message] = []
-        self.pending = PendingInterrupts()
+        self.pending = PendingInterrupts(self.handle)
         self.performed: list[Effect] = []
 
     def handle(self, src: str, message: Message, now_ns: int) -> list[Effect]:
@@ -62,15 +63,15 @@ class Traced:
         self.performed += effects
 
     def take(self, handle: Handle | None = None, *, is_again: bool = False) -> TakeWake:
-        return self.tracer.wakes.taker(self.pending, handle or self.handle, self.perform, is_again=is_again)
+        handle = handle or self.pending.handle
+        return self.tracer.wakes.taker(self.pending, handle, self.perform, is_again=is_again)
 
     def end_step(self) -> None:
         """As the driver does."""
-        self.pending.pass_by()
         run = self.tracer.wakes.around_interrupt(
-            lambda src, message: self.perform(self.handle(src, message, self.clock()), 0)
+            lambda src, message: self.perform(self.handle(src, message, self.clock()), 0), self.pending
         )
-        for src, message in self.pending.take():
+        for src, message in self.pending.end_step():
             run(src, message)
 
     def records(self) -> list[Record]:
@@ -134,7 +135,7 @@ def test_what_reached_no_register_is_no_write_of_one(addr: int, is_stale: bool, 
     def act(label: str, message: Message, now_ns: int, _header: bytes) -> None:
         handle(label, message, now_ns)
 
-    traced.tracer.around_act(act)("epc", store, traced.clock(), header)
+    traced.tracer.around_act(act, traced.pending)("epc", store, traced.clock(), header)
 
     written = [record.address for record in traced.records() if record.kind == Kind.REG_WRITE]
     assert written == [0xA0] * 2 * registers
@@ -160,12 +161,14 @@ def test_an_interrupt_that_comes_again_in_one_step_is_noted_with_the_one_run_for
 def test_a_message_that_waits_with_others_is_noted_and_the_run_for_it_has_its_flow() -> None:
     traced = Traced()
     line = Irq(IrqSource.EDMA_LINE, 1, 7)
+
+    def handled(label: str, message: Message, now_ns: int, _header: bytes) -> None:
+        traced.pending.handle(label, message, now_ns)
+
+    act = traced.tracer.around_act(handled, traced.pending)
     for sequence in (34, 35):
         header, _ = encode(line, EDMA, EP, 1, 9, sequence, 0, 0)
-        if not traced.pending.is_pending("edma", line):
-            traced.tracer.around_act(lambda *_: None)("edma", line, traced.clock(), header)
-        else:
-            traced.tracer.note_merged("edma", line, traced.clock(), header)
+        act("edma", line, traced.clock(), header)
     traced.end_step()
 
     records = traced.records()
@@ -203,7 +206,7 @@ def test_message_has_the_same_flow_at_both_ends() -> None:
     assert send("epc", header, payload)
     back = MemWrite(0x2000, b"\5\6\7\x08", 7)
     header, _ = encode(back, EPC, EDMA, 1, 9, 34, 0, 0)
-    traced.tracer.around_act(lambda *_: None)("epc", back, traced.clock(), header)
+    traced.tracer.around_act(lambda *_: None, traced.pending)("epc", back, traced.clock(), header)
     out, came, slice_ = traced.records()
 
     assert sent == ["epc"]

@@ -40,7 +40,7 @@ def layer_of(loop: Soon, kind: str, **rule: int) -> FaultLayer:
     rules = [{"kind": kind, "dst": "edma", "every": 1, "limit": 1, **rule}]
     plan = plan_from({"seed": 1, "faults": rules}, "test")
     layer = FaultLayer("edma", plan, array("Q", bytes(8 * WORDS)), FaultLog([]))
-    layer.attach(lambda: 1, loop, lambda: None, lambda _src, _message: None, {})
+    layer.attach(lambda: 1, loop, lambda: None, lambda _src, _message: True, {})
     return layer
 
 
