@@ -156,13 +156,13 @@ class WakeTracer:
             note(_MEM_WRITE, _WAKE, source, _DROPPED, epoch, 0, at, 0, 4, data=data, mono_ns=now_ns)
 
     def merge(self, which: int, src: str, message: Irq, flags: int, flow: int) -> None:
-        """The interrupt of record ``which``, noted with these flags and that flow, waits for the step's end."""
+        """The interrupt of record ``which``, noted with these flags and that flow, has to wait."""
         self._notes.amend_result(which, _MERGED)
         if len(self._merged) < MOST_MERGED:
             self._merged.setdefault((src, message.source, message.bits), (flags, flow))
 
     def around_interrupt(self, bare: TakeWake, pending: PendingInterrupts) -> TakeWake:
-        """An interrupt that waited for the step's end, or one that a fault repeats, which may have to wait."""
+        """An interrupt that waited, or one that a fault repeats, which may have to wait."""
         clock, number, merged, occasion = self._clock, self._number, self._merged, self._occasion
         note = self._notes.note
 
