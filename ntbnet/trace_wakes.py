@@ -2,7 +2,7 @@
 
 A wake carries no number. Both ends of one FIFO see the same wakes in the same order, and note all of them. So
 the oldest one that was sent, is the same and was not taken yet is the one that arrives, and those sent before
-it that did not arrive never will.
+it that did not arrive never will. A process that begins takes none that were sent before.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _LED_TO = {int(Kind.REG_READ), int(Kind.REG_WRITE), int(Kind.MSI)}
 _WAKES = {int(Kind.IRQ), int(Kind.LINE), int(Kind.MEM_WRITE)}
 _SENT, _WAKE, _TRANSLATED = int(Flag.SENT), int(Flag.WAKE), int(Flag.TRANSLATED)
 _SLICE, _AGAIN = int(Kind.SLICE), int(Handler.AGAIN)
-_MERGED, _OK = int(Result.MERGED), int(Result.OK)
+_MERGED, _DROPPED, _OK = int(Result.MERGED), int(Result.DROPPED), int(Result.OK)
 _What = tuple[int, int, int, int]
 """Kind, address at the receiver, slot, epoch."""
 
@@ -67,6 +67,11 @@ class _Waiting:
             del self._by_what[what]
         return first
 
+    def drop(self, what: _What) -> int:
+        """Flow of one that goes no further: of equal ones any, since one stands for all."""
+        equal = self._by_what.get(what)
+        return 0 if equal is None else self._pop(what, equal)[1]
+
     def take(self, what: _What) -> int:
         """Flow of the one that arrived; 0: its sending was not noted."""
         while (equal := self._by_what.get(what)) is not None:
@@ -85,9 +90,14 @@ def with_wake_flows(entries: Iterable[Entry]) -> Iterator[Entry]:
     sent: dict[tuple[int, int], _Waiting] = {}
     handled: dict[tuple[int, int], int] = {}
     merged: dict[tuple[int, int, int, int], int] = {}
+    incarnations: dict[int, int] = {}
     counted = 0
     for entry in entries:
         ring, record = entry
+        if incarnations.setdefault(ring.service, ring.incarnation) < ring.incarnation:
+            incarnations[ring.service] = ring.incarnation
+            for sender in range(len(SERVICES)):
+                sent.pop((sender, ring.service), None)
         kind, ends = record.kind, (ring.service, record.source)
         flow = 0
         if kind == _SLICE:
@@ -100,7 +110,10 @@ def with_wake_flows(entries: Iterable[Entry]) -> Iterator[Entry]:
             if kind in _LED_TO and not record.flow:
                 flow = handled.get(ends, 0)
         elif record.flags & _SENT:
-            if record.source < len(SERVICES):
+            if record.result == _DROPPED:
+                waiting = sent.get(ends)
+                flow = 0 if waiting is None else waiting.drop(_sent_what(record))
+            elif record.source < len(SERVICES):
                 counted += 1
                 flow = wake_flow(ring.service, record.source, counted)
                 sent.setdefault(ends, _Waiting()).add(_sent_what(record), record.mono_ns, counted, flow)

@@ -189,6 +189,7 @@ class Driver:
         """Takes wakes that faults repeat."""
         if self._wakes is not None:
             self._wakes.on_wake = self._on_wake
+            self._wakes.on_lost = lambda _dst, _record: None
             self._wake: Callable[[str, Irq | MemWrite], bool] = self._wakes.send
 
     def _connect(self) -> None:
@@ -269,6 +270,7 @@ class Driver:
             self._write_tun = tracer.packets.around_write(self._write_tun)
         if self._wakes is not None:
             self._wake = tracer.wakes.around_wake(self._wake)
+            self._wakes.on_lost = tracer.wakes.note_unsent
 
     def _note_lost(self, src: str, message: Irq | MemWrite) -> None:
         """A fault loses a wake."""

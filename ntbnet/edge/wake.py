@@ -124,6 +124,10 @@ class Wakes:
         on_wake: called with (sender, message) for each record, in order. An equal record may be given as the
             same message again, so nobody may change it.
         on_batch: called after each time records were taken.
+
+    Attributes:
+        on_lost: called with receiver and record of a wake that ``send`` took and that goes no further: an
+            equal one stands for it, or there are too many.
     """
 
     def __init__(
@@ -142,6 +146,7 @@ class Wakes:
         self._rest = b""
         """Begin of a record whose end was not taken yet."""
         self._loop: asyncio.AbstractEventLoop | None = None
+        self.on_lost: Callable[[str, bytes], None] = _nothing
         self.counters: Counter[str] = Counter()
         self.taken_bytes = 0
         # what an earlier process left unread was told anew when its paths came up
@@ -230,11 +235,12 @@ class Wakes:
         waiting = self._waiting.setdefault(dst, [])
         if not waiting and self._loop is not None:
             self._loop.call_later(RETRY_S, self._retry, dst)
-        self._add(waiting, record)
-        if len(waiting) > MAX_WAITING:
+        if not self._add(waiting, record):
+            self.on_lost(dst, record)
+        elif len(waiting) > MAX_WAITING:
             # of a reader that stands still the newest interrupt matters most
             self.counters["wakes_dropped"] += 1
-            del waiting[0]
+            self.on_lost(dst, waiting.pop(0))
 
     def _add(self, records: list[bytes], record: bytes) -> bool:
         """Add a record behind the others; of equal interrupts the first stays, stores are never merged."""
@@ -261,6 +267,10 @@ class Wakes:
             os.close(fd)
         self._fd = -1
         self._out.clear()
+
+
+def _nothing(_dst: str, _record: bytes) -> None:
+    """While nobody asks."""
 
 
 def _empty(fd: int) -> None:

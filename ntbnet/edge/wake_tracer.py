@@ -20,6 +20,7 @@ from ntbnet.devices.trace_points import NONE
 from ntbnet.edge.packet_tracer import FramesDevice
 from ntbnet.edge.pending import PendingInterrupts
 from ntbnet.edge.trace_ring import Notes
+from ntbnet.edge.wake import decode
 from ntbnet.trace_records import AMOUNT_MAX, SERVICES, Flag, Handler, Kind, Result
 from ntbnet.trace_stored import StoredFlag
 from ntbnet.wire import Irq, IrqSource, MemWrite, Message
@@ -147,13 +148,16 @@ class WakeTracer:
 
     def note_lost(self, src: str, message: Irq | MemWrite) -> None:
         """A wake that was sent, and that a fault keeps from its handler."""
-        note, source, epoch, now_ns = self._notes.note, self._number[src], message.epoch, self._clock()
+        self._note_dropped(_WAKE, src, message)
+
+    def _note_dropped(self, flags: int, other: str, message: Irq | MemWrite) -> None:
+        note, number, epoch = self._notes.note, self._number[other], message.epoch
         if isinstance(message, Irq):
             kind, what = (_LINE if message.source is _EDMA_LINE else _IRQ), message.source
-            note(kind, _WAKE, source, _DROPPED, epoch, address=message.bits, slot=what, mono_ns=now_ns)
+            note(kind, flags, number, _DROPPED, epoch, address=message.bits, slot=what)
         else:
             at, data = message.addr, bytes(message.data)
-            note(_MEM_WRITE, _WAKE, source, _DROPPED, epoch, 0, at, 0, 4, data=data, mono_ns=now_ns)
+            note(_MEM_WRITE, flags, number, _DROPPED, epoch, 0, at, 0, 4, data=data)
 
     def merge(self, which: int, src: str, message: Irq, flags: int, flow: int) -> None:
         """The interrupt of record ``which``, noted with these flags and that flow, has to wait."""
@@ -209,6 +213,10 @@ class WakeTracer:
             return True
 
         return wake
+
+    def note_unsent(self, dst: str, record: bytes) -> None:
+        """A wake that went out goes no further; see ``Wakes.on_lost``."""
+        self._note_dropped(_SENT_WAKE, dst, decode(record)[1])
 
     def _place_of(self, addr: int, epoch: int) -> tuple[int, int]:
         """BAR and offset, which do not change in a link epoch."""

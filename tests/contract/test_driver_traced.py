@@ -56,7 +56,7 @@ class Ends:
             service=label,
             wake_path=lambda name: folder / f"wake.{name}",
         )
-        ring = TraceRing(self.rings, label, 1, Level.FULL, 4096, "run")
+        ring = TraceRing(self.rings, label, 1, Level.FULL, 16384, "run")
         driver.trace(Tracer(label, ring.notes, driver.device, 0))
         return driver
 
@@ -109,6 +109,28 @@ def test_equal_wakes_taken_at_once_are_each_followed(ends: Ends) -> None:
         (Handler.AGAIN, sent[1]),
         (Handler.WAKE, sent[3]),
     ]
+
+
+def test_wakes_that_a_full_fifo_merged_are_not_taken_for_others(ends: Ends) -> None:
+    """Its reader stood still; what did not fit waits with the sender, one for all equal ones."""
+    ends.send(*[FIRST, OTHER] * 3000)
+    for _ in range(100):
+        ends.take()
+    assert ends.edma._wakes is not None
+    ends.edma._wakes._retry("peer-ep")
+    ends.take()
+    ends.send(FIRST)
+    ends.take()
+
+    entries = ends.entries()
+    lines = [one.record for one in entries if one.record.kind == Kind.LINE]
+    lost = [one for one in lines if one.flags & Flag.SENT and one.result == Result.DROPPED]
+    came = [one for one in lines if not one.flags & Flag.SENT]
+    sent = {one.flow: one for one in lines if one.flags & Flag.SENT and one.result == Result.OK}
+    assert len(lost) > 100
+    assert len(came) + len(lost) == 6001
+    assert [record.address for record in came] == [sent[record.flow].address for record in came]
+    assert came[-1].flow == max(sent)
 
 
 def test_no_wake_of_a_long_run_is_taken_for_another(ends: Ends) -> None:

@@ -19,8 +19,8 @@ from tests.trace_samples import records, ring_of
 EDMA, EP = ring_of(Service.EDMA), ring_of(Service.PEER_EP)
 
 
-def sent(at: int, line: int) -> Entry:
-    return Entry(EDMA, Record(at, Kind.LINE, Flag.SENT | Flag.WAKE, Service.PEER_EP, address=line))
+def sent(at: int, line: int, result: Result = Result.OK) -> Entry:
+    return Entry(EDMA, Record(at, Kind.LINE, Flag.SENT | Flag.WAKE, Service.PEER_EP, result, address=line))
 
 
 def came(at: int, line: int, result: Result = Result.OK) -> Entry:
@@ -31,6 +31,8 @@ def pairs(entries: list[Entry]) -> list[int | None]:
     """Of each wake that arrived: when it was sent."""
     times, found = dict[int, int](), list[int | None]()
     for _, record in with_wake_flows(entries):
+        if record.kind == Kind.SLICE:
+            continue
         if record.flags & Flag.SENT:
             times[record.flow] = record.mono_ns
         else:
@@ -48,6 +50,21 @@ def test_a_wake_that_a_fault_lost_is_not_the_next_one() -> None:
     entries = [sent(1, 1), came(2, 1, Result.DROPPED), sent(3, 1), came(4, 1)]
 
     assert pairs(entries) == [1, 3]
+
+
+def test_a_wake_that_its_sender_could_not_get_rid_of_is_not_the_next_one() -> None:
+    entries = [sent(1, 1), sent(2, 1, Result.DROPPED), sent(3, 1), came(4, 1)]
+
+    assert pairs(entries) == [3]
+
+
+def test_a_process_that_begins_takes_none_that_were_sent_before() -> None:
+    again = EP._replace(incarnation=EP.incarnation + 1, pid=77)
+    arrived = came(4, 1).record
+
+    assert pairs([sent(1, 1), came(2, 1), sent(3, 1), Entry(again, Record(3, Kind.SLICE)), sent(4, 1)]) == [1]
+    begins = [came(0, 9), sent(1, 1), Entry(again, Record(2, Kind.SLICE))]
+    assert pairs([*begins, sent(3, 1), Entry(again, arrived)]) == [None, 3]
 
 
 def test_a_wake_that_nobody_took_for_long_is_lost() -> None:
