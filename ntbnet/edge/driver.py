@@ -264,8 +264,8 @@ class Driver:
         self._on_deadline = tracer.packets.around_deadline(self._on_deadline)
         packets = self._packets
         if packets is not None:
-            packets.transmit = tracer.packets.around_transmit(packets.transmit, packets)
-            packets.end_burst = tracer.packets.around_end_burst(packets.end_burst)
+            around = packets.transmit, packets.end_burst, packets
+            packets.transmit, packets.end_burst = tracer.packets.around_burst(*around)
             packets.poll = tracer.packets.around_poll(packets.poll)
             self._write_tun = tracer.packets.around_write(self._write_tun)
         if self._wakes is not None:

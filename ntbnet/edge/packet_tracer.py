@@ -22,6 +22,10 @@ MOST_DELIVERED = 4096
 """Frames whose packets are yet to be written to the TUN; of more, the oldest are forgotten."""
 
 
+Transmit = Callable[[int, int], Sequence[Effect]]
+Step = Callable[[int], Sequence[Effect]]
+
+
 @runtime_checkable
 class FramesDevice(Protocol):
     """A device that sends packets as frames of rings."""
@@ -71,48 +75,45 @@ class PacketTracer:
         self._note: Callable[..., int] = notes.note
         self._note_frame, self._clock = notes.note_frame, clock
         self._device = device if isinstance(device, FramesDevice) else None
-        self._node, self._packet_at = node, packet_at
-        self._queues: Sequence[Queue] = ()
-        self._rings: tuple[_Ring, ...] = ()
-        """Of ``_queues``."""
-        self._burst_ns = 0
-        self._unrung = self._rings_saved = 0
-        self._last_flow = self._last_queue = self._last_epoch = 0
-        """Of the newest frame."""
+        self._node, self._packet_at, self._head_end = node, packet_at, packet_at + DATA_BYTES
         self.delivered: deque[tuple[int, int]] = deque(maxlen=MOST_DELIVERED)
         self._fills: dict[int, int] = {}
 
     # out
 
-    def around_transmit(
-        self, bare: Callable[[int, int], Sequence[Effect]], packets: Packets
-    ) -> Callable[[int, int], Sequence[Effect]]:
-        """A packet that came from the node's stack, on its way into a ring.
+    def around_burst(self, transmit: Transmit, end_burst: Step, packets: Packets) -> tuple[Transmit, Step]:
+        """Packets that came from the node's stack, on their way into rings; and their end, where the peer is
+        told of frames, or not since it looks by itself.
 
         Args:
-            bare: the device's.
-            packets: whose ``buffer`` has it.
+            transmit: the device's.
+            end_burst: the device's.
+            packets: whose ``buffer`` has the packet.
         """
-        device, packet_at, head_end = self._device, self._packet_at, self._packet_at + DATA_BYTES
+        device, node, packet_at, head_end = self._device, self._node, self._packet_at, self._head_end
         clock, note_frame = self._clock, self._note_frame
         assert device is not None, "only such devices get packets"
+        bare_transmit, bare_end = transmit, end_burst
+        queues: Sequence[Queue] = ()
+        rings: tuple[_Ring, ...] = ()
+        unrung = burst_ns = told_before = newest_flow = newest_queue = newest_epoch = 0
 
-        def transmit(length: int, now_ns: int) -> Sequence[Effect]:
-            read_ns = clock()
+        def note_transmit(length: int, now_ns: int) -> Sequence[Effect]:
+            nonlocal queues, rings, unrung, burst_ns, newest_flow, newest_queue, newest_epoch
+            read_ns, buffer = clock(), packets.buffer
             # before the call: the buffer may be the peer's ring
-            head = packets.buffer[packet_at : min(head_end, length)].tobytes()
-            queues, epoch = device.queues, device.epoch
-            if queues is not self._queues:
-                self._queues, self._rings = queues, tuple(map(_Ring, queues))
-            rings = self._rings
+            head = (buffer[packet_at:head_end] if length >= head_end else buffer[packet_at:length]).tobytes()
+            found, epoch = device.queues, device.epoch
+            if found is not queues:
+                queues, rings = found, tuple(map(_Ring, found))
             if len(rings) == 1:
                 ring = rings[0]
                 ver = ring.tx.tx_pkts
-                effects = bare(length, now_ns)
+                effects = bare_transmit(length, now_ns)
                 is_sent = ring.tx.tx_pkts == ver + 1
             else:
                 before = [ring.tx.tx_pkts for ring in rings]
-                effects, is_sent = bare(length, now_ns), False
+                effects, is_sent = bare_transmit(length, now_ns), False
                 for ring, ver in zip(rings, before, strict=True):
                     is_sent = ring.tx.tx_pkts == ver + 1
                     if is_sent:
@@ -122,43 +123,37 @@ class PacketTracer:
                 note_frame(read_ns, _TUN_READ, 0, _DROPPED, epoch, 0, 0, max(0, size), 0, 0, 0, 0, head)
                 return effects
             if ring.epoch != epoch:
-                ring.epoch, ring.flow = epoch, frame_flow(self._node, ring.number, epoch, 0)
-            if not self._unrung:
-                self._burst_ns = read_ns
-            self._unrung += 1
-            self._last_flow = flow = ring.flow | ver & _U32
-            self._last_queue = number = ring.number
-            self._last_epoch = epoch
+                ring.epoch, ring.flow = epoch, frame_flow(node, ring.number, epoch, 0)
+            if not unrung:
+                burst_ns = read_ns
+            unrung += 1
+            newest_flow = flow = ring.flow | ver & _U32
+            newest_queue = number = ring.number
+            newest_epoch = epoch
             index, free, is_in_place = ring.tx.newest()
-            at, flags = ring.base + index * ring.frame_bytes, _IN_PLACE if is_in_place else _SENT
-            now_ns = clock()
-            took = (now_ns - read_ns) & _U32
-            note_frame(
-                now_ns, _FRAME, flags, 0, epoch, flow, at, size, number, index, ring.most - free, took, head
-            )
+            at, flags, fill = ring.base + index * ring.frame_bytes, _SENT, ring.most - free
+            if is_in_place:
+                flags = _IN_PLACE
+            end = clock()
+            took = end - read_ns & _U32
+            note_frame(end, _FRAME, flags, 0, epoch, flow, at, size, number, index, fill, took, head)
             return effects
 
-        return transmit
-
-    def around_end_burst(self, bare: Callable[[int], Sequence[Effect]]) -> Callable[[int], Sequence[Effect]]:
-        """The peer is told of frames, or not since it looks by itself."""
-        note_frame, clock = self._note_frame, self._clock
-
-        def end_burst(now_ns: int) -> Sequence[Effect]:
-            effects = bare(now_ns)
-            many = self._unrung
-            if many:
-                self._unrung = saved = 0
-                for ring in self._rings:
+        def note_end(now_ns: int) -> Sequence[Effect]:
+            nonlocal unrung, told_before
+            effects = bare_end(now_ns)
+            if unrung:
+                many, unrung, saved, end = unrung, 0, 0, clock()
+                for ring in rings:
                     saved += ring.tx.rings_saved
-                result, self._rings_saved = (_DROPPED if saved != self._rings_saved else 0), saved
-                flow, queue, end = self._last_flow, self._last_queue, clock()
-                took = end - self._burst_ns
-                took = min(took, AMOUNT_MAX)
-                note_frame(end, _BURST, 0, result, self._last_epoch, flow, 0, 0, queue, 0, many, took, b"")
+                result, told_before = (_DROPPED if saved != told_before else 0), saved
+                took = min(end - burst_ns, AMOUNT_MAX)
+                note_frame(
+                    end, _BURST, 0, result, newest_epoch, newest_flow, 0, 0, newest_queue, 0, many, took, b""
+                )
             return effects
 
-        return end_burst
+        return note_transmit, note_end
 
     # looks
 

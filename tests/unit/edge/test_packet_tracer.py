@@ -50,16 +50,21 @@ class Rig:
         self.device: Any = SimpleNamespace(epoch=EPOCH, queues=self.queues, bar_of=lambda _addr: None)
         self.tracer = PacketTracer(writer(self.ring, CAPACITY, clock), clock, self.device, 0, 0)
 
+        packets: Any = SimpleNamespace(buffer=memoryview(PACKET))
+        self._to: int | None = None
+        self._transmit, self.end_burst = self.tracer.around_burst(
+            self._into_ring, lambda _now_ns: (), packets
+        )
+
+    def _into_ring(self, _length: int, _now_ns: int) -> Sequence[Effect]:
+        if self._to is not None:
+            self.queues[self._to].tx.tx_pkts += 1
+        return ()
+
     def send(self, to: int | None) -> None:
         """A packet comes from the stack, and leaves by that queue, or is dropped."""
-
-        def transmit(_length: int, _now_ns: int) -> Sequence[Effect]:
-            if to is not None:
-                self.queues[to].tx.tx_pkts += 1
-            return ()
-
-        packets: Any = SimpleNamespace(buffer=memoryview(PACKET))
-        self.tracer.around_transmit(transmit, packets)(len(PACKET), 0)
+        self._to = to
+        self._transmit(len(PACKET), 0)
 
     def records(self) -> list[Record]:
         slots = range(HEADER_BYTES, len(self.ring), RECORD_BYTES)
@@ -70,7 +75,7 @@ class Rig:
 def test_packet_is_noted_as_it_comes_as_a_frame_and_as_told(queues: int, queue: int) -> None:
     rig = Rig(queues=queues)
     rig.send(queue)
-    rig.tracer.around_end_burst(lambda _now_ns: ())(0)
+    rig.end_burst(0)
     read, frame, trigger, slice_ = rig.records()
 
     flow = frame_flow(0, queue, EPOCH, 10)
@@ -100,7 +105,7 @@ def test_frame_of_a_new_link_epoch_has_a_flow_of_it() -> None:
 def test_packet_that_no_ring_takes_is_dropped_and_nobody_is_told(queues: int) -> None:
     rig = Rig(queues=queues)
     rig.send(None)
-    rig.tracer.around_end_burst(lambda _now_ns: ())(0)
+    rig.end_burst(0)
     (read,) = rig.records()
 
     assert (read.kind, read.result, read.length, read.flow) == (Kind.TUN_READ, Result.DROPPED, 100, 0)
