@@ -7,7 +7,7 @@ machine.
 Processes that wait at the same time hold a packet up once, one after the other they do so twice. Which it was
 within one sample nobody knows. Taken is the least: of each sample the longest wait of a thread, just before
 it was made. Processes of the bridge wait for each other, too: so all of it is no more than what others ran,
-or the machine's host took, in that time. With nobody else on the machine that is nothing.
+or the machine's host took, in that time. With nobody else on the machine that is next to nothing.
 """
 
 from __future__ import annotations
