@@ -62,6 +62,11 @@ class PendingInterrupts:
             return ()
         return self._handle(src, message, now_ns)
 
+    def forget(self, src: str) -> None:
+        """A neighbour is gone, and with it what it raised and nobody has taken yet."""
+        self._last = None
+        self._waiting = {key: one for key, one in self._waiting.items() if key[0] != src}
+
     def end_step(self) -> Sequence[Interrupt]:
         """What waited, for the device itself to handle; the next interrupt is handled at once."""
         self._last = None
