@@ -15,7 +15,7 @@ from ntbnet.app.bridge import Bridge
 from ntbnet.app.chaos_history import LoggedError, LoggedEvent, NodeCounters, Sample
 from ntbnet.app.chaos_scenario import NODES, SUPERVISOR
 from ntbnet.app.chaos_schedstat import WaitSampler
-from ntbnet.app.chaos_waits import TRAFFIC
+from ntbnet.app.chaos_waits import FORK_SERVER, TRAFFIC
 from ntbnet.app.forks import MODULE as FORK_SERVER_MODULE
 from ntbnet.edge.netns import inside, netns_inode
 from ntbnet.edge.node import spec_from
@@ -24,7 +24,6 @@ from ntbnet.edge.shm import SHM_FOLDER
 
 UDP_KEYS = ("InDatagrams", "OutDatagrams", "SndbufErrors", "RcvbufErrors", "InCsumErrors")
 SAMPLE_INTERVAL_NS = 2_000_000_000
-FORK_SERVER = "fork server"
 RECORDER = "recorder"
 GROWN_S = 2.0
 """A younger process still imports and allocates."""
@@ -57,6 +56,7 @@ class Recorder:
         self.samples: list[Sample] = []
         self.nodes: list[NodeCounters] = []
         self.waits = WaitSampler()
+        self._fork_server: ProcessRecord | None = None
         self.traffic_pid: int | None = None
 
     def look(self) -> None:
@@ -122,6 +122,7 @@ class Recorder:
         record = run.read_run()
         found = {name: run.process(name) for name in topology.SERVICES}
         found[SUPERVISOR] = record.supervisor if record else None
+        found[FORK_SERVER] = self._fork_server
         pids = {name: process.pid for name, process in found.items() if process is not None}
         if self.traffic_pid is not None:
             pids[TRAFFIC] = self.traffic_pid
@@ -137,7 +138,7 @@ class Recorder:
         record = run.read_run()
         processes = {name: run.process(name) for name in topology.SERVICES}
         processes[SUPERVISOR] = record.supervisor if record else None
-        processes[FORK_SERVER] = min(
+        processes[FORK_SERVER] = self._fork_server = min(
             _named(run.name, {FORK_SERVER_MODULE.encode()}), key=lambda one: one.start_ticks, default=None
         )
         for name, process in processes.items():

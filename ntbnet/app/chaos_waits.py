@@ -28,8 +28,9 @@ from ntbnet.app.chaos_windows import Span, merged
 TRAFFIC = "traffic"
 """The program that sends and receives."""
 ON_PATH = frozenset({*topology.SERVICES, TRAFFIC})
-"""Whose waits hold up a packet; the supervisor's do where a service is replaced."""
-RESTARTING = ON_PATH | {SUPERVISOR}
+"""Whose waits hold up a packet; those of who starts services do where one is replaced."""
+FORK_SERVER = "fork server"
+RESTARTING = ON_PATH | {SUPERVISOR, FORK_SERVER}
 OWN_PART = 5
 """What is less than one such part of the time between two samples does not count: so much two CPUs, few for
 seven processes, cost them at any time."""
