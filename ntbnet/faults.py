@@ -166,7 +166,7 @@ KINDS: Mapping[str, FaultKind] = {
         (("burst", 1),),
     ),
     "interrupt-storm": FaultKind(
-        "an interrupt comes `burst` times more, as fast as the CPU takes them",
+        "an interrupt comes `burst` times more, 40 in each turn of the service's loop",
         RECEIVER,
         INTERRUPTS,
         INTERRUPTS,

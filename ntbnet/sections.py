@@ -359,4 +359,4 @@ class Run:
     idle_cores: Annotated[str, Choice(("auto", "halt", "poll"))] = "auto"
     """What idle cores of the machine do; poll: they wait awake while the bridge is up (the kernel's
     /dev/cpu_dma_latency at 0), so that a message wakes its receiver sooner, and save no power; auto: so while
-    packets cross, where the machine allows it; halt: as they would without the bridge."""
+    a node sends packets, where the machine allows it; halt: as they would without the bridge."""

@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from ntbnet.config import Sections, load_text, shared_identity, to_dict
+from ntbnet.edge.idle_cores import CPU_LATENCY
+from ntbnet.edge.tun import TUN_DEVICE
 from ntbnet.profile import SHIPPED
 from ntbnet.schema import Integer, keys
 
@@ -250,6 +252,12 @@ def project() -> dict[str, dict[str, object]]:
 
 
 ENTRY_MODULE, _, ENTRY_FUNCTION = project()["project"]["scripts"]["ntbnet"].partition(":")  # type: ignore[index] # plain TOML
+
+
+def test_unit_lets_services_have_every_device_that_they_open() -> None:
+    allowed = re.findall(r"(?m)^DeviceAllow=(\S+) rw$", UNIT.read_text(encoding="utf-8"))
+
+    assert {str(TUN_DEVICE), str(CPU_LATENCY)} == set(allowed)
 
 
 def test_unit_verifies() -> None:

@@ -25,6 +25,7 @@ from ntbnet.app.bench_samples import Samples
 from ntbnet.app.bench_sockperf import ping_pong
 from ntbnet.app.bench_traffic import tcp_bounds, throughput
 from ntbnet.config import Config
+from ntbnet.edge.idle_cores import awake
 
 STARTUP_PROGRAMS = ("ip", "ping")
 
@@ -89,7 +90,7 @@ def basics(name: str, config: Config, plan: Plan, say: Say) -> dict[str, Any]:
             status = lab.bridge.status()
             say("sockperf ping-pong")
             result["latency"] = ping_pong(lab.direction("rc", "ep"), plan.latency_s)
-            with veth_pair(name, lab.config.netdev.mtu) as veth:
+            with awake(config.run.idle_cores != "halt"), veth_pair(name, lab.config.netdev.mtu) as veth:
                 result["throughput"] = throughput(lab, veth, plan.rounds, plan.stream_s)
             entries = status["link"]["queues"][0]["rc"]["tx_max_entry"]
             result["tcp_bounds_gbit_s"] = tcp_bounds(lab.config, entries)
@@ -118,7 +119,7 @@ def _edma_throughput(
         say(f"starting bridge {name} with {EDMA}")
         lab.up()
         await_backend(lab, EDMA)
-        with veth_pair(name, lab.config.netdev.mtu) as veth:
+        with awake(lab.config.run.idle_cores != "halt"), veth_pair(name, lab.config.netdev.mtu) as veth:
             return throughput(lab, veth, plan.rounds, plan.stream_s)
     finally:
         say(f"stopping bridge {name}")

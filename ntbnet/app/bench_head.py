@@ -19,11 +19,11 @@ from ntbnet.edge.idle_cores import awake, cpu_latency_us
 
 
 @contextmanager
-def measuring(bench: str, config: Config) -> Iterator[dict[str, Any]]:
+def kept_awake(bench: str, config: Config) -> Iterator[dict[str, Any]]:
     """The keys that a result begins with, complete behind the ``with`` block.
 
-    Within it idle cores wait awake where packets would have them do so (``run.idle_cores``): a bridge, and
-    just so whatever it is compared with.
+    Within it idle cores wait awake all the time, unless ``run.idle_cores`` is ``halt``: for a bridge, as
+    packets would have them, and just so for whatever it is compared with.
     """
     with awake(config.run.idle_cores != "halt"):
         result = head(bench, config)

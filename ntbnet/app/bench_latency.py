@@ -245,7 +245,7 @@ def run(
     }
     bench = Bench(name, configs, tool, plan, say)
     with (
-        bench_head.measuring("latency", config) as head,
+        bench_head.kept_awake("latency", config) as head,
         tempfile.TemporaryDirectory() as folder,
         references(name, config.netdev.mtu) as compared,
     ):

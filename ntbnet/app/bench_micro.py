@@ -48,7 +48,7 @@ def run(name: str, plan: Plan, say: Say, curves: bench_curves.Plan | None = None
     """
     require_programs(("ip",))
     invalid = list[str]()
-    with bench_head.measuring("micro", load_text("", "defaults")) as result:
+    with bench_head.kept_awake("micro", load_text("", "defaults")) as result:
         result |= {
             "rounds": plan.rounds,
             "tool": choose_tool(),

@@ -205,7 +205,7 @@ def run(name: str, config: Config, plan: Plan, say: Say) -> dict[str, Any]:
     places = list(settings(config, plan))
     require_programs(("ip", "ping", "iperf3"))
     bench = Bench(name, places, plan, say)
-    with bench_head.measuring("throughput", config) as head, tempfile.TemporaryDirectory() as folder:
+    with bench_head.kept_awake("throughput", config) as head, tempfile.TemporaryDirectory() as folder:
         bench.run(Path(folder))
     result = {
         **head,

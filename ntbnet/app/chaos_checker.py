@@ -31,7 +31,7 @@ from ntbnet.app.chaos_judgement import RULES, Judgement, Recovery
 from ntbnet.app.chaos_scenario import NODES, OUTAGE_MS, SUPERVISOR, Bounds, Scenario
 from ntbnet.app.chaos_services import DIED, judge_services
 from ntbnet.app.chaos_waits import ON_PATH, RESTARTING, Waits
-from ntbnet.app.chaos_windows import INJECTED, Span, Window, merged, parts_outside, pauses, strikes
+from ntbnet.app.chaos_windows import INJECTED, Span, Window, covers, merged, parts_outside, pauses, strikes
 
 MOST_PROBLEMS = 20
 """Of one sort; the rest is counted."""
@@ -218,7 +218,13 @@ class _Judge:
             self._problem(
                 "loss", f"{result.lost} datagrams, more than the {injected} injected faults explain"
             )
+        settle_ns = bounds.settle_ms * 1_000_000
+        windows = (*self._acts, *self._strikes)
+        during = merged((start, end + settle_ns) for start, end, fault in windows if not fault.ends_life)
         for key, sequence, sent_ns in self._lost:
+            # most are, and to ask each fault about each of them took longer than a soak
+            if covers(during, sent_ns):
+                continue
             reason = self._unexcused(key, sequence, sent_ns)
             if reason:
                 self._problem("loss", f"datagram {sequence} of {_name(key)}: {reason}")

@@ -15,7 +15,7 @@ from ntbnet.app.bridge import Bridge
 from ntbnet.app.chaos_history import LoggedError, LoggedEvent, NodeCounters, Sample
 from ntbnet.app.chaos_scenario import NODES, SUPERVISOR
 from ntbnet.app.chaos_schedstat import WaitSampler
-from ntbnet.app.chaos_waits import TRAFFIC
+from ntbnet.app.chaos_waits import FORK_SERVER, TRAFFIC
 from ntbnet.app.forks import MODULE as FORK_SERVER_MODULE
 from ntbnet.edge.carrier import CarrierChange, CarrierWatch
 from ntbnet.edge.log_rotation import place_of
@@ -26,7 +26,6 @@ from ntbnet.edge.shm import SHM_FOLDER
 
 UDP_KEYS = ("InDatagrams", "OutDatagrams", "SndbufErrors", "RcvbufErrors", "InCsumErrors")
 SAMPLE_INTERVAL_NS = 2_000_000_000
-FORK_SERVER = "fork server"
 RECORDER = "recorder"
 GROWN_S = 2.0
 """A younger process still imports and allocates."""
@@ -61,6 +60,7 @@ class Recorder:
         self.carriers: list[CarrierChange] = []
         self._watch: CarrierWatch | None = None
         self.waits = WaitSampler()
+        self._fork_server: ProcessRecord | None = None
         self.traffic_pid: int | None = None
 
     def look(self) -> None:
@@ -142,6 +142,7 @@ class Recorder:
         record = run.read_run()
         found = {name: run.process(name) for name in topology.SERVICES}
         found[SUPERVISOR] = record.supervisor if record else None
+        found[FORK_SERVER] = self._fork_server
         pids = {name: process.pid for name, process in found.items() if process is not None}
         if self.traffic_pid is not None:
             pids[TRAFFIC] = self.traffic_pid
@@ -157,7 +158,7 @@ class Recorder:
         record = run.read_run()
         processes = {name: run.process(name) for name in topology.SERVICES}
         processes[SUPERVISOR] = record.supervisor if record else None
-        processes[FORK_SERVER] = min(
+        processes[FORK_SERVER] = self._fork_server = min(
             _named(run.name, {FORK_SERVER_MODULE.encode()}), key=lambda one: one.start_ticks, default=None
         )
         for name, process in processes.items():

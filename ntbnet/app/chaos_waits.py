@@ -7,7 +7,7 @@ machine.
 Processes that wait at the same time hold a packet up once, one after the other they do so twice. Which it was
 within one sample nobody knows. Taken is the least: of each sample the longest wait of a thread, just before
 it was made. Processes of the bridge wait for each other, too: so all of it is no more than what others ran,
-or the machine's host took, in that time. With nobody else on the machine that is nothing.
+or the machine's host took, in that time. With nobody else on the machine that is next to nothing.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ from ntbnet.app.chaos_windows import Span, merged
 TRAFFIC = "traffic"
 """The program that sends and receives."""
 ON_PATH = frozenset({*topology.SERVICES, TRAFFIC})
-"""Whose waits hold up a packet; the supervisor's do where a service is replaced."""
-RESTARTING = ON_PATH | {SUPERVISOR}
+"""Whose waits hold up a packet; those of who starts services do where one is replaced."""
+FORK_SERVER = "fork server"
+RESTARTING = ON_PATH | {SUPERVISOR, FORK_SERVER}
 OWN_PART = 5
 """What is less than one such part of the time between two samples does not count: so much two CPUs, few for
 seven processes, cost them at any time."""

@@ -60,6 +60,12 @@ def merged(spans: Iterable[Span]) -> list[Span]:
     return found
 
 
+def covers(spans: Sequence[Span], time_ns: int) -> bool:
+    """True when one of ``spans``, which are ``merged``, has that moment in it."""
+    place = bisect_right(spans, (time_ns, 1 << 64))
+    return place > 0 and time_ns <= spans[place - 1][1]
+
+
 def parts_outside(from_ns: int, until_ns: int, spans: Sequence[Span]) -> Iterator[Span]:
     """The parts of a time that no span covers, in order.
 

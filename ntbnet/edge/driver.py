@@ -426,6 +426,7 @@ class Driver:
         changes, path.changes = path.changes, []
         if any(not up for up, _ in changes):
             self._forget(path.peer)
+            self._interrupts.forget(path.peer)
         for header, payload in outgoing:
             self._send_now(path.peer, header, payload)
         for up, reason in changes:

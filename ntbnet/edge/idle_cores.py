@@ -1,4 +1,4 @@
-"""Idle cores of this machine that wait awake instead of halting, while packets cross.
+"""Idle cores of this machine that wait awake instead of halting, while packets are sent.
 
 A message wakes several processes one after the other, and each wake of a core that has halted takes
 what the hardware, or the hypervisor below it, takes to start it again.
@@ -77,11 +77,11 @@ def cpu_latency_us(device: Path = CPU_LATENCY) -> int | None:
 
 
 @contextmanager
-def awake(wanted: bool) -> Iterator[None]:
+def awake(wanted: bool, device: Path = CPU_LATENCY) -> Iterator[None]:
     """No idle core halts within the ``with`` block, if wanted, where the machine lets us."""
     cores = None
     with suppress(OSError):
-        cores = IdleCores() if wanted else None
+        cores = IdleCores(device) if wanted else None
     try:
         if cores is not None:
             cores.stay_awake()

@@ -3,7 +3,7 @@
 As an interrupt controller latches a line or a vector once until it is taken: an interrupt equal to the one
 before it, with nothing in between, waits for the end of the step, and is handled once more there, however
 often it came. So a storm of interrupts costs two runs of the handler in each step, and packets and messages
-have their turns. Message-signalled ones are writes, and no write may be merged with another.
+have their turns. An MSI that comes as a message is a write, and no write may be merged with another.
 """
 
 from __future__ import annotations
@@ -65,6 +65,11 @@ class PendingInterrupts:
             self.merged += 1
             return ()
         return self._handle(src, message, now_ns)
+
+    def forget(self, src: str) -> None:
+        """A neighbour is gone, and with it what it raised and nobody has taken yet."""
+        self._last = None
+        self._waiting = {key: one for key, one in self._waiting.items() if key[0] != src}
 
     def end_step(self) -> Sequence[Interrupt]:
         """What waited, for the device itself to handle; the next interrupt is handled at once."""

@@ -340,6 +340,17 @@ def run_bursts(story: Story, folder: FilePath, wanted: int, begin: Callable[[Dri
     return asyncio.run(run())
 
 
+def test_each_burst_is_told_of(story: Story, tmp_path: FilePath) -> None:
+    def begin(driver: Driver, tun: BurstTun) -> None:
+        driver.on_packets(lambda: story.lines.append("burst"))
+        tun.other_end.send(b"0")
+        tun.other_end.send(b"1")
+
+    run_bursts(story, tmp_path, 2, begin)
+
+    assert story.lines == ["burst", "0", "1"]
+
+
 def test_all_packets_of_one_drain_are_one_burst(story: Story, tmp_path: FilePath) -> None:
     def begin(_driver: Driver, tun: BurstTun) -> None:
         for number in range(5):

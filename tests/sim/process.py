@@ -107,6 +107,8 @@ class Process:
     def settle(self, path: Path) -> None:
         outgoing, path.outgoing = path.outgoing, []
         changes, path.changes = path.changes, []
+        if any(not up for up, _ in changes):
+            self.interrupts.forget(path.peer)
         for header, payload in outgoing:
             self.world.carry(self.name, path.peer, (header, bytes(payload)))
         for up, reason in changes:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ntbnet.app.chaos_checker import check
 from ntbnet.app.chaos_history import (
@@ -19,6 +21,7 @@ from ntbnet.app.chaos_history import (
 )
 from ntbnet.app.chaos_judgement import Judgement
 from ntbnet.app.chaos_scenario import Bounds, parse
+from ntbnet.app.chaos_windows import covers, merged
 from tests.unit.app.chaos_histories import MS, Made, kill, scenario, strike, told, without
 
 RULES = FaultRecord(0, "rules", (), 100 * MS, 4900 * MS)
@@ -312,3 +315,12 @@ def test_log_has_to_account_for_every_fault(counted: int, is_enough: bool) -> No
     found = check(Made(5000, [], [RULES], seen).history(), plain)
 
     assert any("the logs tell of 6 of 7" in text for text in found.problems) is not is_enough
+
+
+@given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 20))), st.integers(-2, 75))
+def test_moment_is_covered_when_one_of_the_merged_spans_has_it(
+    lengths: list[tuple[int, int]], time_ns: int
+) -> None:
+    spans = [(start, start + length) for start, length in lengths]
+
+    assert covers(merged(spans), time_ns) == any(start <= time_ns <= end for start, end in spans)

@@ -1,13 +1,18 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import json
 import os
 import struct
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from ntbnet.edge.idle_cores import CPU_LATENCY, QUIET_S, IdleCores, awake, cpu_latency_us
+from ntbnet.edge import startup
+from ntbnet.edge.idle_cores import QUIET_S, IdleCores, awake, cpu_latency_us
+from ntbnet.log import Logger
 
 
 @pytest.fixture
@@ -26,7 +31,7 @@ def descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-def test_nothing_is_asked_for_at_first() -> None:
+def test_what_is_in_force_is_read_where_it_can_be() -> None:
     assert cpu_latency_us(Path("/dev/zero")) == 0
     assert cpu_latency_us(Path("/absent")) is None
 
@@ -84,12 +89,40 @@ def test_refused_request_leaves_no_descriptor() -> None:
     assert descriptors() == before
 
 
-def test_block_keeps_cores_awake_where_the_machine_lets_it() -> None:
-    before = cpu_latency_us()
-    with awake(True):
-        within = cpu_latency_us()
-    with awake(False):
-        unasked = cpu_latency_us()
+def test_block_keeps_cores_awake_if_that_is_wanted(device: Path) -> None:
+    before = descriptors()
+    with awake(False, device):
+        assert device.read_bytes() == b""
+    with awake(True, device):
+        assert requests(device)[-1] == 0
 
-    assert within == (0 if os.access(CPU_LATENCY, os.W_OK) else before)
-    assert unasked == cpu_latency_us()
+    assert descriptors() == before
+
+
+def test_block_runs_where_the_machine_does_not_let_it(tmp_path: Path) -> None:
+    with awake(True, tmp_path / "absent"):
+        pass
+
+
+@pytest.mark.parametrize("what", ["auto", "halt", "poll"])
+def test_service_opens_the_device_unless_cores_are_to_halt(
+    what: str, device: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(startup, "IdleCores", partial(IdleCores, device))
+    cores = startup._idle_cores(what, Logger(io.StringIO(), "debug", {}))
+
+    assert (cores is None) == (what == "halt")
+    if cores is not None:
+        assert (requests(device)[-1] == 0) == (what == "poll")
+        cores.close()
+
+
+@pytest.mark.parametrize(("what", "told"), [("auto", []), ("halt", []), ("poll", ["service.cores_halt"])])
+def test_machine_that_refuses_is_told_of_where_it_was_asked_for(
+    what: str, told: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(startup, "IdleCores", partial(IdleCores, tmp_path / "absent"))
+    lines = io.StringIO()
+
+    assert startup._idle_cores(what, Logger(lines, "debug", {})) is None
+    assert [json.loads(line)["event"] for line in lines.getvalue().splitlines()] == told

@@ -79,3 +79,13 @@ def test_sender_that_makes_up_interrupts_has_each_handled_and_few_remembered() -
     assert [one for _, one in waiting] == [irq(bits) for bits in range(MAX_WAITING)]
     assert len(cpu.handled) + len(waiting) == FRAME_IRQS
     assert not cpu.interrupts.collapsed
+
+
+def test_what_a_sender_raised_goes_with_it() -> None:
+    cpu = Cpu()
+    cpu.interrupt(irq(1), times=2)
+    cpu.interrupt(irq(1), "rc-host", times=2)
+    cpu.interrupts.forget("epc")
+
+    assert cpu.interrupts.end_step() == [("rc-host", irq(1))]
+    assert cpu.interrupt(irq(1)) == [True]
