@@ -33,7 +33,8 @@ from ntbnet.app.logs import (
     read_lines,
 )
 from ntbnet.config import load_text
-from ntbnet.edge.rundir import DEFAULT_ROOT, RunDir
+from ntbnet.edge.run_root import default_root
+from ntbnet.edge.rundir import RunDir
 from ntbnet.errors import ConfigError
 from ntbnet.log import COMMON_KEYS, EVENTS
 
@@ -84,7 +85,7 @@ Name = Annotated[
 ]
 RunFolder = Annotated[
     Path | None,
-    typer.Option("--run-dir", help="Folder of the run folders.", show_default=str(DEFAULT_ROOT)),
+    typer.Option("--run-dir", help="Folder of the run folders.", show_default=str(default_root())),
 ]
 LogFolder = Annotated[
     Path | None,
@@ -208,7 +209,7 @@ def _open(
         raise typer.BadParameter("give either paths, or --name, --run-dir and --log-dir")
     timeline = Timeline()
     if not paths:
-        files = _bridge_files(name or DEFAULT_NAME, run_dir or DEFAULT_ROOT, log_dir, tally)
+        files = _bridge_files(name or DEFAULT_NAME, run_dir or "", log_dir, tally)
         return merge([read_file(path, timeline, tally) for path in files])
     sources = []
     for path in dict.fromkeys(paths):
@@ -227,7 +228,7 @@ def _open(
     return merge(sources)
 
 
-def _bridge_files(name: str, run_dir: Path, log_dir: Path | None, tally: Tally) -> list[Path]:
+def _bridge_files(name: str, run_dir: Path | str, log_dir: Path | None, tally: Tally) -> list[Path]:
     try:
         run = RunDir(run_dir, name)
     except ConfigError as problem:
