@@ -18,6 +18,8 @@ from ntbnet.errors import ConfigError
 USUAL_ROOT = Path("/run/ntbnet")
 MEMORY_ROOT = Path("/dev/shm/ntbnet")  # noqa: S108 - refused unless it is ours alone
 """Instead of the usual one where /run is on a disk."""
+ROOMY_BYTES = 256 << 20
+"""Size of /dev/shm from which on it takes run folders; by default containers have one of 64 MiB."""
 _MEMORY = frozenset({"tmpfs", "ramfs"})
 _MOUNTS = Path("/proc/self/mountinfo")
 _MADE = ".made-by-ntbnet"
@@ -27,8 +29,14 @@ _MADE = ".made-by-ntbnet"
 @cache
 def default_root() -> Path:
     """Where run folders are unless ``run.dir`` says otherwise."""
-    on_disk = not is_in_memory(USUAL_ROOT.parent) and is_in_memory(MEMORY_ROOT.parent)
-    return MEMORY_ROOT if on_disk else USUAL_ROOT
+    is_slow = not is_in_memory(USUAL_ROOT.parent)
+    return MEMORY_ROOT if is_slow and _is_roomy(MEMORY_ROOT.parent) else USUAL_ROOT
+
+
+def _is_roomy(folder: Path) -> bool:
+    """True for memory whose whole size leaves room beside DRAM."""
+    size = os.statvfs(folder)
+    return is_in_memory(folder) and size.f_blocks * size.f_frsize >= ROOMY_BYTES
 
 
 def is_in_memory(folder: Path) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -20,19 +21,22 @@ def test_default_root_is_in_memory_on_this_machine_whatever_run_is() -> None:
 
 
 @pytest.mark.parametrize(
-    ("run", "shm", "wanted"),
+    ("run", "shm", "shm_bytes", "wanted"),
     [
-        ("tmpfs", "tmpfs", run_root.USUAL_ROOT),
-        ("ext4", "tmpfs", run_root.MEMORY_ROOT),
-        ("overlay", "tmpfs", run_root.MEMORY_ROOT),
-        ("ext4", "ext4", run_root.USUAL_ROOT),
+        ("tmpfs", "tmpfs", 1 << 30, run_root.USUAL_ROOT),
+        ("ext4", "tmpfs", 1 << 30, run_root.MEMORY_ROOT),
+        ("overlay", "tmpfs", 1 << 28, run_root.MEMORY_ROOT),
+        ("overlay", "tmpfs", 1 << 26, run_root.USUAL_ROOT),
+        ("ext4", "ext4", 1 << 30, run_root.USUAL_ROOT),
     ],
 )
-def test_usual_root_unless_it_is_on_a_disk(
-    monkeypatch: pytest.MonkeyPatch, run: str, shm: str, wanted: Path
+def test_usual_root_unless_it_is_on_a_disk_and_there_is_room_in_memory(
+    monkeypatch: pytest.MonkeyPatch, run: str, shm: str, shm_bytes: int, wanted: Path
 ) -> None:
     kinds = {Path("/run"): run, Path("/dev/shm"): shm}
     monkeypatch.setattr(run_root, "is_in_memory", lambda folder: kinds[folder] == "tmpfs")
+    size = SimpleNamespace(f_blocks=shm_bytes // 4096, f_frsize=4096)
+    monkeypatch.setattr(os, "statvfs", lambda _folder: size)
     assert run_root.default_root.__wrapped__() == wanted
 
 
