@@ -345,10 +345,12 @@ class Trace:
 class Run:
     """Section [run]: where a running bridge keeps its state."""
 
-    dir: Annotated[str, Text(_PATH % 63, 'an absolute path of at most 64 characters without ".."')] = (
-        "/run/ntbnet"
-    )
-    """Folder of the run folders, an absolute path of at most 64 characters: a socket's has at most 107."""
+    dir: Annotated[
+        str, Text(rf"|{_PATH % 63}", 'an absolute path of at most 64 characters without "..", or empty')
+    ] = ""
+    """Folder of the run folders, an absolute path of at most 64 characters (a socket's has at most 107);
+    empty: /run/ntbnet, or /dev/shm/ntbnet where /run is on a disk, which a restart might wait for, and
+    /dev/shm has 256 MiB or more."""
 
     user: Annotated[str, Text(r"|[a-z_][a-z0-9_-]{0,31}", "the name of a user of this machine, or empty")] = (
         ""

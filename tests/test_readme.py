@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from ntbnet.edge.rundir import RunDir
+
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 BIN = Path(sys.executable).parent
@@ -121,7 +123,7 @@ def test_honcho_runs_the_same_bridge() -> None:
         honcho.send_signal(signal.SIGTERM)
         honcho.communicate(timeout=20)
     assert run("ntbnet status").returncode == 1
-    assert not Path("/run/ntbnet/ntbnet").exists()
+    assert not RunDir().exists()
 
 
 def test_configuration_commands() -> None:

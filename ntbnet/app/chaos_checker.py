@@ -12,13 +12,16 @@ arrived is wrong: that needs no more ground.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable
+from functools import partial
 from itertools import pairwise
 from statistics import median
 
 from ntbnet.app.chaos_flows import Flow, back_ns
 from ntbnet.app.chaos_history import (
+    CHANGES,
     WAYS,
     FaultRecord,
     History,
@@ -68,6 +71,9 @@ class _Judge:
         self._acts: list[Window] = []
         self._recovered: list[Span] = []
         self._strikes = strikes(history.observed.events, scenario)
+        self._changes_ns = sorted(
+            event.time_ns for event in history.observed.events if event.event in CHANGES
+        )
         self._waits = Waits(history.waits)
         self.result = Judgement(waits=self._waits.totals())
 
@@ -131,8 +137,7 @@ class _Judge:
         for key, flow in self._flows.items():
             result.sent += len(flow.sent)
             result.delivered += len(flow.received)
-            missing = flow.sent.keys() - flow.received.keys()
-            self._lost += [(key, sequence, flow.sent[sequence][0]) for sequence in sorted(missing)]
+            self._lost += [(key, sequence, flow.sent[sequence][0]) for sequence in flow.close()]
         result.lost = len(self._lost)
         if not result.sent:
             self._gaps.append("nothing was sent")
@@ -192,10 +197,18 @@ class _Judge:
         )
         for key, flow in self._flows.items():
             if key[0] == life:
-                end_ns = back_ns(flow.came, since_ns, next_ns, outage_ms * 1_000_000)
+                is_felt = partial(self._is_felt, flow)
+                end_ns = back_ns(flow.came, since_ns, next_ns, outage_ms * 1_000_000, is_felt)
                 crossed_ns = max(crossed_ns, end_ns or 0)
                 missing = missing or (_name(key) if end_ns is None else "")
         return crossed_ns, missing
+
+    def _is_felt(self, flow: Flow, before_ns: int, came_ns: int) -> bool:
+        """True for a time without packets that is more than some process's wait for its turn."""
+        if came_ns - before_ns > self._bounds.silence_ms * 1_000_000 or flow.misses(before_ns, came_ns):
+            return True
+        at = bisect_left(self._changes_ns, before_ns)
+        return at < len(self._changes_ns) and self._changes_ns[at] <= came_ns
 
     def _is_excused(self, time_ns: int, before_ns: int, windows: Iterable[Window]) -> bool:
         """True in the time of a fault, ``before_ns`` before it or ``settle_ms`` after it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 
 from ntbnet.app.chaos_history import Kind, Record
@@ -22,6 +22,7 @@ class Flow:
         "last_came_ns",
         "last_sent_ns",
         "last_tried_ns",
+        "missed_ns",
         "received",
         "sent",
     )
@@ -36,6 +37,8 @@ class Flow:
         self.last_sent_ns = self.last_came_ns = self.last_tried_ns = 0
         self.came: list[tuple[int, int]] = []
         """Time of coming and of sending, in the order of coming."""
+        self.missed_ns: list[int] = []
+        """When something was tried that never came, once ``close`` was called."""
         self._highest: list[int] = []
 
     def take(self, record: Record) -> str:
@@ -43,6 +46,7 @@ class Flow:
         if record.kind in {Kind.SENT, Kind.REFUSED}:
             self.last_tried_ns = record.time_ns
         if record.kind == Kind.REFUSED:
+            self.missed_ns.append(record.time_ns)
             return ""
         if record.kind == Kind.SENT:
             self.sent[record.sequence] = (record.time_ns, record.size)
@@ -59,6 +63,17 @@ class Flow:
         self._highest.append(max(highest, record.sequence))
         return "misordered" if record.sequence < highest else ""
 
+    def close(self) -> list[int]:
+        """Nothing more is taken; the sequence numbers of what never came."""
+        missing = sorted(self.sent.keys() - self.received.keys())
+        self.missed_ns = sorted([*self.missed_ns, *(self.sent[sequence][0] for sequence in missing)])
+        return missing
+
+    def misses(self, since_ns: int, until_ns: int) -> bool:
+        """True when something that was tried in that time never came, or was refused."""
+        at = bisect_right(self.missed_ns, since_ns)
+        return at < len(self.missed_ns) and self.missed_ns[at] < until_ns
+
     def had_come(self, sequence: int, before_ns: int) -> bool:
         """True when a later datagram had come before that time."""
         count = bisect_right(self.came, (before_ns, 1 << 63))
@@ -66,15 +81,23 @@ class Flow:
 
 
 def back_ns(
-    arrivals: Sequence[tuple[int, int]], since_ns: int, next_ns: int | None, outage_ns: int
+    arrivals: Sequence[tuple[int, int]],
+    since_ns: int,
+    next_ns: int | None,
+    outage_ns: int,
+    is_felt: Callable[[int, int], bool],
 ) -> int | None:
     """When packets crossed again: the end of the last outage, else the first crossing.
+
+    A later pause in which nothing happened to the bridge and nothing was lost is none: some process waited
+    for its turn.
 
     Args:
         arrivals: (time of coming, time of sending), by time of coming.
         since_ns: the fault; only what was sent after it counts.
         next_ns: the next fault, whose outage is not ours; None when there is none.
         outage_ns: no packet for longer than that is an outage.
+        is_felt: whether the bridge shows anything of one between two such times.
     """
     first = bisect_right(arrivals, (since_ns, 1 << 63))
     crossings = [came_ns for came_ns, sent_ns in arrivals[first:] if sent_ns > since_ns]
@@ -86,7 +109,7 @@ def back_ns(
         # what was no outage yet when the next fault came is the next fault's
         if begins_late or (next_ns is not None and before_ns >= next_ns - outage_ns):
             break
-        if came_ns - before_ns > outage_ns:
+        if came_ns - before_ns > outage_ns and is_felt(before_ns, came_ns):
             crossed_ns = came_ns
     return crossed_ns
 

@@ -36,6 +36,20 @@ WAITS_FILE = "waits.jsonl"
 SCENARIO_FILE = "scenario.toml"
 
 
+CHANGES = frozenset(
+    {
+        "link.changed",
+        "netdev.carrier_changed",
+        "path.changed",
+        "service.started",
+        "supervisor.service_died",
+        "supervisor.service_started",
+        "transport.queue_changed",
+    }
+)
+"""Events that tell of an outage, or of its end."""
+
+
 class Kind(IntEnum):
     """What a record of traffic tells."""
 

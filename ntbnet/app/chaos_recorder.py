@@ -12,7 +12,7 @@ from typing import Any
 
 from ntbnet import topology
 from ntbnet.app.bridge import Bridge
-from ntbnet.app.chaos_history import LoggedError, LoggedEvent, NodeCounters, Sample
+from ntbnet.app.chaos_history import CHANGES, LoggedError, LoggedEvent, NodeCounters, Sample
 from ntbnet.app.chaos_scenario import NODES, SUPERVISOR
 from ntbnet.app.chaos_schedstat import WaitSampler
 from ntbnet.app.chaos_waits import FORK_SERVER, TRAFFIC
@@ -31,11 +31,10 @@ GROWN_S = 2.0
 """A younger process still imports and allocates."""
 MOST_ERRORS = 1000
 HEEDED = (
+    *sorted(CHANGES),
     "chaos.fault_injected",
     "chaos.faults_counted",
-    "supervisor.service_died",
     "supervisor.service_hung",
-    "supervisor.service_started",
 )
 """Events that the checker is told of."""
 _TEXT_CHARACTERS = 300

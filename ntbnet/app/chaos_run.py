@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -39,6 +40,7 @@ from ntbnet.app.stop_request import finish
 from ntbnet.edge.carrier import CarrierChange
 from ntbnet.edge.clock import monotonic_ns
 from ntbnet.edge.node import spec_from
+from ntbnet.edge.shm import SHM_FOLDER
 from ntbnet.errors import ConfigError, SetupError
 from ntbnet.faults import REPEATING, FaultPlan, FaultRule
 
@@ -46,6 +48,8 @@ FLOW_TIMEOUT_S = 15.0
 LOGS_FOLDER = "logs"
 """Of a history."""
 STOP_TIMEOUT_S = PATIENCE_NS / 1e9 + 10
+HISTORY_ROOM_BYTES = 1 << 30
+"""Free memory of which a history may take its part; one of ten minutes has some 100 MB."""
 PATIENCE_FACTOR = 5
 """A recovery is waited for that many times as long as it may take: how late it was is worth knowing."""
 LEAST_PATIENCE_MS = 5_000
@@ -425,23 +429,30 @@ class _Run:
 
 @contextmanager
 def history_folder(keep: Path | None) -> Iterator[Path]:
-    """Where a history goes: ``keep``, which must not be there yet or be empty, or a folder that is removed.
+    """Where a history goes while it is made: a folder in memory where there is room, so that neither services
+    nor traffic wait for a disk to take what they tell; in the end it is moved to ``keep``, or removed.
 
     Raises:
         ConfigError: ``keep`` holds something, or cannot be made.
     """
-    if keep is None:
-        folder = Path(tempfile.mkdtemp(prefix="ntbnet-chaos-"))
+    if keep is not None:
         try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-        return
+            keep.mkdir(parents=True, exist_ok=True)
+            is_empty = not any(keep.iterdir())
+        except OSError as problem:
+            raise ConfigError(f"--keep {keep}: {problem.strerror}") from None
+        if not is_empty:
+            raise ConfigError(f"--keep {keep}: must be an empty folder, or none yet")
+    folder = Path(tempfile.mkdtemp(prefix="ntbnet-chaos-", dir=_roomy_memory()))
     try:
-        keep.mkdir(parents=True, exist_ok=True)
-        is_empty = not any(keep.iterdir())
-    except OSError as problem:
-        raise ConfigError(f"--keep {keep}: {problem.strerror}") from None
-    if not is_empty:
-        raise ConfigError(f"--keep {keep}: must be an empty folder, or none yet")
-    yield keep.absolute()
+        yield folder
+    finally:
+        if keep is not None:
+            shutil.copytree(folder, keep, dirs_exist_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _roomy_memory() -> Path | None:
+    """Where the DRAM of nodes is, too; None: a history would take too much of it."""
+    room = os.statvfs(SHM_FOLDER)
+    return SHM_FOLDER if room.f_bavail * room.f_frsize >= HISTORY_ROOM_BYTES else None

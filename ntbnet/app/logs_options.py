@@ -13,7 +13,7 @@ import typer
 from ntbnet.app.log_filter import Filter, filter_from
 from ntbnet.app.log_sources import STDIN, Follower, files_of_bridge, folder_files, read_all
 from ntbnet.app.logs import Axis, Line, Tally
-from ntbnet.edge.rundir import DEFAULT_ROOT
+from ntbnet.edge.run_root import default_root
 from ntbnet.errors import ConfigError
 
 DEFAULT_NAME = "ntbnet"
@@ -29,7 +29,7 @@ Name = Annotated[
 ]
 RunFolder = Annotated[
     Path | None,
-    typer.Option("--run-dir", help="Folder of the run folders.", show_default=str(DEFAULT_ROOT)),
+    typer.Option("--run-dir", help="Folder of the run folders.", show_default=str(default_root())),
 ]
 LogFolder = Annotated[
     Path | None,
@@ -61,7 +61,7 @@ class Source:
         self._axis = Axis()
         self._paths = paths or []
         if not paths:
-            self._paths = [str(self._bridge_folder(name or DEFAULT_NAME, run_dir or DEFAULT_ROOT, log_dir))]
+            self._paths = [str(self._bridge_folder(name or DEFAULT_NAME, run_dir or default_root(), log_dir))]
 
     def _bridge_folder(self, name: str, root: Path, log_dir: Path | None) -> Path:
         try:

@@ -32,7 +32,7 @@ from ntbnet.app.logs_options import (
     progress,
 )
 from ntbnet.app.logs_text import plain, print_table
-from ntbnet.edge.rundir import DEFAULT_ROOT, RunDir
+from ntbnet.edge.rundir import RunDir
 from ntbnet.errors import ConfigError, SetupError
 
 MOST_SHOWN = 1000
@@ -164,7 +164,7 @@ def _ring_folder(path: Path | None, name: str | None, run_dir: Path | None) -> P
     if path is not None:
         return path
     try:
-        return RunDir(run_dir or DEFAULT_ROOT, name or DEFAULT_NAME).trace_folder
+        return RunDir(run_dir or "", name or DEFAULT_NAME).trace_folder
     except ConfigError as problem:
         raise typer.BadParameter(str(problem), param_hint="--name") from None
 

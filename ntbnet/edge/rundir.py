@@ -16,13 +16,14 @@ import os
 import re
 import stat
 import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ntbnet.edge.process import ProcessRecord, own_record, process_record_from
 from ntbnet.edge.run_record import RunRecord, run_record_from
+from ntbnet.edge.run_root import check_root, default_root, make_root, remove_root
 from ntbnet.edge.trace_folder import LAST, TraceFolder
 from ntbnet.errors import ConfigError, SetupError
 from ntbnet.trace_records import MAX_CAPACITY
@@ -30,7 +31,6 @@ from ntbnet.trace_records import MAX_CAPACITY
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-DEFAULT_ROOT = Path("/run/ntbnet")
 MAX_SOCKET_PATH_BYTES = 107
 """sun_path holds 108 bytes, the last one zero (unix(7))."""
 EPOCH_END = 1 << 32
@@ -49,8 +49,6 @@ _CREATE_TRIES = 100
 _FOLDERS = ("sockets", "logs", "epochs", "pids", "nodes")
 _USERS_FOLDERS = ("sockets", "epochs")
 """What services that became another user write to."""
-_MADE = ".made-by-ntbnet"
-"""In a root that we made and may remove. The default root needs no such note; no bridge has that name."""
 
 
 def check_name(what: str, name: str) -> None:
@@ -67,17 +65,18 @@ class RunDir:
     """Paths and small persisted facts of one bridge.
 
     Args:
-        root: folder of all bridges' run folders.
+        root: folder of all bridges' run folders; empty: ``run_root.default_root``.
         name: bridge name, 1..15 of a-z, 0-9 and ``-``.
 
     Raises:
-        ConfigError: the name is malformed.
+        ConfigError: the name is malformed, or the root somebody else's.
     """
 
-    def __init__(self, root: str | os.PathLike[str] = DEFAULT_ROOT, name: str = "ntbnet") -> None:
+    def __init__(self, root: str | os.PathLike[str] = "", name: str = "ntbnet") -> None:
         check_name("bridge name", name)
         self.name = name
-        self.root = Path(root).absolute()
+        self.root = Path(root).absolute() if root else default_root()
+        check_root(self.root)
         self.path = self.root / name
         self._traces = TraceFolder(self.path, name)
 
@@ -168,7 +167,7 @@ class RunDir:
             pass
         except OSError as error:
             raise SetupError(f"cannot remove run folder {self.path}: {error.strerror}") from None
-        self._remove_root()
+        remove_root(self.root)
 
     @contextmanager
     def lock(self, *, wait: bool = True) -> Iterator[None]:
@@ -423,35 +422,11 @@ class RunDir:
         """Drop the note about the node's DRAM; nothing happens when there is none."""
         self._entry("nodes", f"{node}.dram").unlink(missing_ok=True)
 
-    def _make_root(self) -> None:
-        self.root.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            self.root.mkdir(mode=0o755)
-        except FileExistsError:
-            if not self.root.is_dir():
-                raise
-            return
-        if self.root != DEFAULT_ROOT:
-            (self.root / _MADE).touch()
-
-    def _remove_root(self) -> None:
-        note = self.root / _MADE
-        is_ours = self.root == DEFAULT_ROOT or note.exists()
-        try:
-            if is_ours and all(entry == note for entry in self.root.iterdir()):
-                note.unlink(missing_ok=True)
-                self.root.rmdir()
-        except OSError:
-            # another bridge's folder was made meanwhile, or the root may not be removed
-            if self.root != DEFAULT_ROOT:
-                with suppress(OSError):
-                    note.touch()
-
     def _create_folders(self, subfolders: tuple[str, ...]) -> None:
         try:
             for _ in range(_CREATE_TRIES):
                 try:
-                    self._make_root()
+                    make_root(self.root)
                     _make_own_folder(self.path)
                     for sub in subfolders:
                         _make_own_folder(self.path / sub, inside_ours=True)

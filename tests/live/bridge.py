@@ -118,12 +118,13 @@ def processes_of(name: str) -> list[ProcessRecord]:
     return found
 
 
-def leftovers(name: str, run_dir: Path = Path("/run/ntbnet")) -> list[str]:
+def leftovers(name: str, run_dir: str = "") -> list[str]:
     """What is on the machine of the bridge of that name, in words; other bridges do not count."""
     namespaces = run_command("ip", "netns").stdout.split()
     found = [f"namespace {space}" for space in namespaces if space in {f"{name}-rc", f"{name}-ep"}]
     found += [f"memory {file}" for file in sorted(SHARED_MEMORY.glob(f"ntbnet.{name}.*"))]
-    found += [f"run folder {run_dir / name}"] if (run_dir / name).exists() else []
+    run = RunDir(run_dir, name)
+    found += [f"run folder {run.path}"] if run.exists() else []
     found += [f"process {record.pid}" for record in processes_of(name)]
     return found
 
@@ -282,7 +283,7 @@ class LiveBridge:
             self._bridge.down()
         except NtbnetError as problem:
             problems.append(f"down failed: {problem}")
-        left = leftovers(self.name, Path(self.config.run.dir)) + problems
+        left = leftovers(self.name, self.config.run.dir) + problems
         if left:
             for record in processes_of(self.name):
                 kill_process(record)

@@ -199,7 +199,7 @@ class Pair:
         for machine in self.both:
             machine.remove()
             run_command("ip", "netns", "del", machine.netns)
-        return [item for machine in self.both for item in leftovers(self.name, Path(machine.config.run.dir))]
+        return [item for machine in self.both for item in leftovers(self.name, machine.config.run.dir)]
 
 
 def _ip(*words: str) -> None:

@@ -55,7 +55,7 @@ def test_empty_text_gives_the_documented_defaults(defaults: Config) -> None:
     assert dataclasses.astuple(defaults.transport) == (65536, 0, 0, "auto", "auto", True, False, 1024)
     assert dataclasses.astuple(defaults.timing) == (500, 1000, 300, 1000)
     assert dataclasses.astuple(defaults.supervisor) == (50, 2000, 5000)
-    assert (defaults.log.level, defaults.log.dir, defaults.run.dir) == ("info", "", "/run/ntbnet")
+    assert (defaults.log.level, defaults.log.dir, defaults.run.dir) == ("info", "", "")
 
 
 def test_defaults_are_without_warnings(defaults: Config) -> None:

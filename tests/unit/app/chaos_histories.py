@@ -47,6 +47,18 @@ def without(made: Made, start_ms: int, end_ms: int, way: int = 0, flow: int = 0)
     return made
 
 
+def delayed(made: Made, start_ms: int, end_ms: int, way: int = 0) -> Made:
+    """The same, but what comes one way in a time comes at its end."""
+    records = [
+        one._replace(time_ns=end_ms * MS)
+        if (one.kind, one.way) == (Kind.RECEIVED, way) and start_ms * MS <= one.time_ns <= end_ms * MS
+        else one
+        for one in made.records
+    ]
+    made.records = sorted(records, key=lambda one: one.time_ns)
+    return made
+
+
 @dataclass
 class Made:
     """A history in the making: two flows each way, a datagram every 5 ms in each, for ``length_ms``.

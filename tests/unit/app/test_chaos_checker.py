@@ -11,10 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ntbnet.app.chaos_checker import check
-from ntbnet.app.chaos_history import FaultRecord, Kind, LoggedError, Observed, Record, Sample
+from ntbnet.app.chaos_history import (
+    CHANGES,
+    FaultRecord,
+    Kind,
+    LoggedError,
+    LoggedEvent,
+    Observed,
+    Record,
+    Sample,
+)
 from ntbnet.app.chaos_judgement import Judgement
 from ntbnet.app.chaos_run import judge
-from tests.unit.app.chaos_histories import MS, SIZE, Made, counters, kill, scenario, strike
+from tests.unit.app.chaos_histories import MS, SIZE, Made, counters, delayed, kill, scenario, strike
 
 
 def judged(made: Made, **bounds: object) -> Judgement:
@@ -47,6 +56,32 @@ def test_an_outage_that_comes_late_counts() -> None:
     made = Made(outages=[(800.0, 900.0)])
 
     assert 400 <= judged(made).recovery_ms()["max"] <= 405
+
+
+def test_a_pause_without_loss_in_which_nothing_happened_is_no_part_of_a_recovery() -> None:
+    """Some process waited for its turn: what the machine did is no fault's."""
+    paused = delayed(Made(outages=[(500.0, 600.0)]), 800, 900)
+
+    assert 100 <= judged(paused).recovery_ms()["max"] <= 105
+
+
+@pytest.mark.parametrize("event", sorted(CHANGES))
+def test_a_pause_in_which_the_bridge_changed_is_part_of_a_recovery(event: str) -> None:
+    """Packets may wait for a service, for its interrupts, and none is lost."""
+    observed = Observed(events=(LoggedEvent("peer-ep", event, 850 * MS, "", ""),))
+    paused = delayed(Made(outages=[(500.0, 600.0)], observed=observed), 800, 900)
+
+    assert judged(paused).recovery_ms()["max"] == 400
+
+
+def test_a_long_pause_is_part_of_a_recovery_whatever_the_log_says() -> None:
+    paused = delayed(Made(outages=[(500.0, 600.0)]), 700, 1000)
+
+    assert judged(paused).recovery_ms()["max"] == 500
+
+
+def test_the_wait_for_the_first_packet_is_a_recovery_although_none_is_lost() -> None:
+    assert judged(delayed(Made(outages=[]), 500, 620)).recovery_ms()["max"] == 120
 
 
 def test_each_of_two_faults_has_its_own_outage() -> None:

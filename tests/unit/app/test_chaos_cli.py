@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -17,6 +18,7 @@ from ntbnet.app.chaos_cli import chaos_app
 from ntbnet.app.chaos_run import Done, Wanted
 from ntbnet.devices.crash_points import CRASH_POINTS
 from ntbnet.edge.carrier import CarrierChange
+from ntbnet.edge.run_root import is_in_memory
 from ntbnet.errors import ConfigError
 from tests.unit.app.chaos_histories import MS, Made, scenario
 
@@ -114,9 +116,31 @@ def test_picture_is_drawn(tmp_path: Path) -> None:
 
 def test_history_is_kept_where_asked_and_removed_otherwise(tmp_path: Path) -> None:
     with chaos_run.history_folder(tmp_path / "kept") as folder:
-        (folder / "x").touch()
+        (folder / "logs").mkdir()
+        (folder / "logs/x").touch()
+        assert is_in_memory(folder)
     with chaos_run.history_folder(None) as gone:
         assert gone.is_dir()
 
-    assert (tmp_path / "kept/x").exists()
+    assert (tmp_path / "kept/logs/x").exists()
+    assert not folder.exists()
     assert not gone.exists()
+
+
+def test_history_of_a_run_that_fails_is_kept_all_the_same(tmp_path: Path) -> None:
+    def fail() -> None:
+        with chaos_run.history_folder(tmp_path / "kept") as folder:
+            (folder / "x").touch()
+            raise ConfigError("no")
+
+    with pytest.raises(ConfigError):
+        fail()
+
+    assert (tmp_path / "kept/x").exists()
+
+
+def test_history_is_made_on_a_disk_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chaos_run, "HISTORY_ROOM_BYTES", 1 << 60)
+
+    with chaos_run.history_folder(None) as folder:
+        assert folder.parent == Path(tempfile.gettempdir())
