@@ -74,6 +74,7 @@ class Bridge:
         link = link_state(answers, config.nodes) | {"wanted": self.link_wanted()}
         return {
             "name": self.run.name,
+            "folder": str(self.run.path),
             "state": _overall(is_up, services, link),
             "mode": record.mode if record and is_up else None,
             "run_id": record.run_id if record and is_up else None,

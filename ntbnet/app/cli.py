@@ -288,7 +288,7 @@ def _print_status(state: dict[str, Any]) -> None:
     out.print(f"bridge {state['name']}: {state['state']}   {said_of(link)}")
     if state["state"] == "down":
         return
-    out.print(f"profile: {state['profile']}   fabric: {state['fabric']}")
+    out.print(f"profile: {state['profile']}   fabric: {state['fabric']}   run folder: {state['folder']}")
     if state["machine"]["peer"]:
         out.print(
             f"node {state['machine']['nodes'][0]} runs here, the other one at {state['machine']['peer']}"
