@@ -81,7 +81,7 @@ HEADER_BYTES = 256
 RECORD = Struct("<QBBBBIQQQIHHII64sQ")
 RECORD_BYTES = RECORD.size
 DATA_BYTES = 64
-FLAGS_AT, RESULT_AT, TRANSLATED_AT, AMOUNT_AT, NUMBER_AT = 9, 11, 32, 48, 120
+NUMBER_AT = 120
 SEEN_AT = 64
 AMOUNT_MAX = 0xFFFFFFFF
 """Largest ``amount``; of a handler that took longer than its 4.3 s this is told."""

@@ -244,6 +244,8 @@ class Driver:
             from ntbnet.devices.trace_points import unwatch, watch
 
             unwatch() if tracer is None else watch(tracer)
+        if self._tracer is not None:
+            self._tracer.later.settle()
         self._tracer = tracer
         self._connect()
 
@@ -261,6 +263,7 @@ class Driver:
     def _trace_what_goes(self, tracer: Tracer) -> None:
         """Outside of them."""
         self._send = tracer.around_send(self._send)
+        self._flush = tracer.later.around_flush(self._flush)
         self._on_deadline = tracer.packets.around_deadline(self._on_deadline)
         packets = self._packets
         if packets is not None:

@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 from ntbnet.devices.effects import Effect
 from ntbnet.devices.queue import Queue
 from ntbnet.edge.packets import Packets
-from ntbnet.edge.trace_ring import Notes
+from ntbnet.edge.trace_later import Later
 from ntbnet.trace_records import AMOUNT_MAX, DATA_BYTES, Flag, Handler, Kind, Result, frame_flow
 from ntbnet.trace_stored import Stored
 
@@ -59,7 +59,7 @@ class PacketTracer:
     """Follows the packets of one service.
 
     Args:
-        notes: writes records.
+        later: has records written.
         clock: monotonic ns.
         device: of the service; only a FramesDevice has packets.
         node: 0 (rc) or 1 (ep).
@@ -70,14 +70,16 @@ class PacketTracer:
     """
 
     def __init__(
-        self, notes: Notes, clock: Callable[[], int], device: object, node: int, packet_at: int
+        self, later: Later, clock: Callable[[], int], device: object, node: int, packet_at: int
     ) -> None:
-        self._note: Callable[..., int] = notes.note
-        self._note_frame, self._clock = notes.note_frame, clock
+        self._later, self._clock = later, clock
         self._device = device if isinstance(device, FramesDevice) else None
         self._node, self._packet_at, self._head_end = node, packet_at, packet_at + DATA_BYTES
         self.delivered: deque[tuple[int, int]] = deque(maxlen=MOST_DELIVERED)
         self._fills: dict[int, int] = {}
+        self._flows: dict[int, int] = {}
+        """Queue -> flow of the first frame for this node in that epoch."""
+        self._flows_epoch = -1
 
     # out
 
@@ -90,16 +92,23 @@ class PacketTracer:
             end_burst: the device's.
             packets: whose ``buffer`` has the packet.
         """
-        device, node, packet_at, head_end = self._device, self._node, self._packet_at, self._head_end
-        clock, note_frame = self._clock, self._note_frame
+        device, packet_at, head_end = self._device, self._packet_at, self._head_end
+        clock, add, dropped, framed, told = (
+            self._clock,
+            self._later.add,
+            self._packet_dropped,
+            self._packet_framed,
+            self._burst_told,
+        )
         assert device is not None, "only such devices get packets"
         bare_transmit, bare_end = transmit, end_burst
         queues: Sequence[Queue] = ()
         rings: tuple[_Ring, ...] = ()
-        unrung = burst_ns = told_before = newest_flow = newest_queue = newest_epoch = 0
+        unrung = burst_ns = told_before = newest_ver = newest_epoch = 0
+        newest_ring: _Ring | None = None
 
         def note_transmit(length: int, now_ns: int) -> Sequence[Effect]:
-            nonlocal queues, rings, unrung, burst_ns, newest_flow, newest_queue, newest_epoch
+            nonlocal queues, rings, unrung, burst_ns, newest_ring, newest_ver, newest_epoch
             read_ns, buffer = clock(), packets.buffer
             # before the call: the buffer may be the peer's ring
             head = (buffer[packet_at:head_end] if length >= head_end else buffer[packet_at:length]).tobytes()
@@ -120,40 +129,62 @@ class PacketTracer:
                         break
             size = length - packet_at
             if not is_sent:
-                note_frame(read_ns, _TUN_READ, 0, _DROPPED, epoch, 0, 0, max(0, size), 0, 0, 0, 0, head)
+                add((dropped, (read_ns, epoch, size, head)))
                 return effects
-            if ring.epoch != epoch:
-                ring.epoch, ring.flow = epoch, frame_flow(node, ring.number, epoch, 0)
             if not unrung:
                 burst_ns = read_ns
             unrung += 1
-            newest_flow = flow = ring.flow | ver & _U32
-            newest_queue = number = ring.number
-            newest_epoch = epoch
-            index, free, is_in_place = ring.tx.newest()
-            at, flags, fill = ring.base + index * ring.frame_bytes, _SENT, ring.most - free
-            if is_in_place:
-                flags = _IN_PLACE
-            end = clock()
-            took = end - read_ns & _U32
-            note_frame(end, _FRAME, flags, 0, epoch, flow, at, size, number, index, fill, took, head)
+            newest_ring, newest_ver, newest_epoch = ring, ver, epoch
+            add((framed, (ring, ver, epoch, read_ns, clock(), size, head, ring.tx.newest())))
             return effects
 
         def note_end(now_ns: int) -> Sequence[Effect]:
             nonlocal unrung, told_before
             effects = bare_end(now_ns)
-            if unrung:
-                many, unrung, saved, end = unrung, 0, 0, clock()
+            if unrung and newest_ring is not None:
+                many, unrung, saved = unrung, 0, 0
                 for ring in rings:
                     saved += ring.tx.rings_saved
                 result, told_before = (_DROPPED if saved != told_before else 0), saved
-                took = min(end - burst_ns, AMOUNT_MAX)
-                note_frame(
-                    end, _BURST, 0, result, newest_epoch, newest_flow, 0, 0, newest_queue, 0, many, took, b""
-                )
+                add((told, (newest_ring, newest_ver, newest_epoch, result, many, burst_ns, clock())))
             return effects
 
         return note_transmit, note_end
+
+    def _packet_dropped(self, read_ns: int, epoch: int, size: int, head: bytes) -> None:
+        note = self._later.notes.note_frame
+        note(read_ns, _TUN_READ, 0, _DROPPED, epoch, 0, 0, max(0, size), 0, 0, 0, 0, head)
+
+    def _packet_framed(
+        self,
+        ring: _Ring,
+        ver: int,
+        epoch: int,
+        read_ns: int,
+        end_ns: int,
+        size: int,
+        head: bytes,
+        newest: tuple[int, int, bool],
+    ) -> None:
+        index, free, is_in_place = newest
+        at, fill, took = ring.base + index * ring.frame_bytes, ring.most - free, end_ns - read_ns & _U32
+        flags, flow = _IN_PLACE if is_in_place else _SENT, self._flow(ring, ver, epoch)
+        self._later.notes.note_frame(
+            end_ns, _FRAME, flags, 0, epoch, flow, at, size, ring.number, index, fill, took, head
+        )
+
+    def _burst_told(
+        self, ring: _Ring, ver: int, epoch: int, result: int, many: int, began_ns: int, end_ns: int
+    ) -> None:
+        flow, took = self._flow(ring, ver, epoch), min(end_ns - began_ns, AMOUNT_MAX)
+        self._later.notes.note_frame(
+            end_ns, _BURST, 0, result, epoch, flow, 0, 0, ring.number, 0, many, took, b""
+        )
+
+    def _flow(self, ring: _Ring, ver: int, epoch: int) -> int:
+        if ring.epoch != epoch:
+            ring.epoch, ring.flow = epoch, frame_flow(self._node, ring.number, epoch, 0)
+        return ring.flow | ver & _U32
 
     # looks
 
@@ -175,7 +206,7 @@ class PacketTracer:
     def _around_step(
         self, bare: Callable[[int], Sequence[Effect]], handler: int
     ) -> Callable[[int], Sequence[Effect]]:
-        note, clock = self._note, self._clock
+        later, clock = self._later, self._clock
 
         def step(now_ns: int) -> Sequence[Effect]:
             begin = clock()
@@ -183,7 +214,8 @@ class PacketTracer:
             if effects:
                 end = clock()
                 took = min(end - begin, AMOUNT_MAX)
-                note(_SLICE, 0, 0, 0, 0, 0, 0, 0, 0, 0, handler, took, 0, b"", end)
+                fields = (_SLICE, 0, 0, 0, 0, 0, 0, 0, 0, 0, handler, took, 0, b"", end)
+                later.add((later.notes.note, fields))
             return effects
 
         return step
@@ -198,35 +230,44 @@ class PacketTracer:
             fill = most - queue.tx_free_entry()
             if self._fills.get(queue.number) != fill:
                 self._fills[queue.number] = fill
-                self._note(_RING_FILL, 0, 0, 0, self._device.epoch, 0, 0, 0, most, queue.number, 0, fill)
+                self._later.note(
+                    _RING_FILL, 0, 0, 0, self._device.epoch, 0, 0, 0, most, queue.number, 0, fill
+                )
 
     # in
 
     def around_write(self, bare: Callable[[memoryview, bytes], bool]) -> Callable[[memoryview, bytes], bool]:
         """A packet for the node's stack."""
-        note_frame, delivered, clock = self._note_frame, self.delivered, self._clock
-        device, sender = self._device, 1 - self._node
-        flows: dict[int, int] = {}
-        """Queue -> flow of the first frame in that epoch."""
-        flows_epoch = -1
+        delivered, clock, add, written = self.delivered, self._clock, self._later.add, self._packet_written
+        device = self._device
 
         def write(packet: memoryview, offload_header: bytes) -> bool:
-            nonlocal flows_epoch
             is_taken = bare(packet, offload_header)
+            written_ns = clock()
             # the frame is given back only behind this: it can be looked at when the stack has its packet
-            epoch = queue = flow = 0
+            head = packet[:DATA_BYTES].tobytes()
             if delivered and device is not None:
                 queue, ver = delivered.popleft()
-                epoch = device.epoch
-                if epoch != flows_epoch:
-                    flows.clear()
-                    flows_epoch = epoch
-                first = flows.get(queue)
-                if first is None:
-                    first = flows[queue] = frame_flow(sender, queue, epoch, 0)
-                flow = first | ver & _U32
-            head, result = packet[:DATA_BYTES].tobytes(), 0 if is_taken else _DROPPED
-            note_frame(clock(), _TUN_WRITE, 0, result, epoch, flow, 0, len(packet), queue, 0, 0, 0, head)
+                add((written, (queue, ver, device.epoch, written_ns, len(packet), head, is_taken)))
+            else:
+                add((written, (0, -1, 0, written_ns, len(packet), head, is_taken)))
             return is_taken
 
         return write
+
+    def _packet_written(
+        self, queue: int, ver: int, epoch: int, written_ns: int, size: int, head: bytes, is_taken: bool
+    ) -> None:
+        """The packet of a frame; ``ver`` below 0: of none that is known."""
+        flow = 0
+        if ver >= 0:
+            if epoch != self._flows_epoch:
+                self._flows.clear()
+                self._flows_epoch = epoch
+            first = self._flows.get(queue)
+            if first is None:
+                first = self._flows[queue] = frame_flow(1 - self._node, queue, epoch, 0)
+            flow = first | ver & _U32
+        self._later.notes.note_frame(
+            written_ns, _TUN_WRITE, 0, 0 if is_taken else _DROPPED, epoch, flow, 0, size, queue, 0, 0, 0, head
+        )

@@ -147,8 +147,15 @@ class RunDir:
             raise SetupError(f"cannot empty run folder {self.path}: {error.strerror}") from None
 
     def forget_trace(self) -> None:
-        """Remove what this run recorded, not what the one before did."""
-        self._traces.forget()
+        """Remove what this run recorded, not what the one before did.
+
+        Raises:
+            SetupError: it cannot be removed.
+        """
+        try:
+            self._traces.forget()
+        except OSError as error:
+            raise SetupError(f"cannot remove {self.trace_folder}: {error.strerror}") from None
 
     def remove(self) -> None:
         """Remove the folder with all in it, and an empty root that we made.  Idempotent.

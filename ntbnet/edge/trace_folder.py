@@ -80,7 +80,10 @@ class TraceFolder:
         rings.parent.chmod(0o710)
 
     def set_aside(self) -> None:
-        """What is there is the run's before from now on, if anything was recorded; an older one goes."""
+        """What is there is the run's before from now on, if anything was recorded; an older one goes.
+
+        OSError: that cannot be removed.
+        """
         rings = self._behind(self.link)
         if rings is None:
             return
@@ -91,18 +94,19 @@ class TraceFolder:
             self._remove(self.link)
 
     def forget(self) -> None:
-        """Remove it, and not that of the run before."""
+        """Remove it, and not that of the run before. OSError: it cannot be removed."""
         self._remove(self.link)
 
     def remove(self) -> None:
-        """Remove all of it, that of the run before too."""
+        """Remove all of it, that of the run before too. OSError: it cannot be removed."""
         self._remove(self.link)
         self._remove(self._last_link)
 
     def _remove(self, link: Path) -> None:
         rings = self._behind(link)
         if rings is not None:
-            shutil.rmtree(rings.parent, ignore_errors=True)
+            with suppress(FileNotFoundError):
+                shutil.rmtree(rings.parent)
             link.unlink(missing_ok=True)
 
     def _remove_strays(self) -> None:

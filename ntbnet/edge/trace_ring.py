@@ -17,16 +17,11 @@ from typing import NamedTuple, Protocol
 from ntbnet.edge.clock import monotonic_ns, wall_ns
 from ntbnet.errors import SetupError
 from ntbnet.trace_records import (
-    AMOUNT_AT,
-    AMOUNT_MAX,
-    FLAGS_AT,
     HEADER_BYTES,
     RECORD,
     RECORD_BYTES,
-    RESULT_AT,
     SEEN_AT,
     SERVICES,
-    TRANSLATED_AT,
     Level,
     RingHeader,
     pack_header,
@@ -34,7 +29,6 @@ from ntbnet.trace_records import (
 
 KEPT = {Level.COARSE: 4, Level.FULL: 2}
 """Rings of one service that are kept: those of its last processes."""
-_U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")
 _ACCESS = struct.Struct("<QBBBxI8xQQIHHI4x64sQ")
 _FRAME = struct.Struct("<QBBxBIQQ8xIHHII64sQ")
 """RECORD with some of its fields; the others become 0."""
@@ -61,8 +55,8 @@ class Note(Protocol):
         tag: int = 0,
         data: bytes = b"",
         mono_ns: int = 0,
-    ) -> int:
-        """Write it now; ``mono_ns`` 0 is the present. Its number."""
+    ) -> None:
+        """Write it now; ``mono_ns`` 0 is the present."""
 
 
 class Notes(NamedTuple):
@@ -74,17 +68,12 @@ class Notes(NamedTuple):
 
     note: Note
     """Any record."""
-    note_access: Callable[[int, int, int, int, int, int, int, int, int, int, int, bytes], int]
+    note_access: Callable[[int, int, int, int, int, int, int, int, int, int, int, bytes], None]
     """An access or interrupt without flow, tag and result: mono_ns, kind, flags, source, epoch, address,
-    translated, length, queue, slot, amount, data. Its number."""
-    note_frame: Callable[[int, int, int, int, int, int, int, int, int, int, int, int, bytes], int]
+    translated, length, queue, slot, amount, data."""
+    note_frame: Callable[[int, int, int, int, int, int, int, int, int, int, int, int, bytes], None]
     """A packet or frame: mono_ns, kind, flags, result, epoch, flow, address, length, queue, slot, amount,
-    tag, data. Its number."""
-    amend_result: Callable[[int, int], None]
-    """Give the record of that number this result, unless newer ones have replaced it."""
-    amend: Callable[[int, int, int, int], None]
-    """Complete the record of that number, unless newer ones have replaced it: its flags, ``translated``, and
-    ``amount``; one above AMOUNT_MAX is that."""
+    tag, data."""
 
 
 def writer(view: memoryview, capacity: int, clock: Callable[[], int] = monotonic_ns) -> Notes:
@@ -92,8 +81,7 @@ def writer(view: memoryview, capacity: int, clock: Callable[[], int] = monotonic
 
     A value that its field has no room for makes no record: its slot stays empty, and readers count it.
     """
-    pack, pack_number, pack_amount = RECORD.pack_into, _U64.pack_into, _U32.pack_into
-    pack_access, pack_frame = _ACCESS.pack_into, _FRAME.pack_into
+    pack, pack_access, pack_frame = RECORD.pack_into, _ACCESS.pack_into, _FRAME.pack_into
     number, at, end = 0, HEADER_BYTES, HEADER_BYTES + capacity * RECORD_BYTES
 
     # suppress() would cost every record a tenth of its time
@@ -114,7 +102,7 @@ def writer(view: memoryview, capacity: int, clock: Callable[[], int] = monotonic
         tag: int = 0,
         data: bytes = b"",
         mono_ns: int = 0,
-    ) -> int:
+    ) -> None:
         nonlocal number, at
         number += 1
         try:  # noqa: SIM105
@@ -143,7 +131,6 @@ def writer(view: memoryview, capacity: int, clock: Callable[[], int] = monotonic
         at += RECORD_BYTES
         if at == end:
             at = HEADER_BYTES
-        return number
 
     def note_access(
         mono_ns: int,
@@ -158,7 +145,7 @@ def writer(view: memoryview, capacity: int, clock: Callable[[], int] = monotonic
         slot: int,
         amount: int,
         data: bytes,
-    ) -> int:
+    ) -> None:
         nonlocal number, at
         number += 1
         try:  # noqa: SIM105
@@ -184,7 +171,6 @@ def writer(view: memoryview, capacity: int, clock: Callable[[], int] = monotonic
         at += RECORD_BYTES
         if at == end:
             at = HEADER_BYTES
-        return number
 
     def note_frame(
         mono_ns: int,
@@ -200,7 +186,7 @@ def writer(view: memoryview, capacity: int, clock: Callable[[], int] = monotonic
         amount: int,
         tag: int,
         data: bytes,
-    ) -> int:
+    ) -> None:
         nonlocal number, at
         number += 1
         try:  # noqa: SIM105
@@ -227,23 +213,8 @@ def writer(view: memoryview, capacity: int, clock: Callable[[], int] = monotonic
         at += RECORD_BYTES
         if at == end:
             at = HEADER_BYTES
-        return number
 
-    def amend(which: int, flags: int, translated: int, amount: int) -> None:
-        if number - which < capacity:
-            place = HEADER_BYTES + (which - 1) % capacity * RECORD_BYTES
-            pack_number(view, place + TRANSLATED_AT, translated)
-            try:
-                pack_amount(view, place + AMOUNT_AT, amount)
-            except struct.error:
-                pack_amount(view, place + AMOUNT_AT, AMOUNT_MAX)
-            view[place + FLAGS_AT] = flags
-
-    def amend_result(which: int, result: int) -> None:
-        if number - which < capacity:
-            view[HEADER_BYTES + (which - 1) % capacity * RECORD_BYTES + RESULT_AT] = result
-
-    return Notes(note, note_access, note_frame, amend_result, amend)
+    return Notes(note, note_access, note_frame)
 
 
 class TraceRing:

@@ -3,23 +3,26 @@
 As a stopwatch does, and while a trace runs only: a driver that is not traced calls them directly. What no
 message shows is told by ``devices.trace_points``; wakes and packets have modules of their own.
 
-Other processes wait for this one, so each thing that happens is one record, stored at once; what its handler
-makes of it is added to it when that ends (``trace_stored``).
+Other processes wait for this one, so records are stored behind what a step sends (``trace_later``), and what
+happens at one go is one record (``trace_stored``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from ntbnet.devices.memory import Buffer
 from ntbnet.devices.trace_points import NONE
 from ntbnet.edge.clock import monotonic_ns
 from ntbnet.edge.packet_tracer import FramesDevice, PacketTracer
 from ntbnet.edge.pending import PendingInterrupts
+from ntbnet.edge.trace_later import Later
 from ntbnet.edge.trace_ring import Notes
 from ntbnet.edge.wake_tracer import Occasion, RegistersDevice, WakeTracer
 from ntbnet.topology import NODE_OF
 from ntbnet.trace_records import (
+    AMOUNT_MAX,
     DATA_BYTES,
     SERVICES,
     Block,
@@ -40,7 +43,7 @@ _REG_READ = int(Kind.REG_READ)
 _SENT, _DIRECT, _TRANSLATED = int(Flag.SENT), int(Flag.DIRECT), int(Flag.TRANSLATED)
 _OUTBOUND = int(Flag.OUTBOUND)
 _HANDLED, _REGISTER = int(StoredFlag.HANDLED), int(StoredFlag.REGISTER)
-_UR = int(Result.UR)
+_UR, _MERGED = int(Result.UR), int(Result.MERGED)
 _EDMA = int(Block.EDMA)
 _EDMA_LINE = int(IrqSource.EDMA_LINE)
 _KINDS = {
@@ -70,6 +73,7 @@ class Tracer:
         clock: monotonic ns.
 
     Attributes:
+        later: has the records of a step written behind it.
         packets: stands around what packets pass through.
         wakes: stands in the place of what takes wakes, and around what sends them.
         delivered: see Watcher.
@@ -84,15 +88,15 @@ class Tracer:
         packet_at: int,
         clock: Callable[[], int] = monotonic_ns,
     ) -> None:
-        self._note: Callable[..., int] = notes.note
-        self._amend, self._clock = notes.amend, clock
+        self.later = Later(notes, clock)
+        self._clock = clock
         self._node = 0 if NODE_OF[service] == "rc" else 1
         self._number = {label: SERVICES.index(label) for label in SERVICES if label}
         self._frames = device if isinstance(device, FramesDevice) else None
         self._registers = device if isinstance(device, RegistersDevice) else None
         self._occasion = Occasion()
-        self.packets = PacketTracer(notes, clock, device, self._node, packet_at)
-        self.wakes = WakeTracer(notes, clock, device, self._occasion)
+        self.packets = PacketTracer(self.later, clock, device, self._node, packet_at)
+        self.wakes = WakeTracer(self.later, clock, device, self._occasion)
         self.delivered, self.stores = self.packets.delivered, self.wakes.stores
 
     # messages
@@ -105,11 +109,13 @@ class Tracer:
             pending: interrupts that wait for the end of the step.
         """
         clock, number, occasion, registers = self._clock, self._number, self._occasion, self._registers
+        add, came = self.later.add, self._note_message
 
         def act(label: str, message: Message, now_ns: int, header: bytes) -> None:
             occasion.src = number[label]
             occasion.flow = flow = message_flow(*route_of(header))
-            which = self._note_message(now_ns, 0, occasion.src, header, _head_of(message), flow)
+            arguments: list[Any] = [now_ns, 0, occasion.src, header, _head_of(message), flow, 0, 0, 0]
+            add((came, arguments))
             register, stale = NO_REGISTER, 0
             if registers is not None and isinstance(message, MemWrite):
                 span, stale = registers.register_span, registers.counters["stale_epoch"]
@@ -117,33 +123,43 @@ class Tracer:
                     register = message.addr - span.base
             merged = pending.merged
             bare(label, message, now_ns, header)
-            took, occasion.flow = clock() - now_ns, 0
+            took, occasion.flow = min(clock() - now_ns, AMOUNT_MAX), 0
             if pending.merged != merged and isinstance(message, Irq):
-                self.wakes.merge(which, label, message, 0, flow)
+                self.wakes.merge(label, message, 0, flow)
+                arguments[6:] = _MERGED, 0, 0
             elif registers is None or register < 0 or registers.counters["stale_epoch"] != stale:
-                self._amend(which, _HANDLED, 0, took)
+                arguments[1], arguments[8] = _HANDLED, took
             else:
-                self._amend(which, _HANDLED | _REGISTER, register, took)
+                arguments[1], arguments[7:] = _HANDLED | _REGISTER, (register, took)
 
         return act
 
     def around_send(self, bare: SendFunction) -> SendFunction:
         """A message of the device that goes out."""
-        clock, number, note = self._clock, self._number, self._note_message
+        clock, number, add, left = self._clock, self._number, self.later.add, self._note_message
 
         def send(dst: str, header: bytes, payload: bytes | memoryview) -> bool:
-            flow = message_flow(*route_of(header))
-            note(clock(), _SENT, number[dst], header, bytes(payload[:DATA_BYTES]), flow)
+            flow, head = message_flow(*route_of(header)), bytes(payload[:DATA_BYTES])
+            add((left, (clock(), _SENT, number[dst], header, head, flow, 0, 0, 0)))
             return bare(dst, header, payload)
 
         return send
 
     def _note_message(
-        self, mono_ns: int, flags: int, other: int, header: bytes, head: bytes, flow: int
-    ) -> int:
-        """A message of a path."""
+        self,
+        mono_ns: int,
+        flags: int,
+        other: int,
+        header: bytes,
+        head: bytes,
+        flow: int,
+        result: int,
+        register: int,
+        took: int,
+    ) -> None:
+        """A message of a path; one that came with the register it went to and how long that took."""
         wire_kind, _, epoch, tag, _, address, length, arg = fields_of(header)
-        kind, slot, result, data = _KINDS.get(wire_kind, _OTHER), 0, 0, b""
+        kind, slot, data = _KINDS.get(wire_kind, _OTHER), 0, b""
         if kind == _IRQ:
             kind, slot = (_LINE if arg == _EDMA_LINE else _IRQ), arg & NONE
         elif kind == _OTHER:
@@ -154,9 +170,8 @@ class Tracer:
             length = arg
         elif length and kind != _OTHER:
             data = head
-        return self._note(
-            kind, flags, other, result, epoch, flow, address, 0, length, 0, slot, 0, tag, data, mono_ns
-        )
+        fields = (epoch, flow, address, register, length, 0, slot, took, tag, data, mono_ns)
+        self.later.notes.note(kind, flags, other, result, *fields)
 
     # what the device models tell
 
@@ -175,7 +190,7 @@ class Tracer:
         tag: int,
     ) -> None:
         """See Watcher."""
-        self._note(
+        self.later.note(
             _MEM_READ if data is None else _MEM_WRITE,
             _TRANSLATED | _OUTBOUND if outbound else _TRANSLATED,
             self._occasion.src,
@@ -197,7 +212,9 @@ class Tracer:
         bar, offset = self._place_of(addr)
         flags = _SENT | _DIRECT | _TRANSLATED | (_OUTBOUND if self._node else 0)
         head = bytes(data[:DATA_BYTES])
-        self._note(_MEM_WRITE, flags, 0, 0, epoch, 0, addr, translated, len(data), bar, NONE, offset, 0, head)
+        self.later.note(
+            _MEM_WRITE, flags, 0, 0, epoch, 0, addr, translated, len(data), bar, NONE, offset, 0, head
+        )
 
     def _place_of(self, addr: int) -> tuple[int, int]:
         """BAR and offset."""
@@ -208,14 +225,14 @@ class Tracer:
         """See Watcher."""
         head, occasion = bytes(data[:DATA_BYTES]), self._occasion
         fields = (epoch, occasion.flow, offset, 0, len(data), 0, _EDMA, 0, 0, head)
-        self._note(_REG_READ, 0, occasion.src, 0, *fields)
+        self.later.note(_REG_READ, 0, occasion.src, 0, *fields)
 
     def msi(self, addr: int, data: int, vector: int, *, sent: bool) -> None:
         """See Watcher."""
         result = _UR if vector == NONE and not sent else 0
         word = (data & 0xFFFFFFFF).to_bytes(4, "little")
         flags = _SENT if sent else 0
-        self._note(
+        self.later.note(
             _MSI, flags, self._occasion.src, result, 0, self._occasion.flow, addr, 0, 4, 0, vector, 0, 0, word
         )
 

@@ -4,22 +4,22 @@ Both ends of a FIFO see the same wakes in the same order, and readers count them
 wake that was taken is noted, also one that waits for the end of the step with those equal to it, and one that
 a fault keeps from its handler.
 
-These functions run for each wake while another process waits for this one: they do by themselves what is a
-call of a method elsewhere.
+Another process waits for what a step sends: these functions take what is gone later, and the rest waits
+(``trace_later``).
 """
 
 from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from ntbnet.address import Span
 from ntbnet.devices.effects import Effect
 from ntbnet.devices.trace_points import NONE
 from ntbnet.edge.packet_tracer import FramesDevice
 from ntbnet.edge.pending import PendingInterrupts
-from ntbnet.edge.trace_ring import Notes
+from ntbnet.edge.trace_later import Later
 from ntbnet.edge.wake import decode
 from ntbnet.trace_records import AMOUNT_MAX, SERVICES, Flag, Handler, Kind, Result
 from ntbnet.trace_stored import StoredFlag
@@ -75,14 +75,14 @@ class WakeTracer:
     """Follows the wakes of one service.
 
     Args:
-        notes: writes records.
+        later: has records written.
         clock: monotonic ns.
         device: of the service; of a store to a RegistersDevice it is also noted in which register.
         occasion: told whose wake is handled.
     """
 
-    def __init__(self, notes: Notes, clock: Callable[[], int], device: object, occasion: Occasion) -> None:
-        self._notes, self._clock, self._occasion = notes, clock, occasion
+    def __init__(self, later: Later, clock: Callable[[], int], device: object, occasion: Occasion) -> None:
+        self._later, self._clock, self._occasion = later, clock, occasion
         self._frames = device if isinstance(device, FramesDevice) else None
         self._number = {label: SERVICES.index(label) for label in SERVICES if label}
         self._registers = device if isinstance(device, RegistersDevice) else None
@@ -109,66 +109,88 @@ class WakeTracer:
             is_again: of wakes that nobody sent; they have no flow.
         """
         flags = 0 if is_again else _WAKE
-        handled, stored = flags | _HANDLED, flags | _HANDLED | _REGISTER
-        clock, number, occasion, merge = self._clock, self._number, self._occasion, self.merge
-        note, amend = self._notes.note_access, self._notes.amend
+        clock, number, occasion, add = self._clock, self._number, self._occasion, self._later.add
+        interrupt_came, store_came = self._interrupt_came, self._store_came
         base, size, counters = 0, 0, Counter[str]()
         if self._registers is not None:
             counters = self._registers.counters
             base, size = self._registers.register_span.base, self._registers.register_span.size
 
         def take(src: str, message: Irq | MemWrite) -> None:
-            source = number[src]
+            now_ns = clock()
+            occasion.src = number[src]
+            arguments: list[Any] = [flags, occasion.src, message, now_ns, 0, False]
             if isinstance(message, Irq):
-                now_ns, what, merged = clock(), message.source, pending.merged
-                kind = _LINE if what is _EDMA_LINE else _IRQ
-                which = note(now_ns, kind, flags, source, message.epoch, message.bits, 0, 0, 0, what, 0, b"")
-                occasion.src = source
+                merged = pending.merged
+                add((interrupt_came, arguments))
                 effects = handle(src, message, now_ns)
                 if effects:
                     perform(effects, now_ns)
-                if pending.merged == merged:
-                    amend(which, handled, 0, clock() - now_ns)
-                else:
-                    merge(which, src, message, flags, 0)
+                if pending.merged != merged:
+                    arguments[5] = True
+                    self.merge(src, message, flags, 0)
+                arguments[4] = clock()
                 return
-            now_ns, at, stale = clock(), message.addr, counters.get(_STALE, 0)
-            data = bytes(message.data)
-            which = note(now_ns, _MEM_WRITE, flags, source, message.epoch, at, 0, 4, 0, 0, 0, data)
-            occasion.src = source
+            stale = counters.get(_STALE, 0)
+            add((store_came, arguments))
             effects = handle(src, message, now_ns)
             if effects:
                 perform(effects, now_ns)
-            if 0 <= at - base < size and counters.get(_STALE, 0) == stale:
-                amend(which, stored, at - base, clock() - now_ns)
-            else:
-                amend(which, handled, 0, clock() - now_ns)
+            arguments[5] = 0 <= message.addr - base < size and counters.get(_STALE, 0) == stale
+            arguments[4] = clock()
 
         return take
+
+    def _interrupt_came(
+        self, flags: int, source: int, message: Irq, came_ns: int, ended_ns: int, is_merged: bool
+    ) -> None:
+        """One that was handled until ``ended_ns``, 0 for never, or that waits."""
+        what, epoch, bits = message.source, message.epoch, message.bits
+        kind = _LINE if what is _EDMA_LINE else _IRQ
+        notes = self._later.notes
+        if is_merged:
+            notes.note(kind, flags, source, _MERGED, epoch, address=bits, slot=what, mono_ns=came_ns)
+            return
+        took = 0
+        if ended_ns:
+            flags, took = flags | _HANDLED, min(ended_ns - came_ns, AMOUNT_MAX)
+        notes.note_access(came_ns, kind, flags, source, epoch, bits, 0, 0, 0, what, took, b"")
+
+    def _store_came(
+        self, flags: int, source: int, message: MemWrite, came_ns: int, ended_ns: int, is_register: bool
+    ) -> None:
+        """One that was handled until ``ended_ns``, 0 for never."""
+        at, offset, took = message.addr, 0, 0
+        if is_register and self._registers is not None:
+            flags, offset = flags | _REGISTER, at - self._registers.register_span.base
+        if ended_ns:
+            flags, took = flags | _HANDLED, min(ended_ns - came_ns, AMOUNT_MAX)
+        self._later.notes.note_access(
+            came_ns, _MEM_WRITE, flags, source, message.epoch, at, offset, 4, 0, 0, took, bytes(message.data)
+        )
 
     def note_lost(self, src: str, message: Irq | MemWrite) -> None:
         """A wake that was sent, and that a fault keeps from its handler."""
         self._note_dropped(_WAKE, src, message)
 
     def _note_dropped(self, flags: int, other: str, message: Irq | MemWrite) -> None:
-        note, number, epoch = self._notes.note, self._number[other], message.epoch
+        note, number, epoch = self._later.note, self._number[other], message.epoch
         if isinstance(message, Irq):
             kind, what = (_LINE if message.source is _EDMA_LINE else _IRQ), message.source
-            note(kind, flags, number, _DROPPED, epoch, address=message.bits, slot=what)
+            note(kind, flags, number, _DROPPED, epoch, 0, message.bits, 0, 0, 0, what)
         else:
-            at, data = message.addr, bytes(message.data)
-            note(_MEM_WRITE, flags, number, _DROPPED, epoch, 0, at, 0, 4, data=data)
+            data = bytes(message.data)
+            note(_MEM_WRITE, flags, number, _DROPPED, epoch, 0, message.addr, 0, 4, 0, 0, 0, 0, data)
 
-    def merge(self, which: int, src: str, message: Irq, flags: int, flow: int) -> None:
-        """The interrupt of record ``which``, noted with these flags and that flow, has to wait."""
-        self._notes.amend_result(which, _MERGED)
+    def merge(self, src: str, message: Irq, flags: int, flow: int) -> None:
+        """An interrupt, noted with these flags and that flow, has to wait."""
         if len(self._merged) < MOST_MERGED:
             self._merged.setdefault((src, message.source, message.bits), (flags, flow))
 
     def around_interrupt(self, bare: TakeWake, pending: PendingInterrupts) -> TakeWake:
         """An interrupt that waited, or one that a fault repeats, which may have to wait."""
         clock, number, merged, occasion = self._clock, self._number, self._merged, self._occasion
-        note = self._notes.note
+        later = self._later
 
         def interrupt(src: str, message: Irq | MemWrite) -> None:
             began, source = clock(), number[src]
@@ -181,7 +203,8 @@ class WakeTracer:
                 return
             merged.pop((src, what, bits), None)
             took = min(now_ns - began, AMOUNT_MAX)
-            note(_SLICE, flags, source, 0, 0, flow, bits, 0, 0, 0, _AGAIN, took, what, b"", now_ns)
+            fields = (_SLICE, flags, source, 0, 0, flow, bits, 0, 0, 0, _AGAIN, took, what, b"", now_ns)
+            later.add((later.notes.note, fields))
 
         return interrupt
 
@@ -189,30 +212,34 @@ class WakeTracer:
 
     def around_wake(self, bare: WakeFunction) -> WakeFunction:
         """A wake that goes out; an interrupt that one before it stands for does not."""
-        number, stores, note, clock = self._number, self.stores, self._notes.note_access, self._clock
+        clock, add = self._clock, self._later.add
+        interrupt_left, store_left = self._interrupt_left, self._store_left
 
         def wake(dst: str, message: Irq | MemWrite) -> bool:
             if not bare(dst, message):
                 return False
-            if isinstance(message, Irq):
-                what = message.source
-                kind = _LINE if what is _EDMA_LINE else _IRQ
-                note(
-                    clock(), kind, _SENT_WAKE, number[dst], message.epoch, message.bits, 0, 0, 0, what, 0, b""
-                )
-                return True
-            at, epoch, data = message.addr, message.epoch, bytes(message.data)
-            fields = (_SENT_WAKE, number[dst], epoch, at, 0, 4, 0, 0, 0, data)
-            while stores:
-                addr, local = stores.popleft()
-                if local == at:
-                    bar, offset = self._place_of(addr, epoch)
-                    fields = (_SENT_STORE, number[dst], epoch, addr, at, 4, bar, NONE, offset, data)
-                    break
-            note(clock(), _MEM_WRITE, *fields)
+            add((interrupt_left if isinstance(message, Irq) else store_left, (dst, message, clock())))
             return True
 
         return wake
+
+    def _interrupt_left(self, dst: str, message: Irq, left_ns: int) -> None:
+        what, number = message.source, self._number[dst]
+        kind = _LINE if what is _EDMA_LINE else _IRQ
+        self._later.notes.note_access(
+            left_ns, kind, _SENT_WAKE, number, message.epoch, message.bits, 0, 0, 0, what, 0, b""
+        )
+
+    def _store_left(self, dst: str, message: MemWrite, left_ns: int) -> None:
+        at, epoch, number, data = message.addr, message.epoch, self._number[dst], bytes(message.data)
+        note = self._later.notes.note_access
+        while self.stores:
+            addr, local = self.stores.popleft()
+            if local == at:
+                bar, offset = self._place_of(addr, epoch)
+                note(left_ns, _MEM_WRITE, _SENT_STORE, number, epoch, addr, at, 4, bar, NONE, offset, data)
+                return
+        note(left_ns, _MEM_WRITE, _SENT_WAKE, number, epoch, at, 0, 4, 0, 0, 0, data)
 
     def note_unsent(self, dst: str, record: bytes) -> None:
         """A wake that went out goes no further; see ``Wakes.on_lost``."""

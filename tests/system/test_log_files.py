@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from threading import Timer
 
@@ -57,6 +58,15 @@ def test_logs_of_a_bridge_that_lost_and_replaced_services_break_no_rule(bridge: 
     assert (done.returncode, done.stdout[:18]) == (0, "nothing is broken "), done.stdout
 
 
+@pytest.fixture
+def heeds_sigint() -> Iterator[None]:
+    """What is started does: a shell has its background processes, and so ours, ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeds_sigint")
 def test_follow_shows_what_comes_while_the_bridge_runs(bridge: LiveBridge) -> None:
     bridge.wait_for_link()
     command = [*CLI, "logs", "show", "-f", "--json", "--service", "supervisor", str(folder_of(bridge))]

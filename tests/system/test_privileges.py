@@ -59,7 +59,9 @@ def test_user_owns_sockets_and_counters_and_nothing_else(live: LiveBridge) -> No
     uid = pwd.getpwnam(USER).pw_uid
 
     assert mode(path) == "0710"
-    owners = {entry.name: entry.stat().st_uid for entry in path.iterdir()}
+    owners = {entry.name: entry.lstat().st_uid for entry in path.iterdir()}
+    assert live.run.trace_folder.stat().st_uid == uid
+    assert (live.run.trace_folder.parent.stat().st_uid, mode(live.run.trace_folder.parent)) == (0, "0710")
     assert {name for name, owner in owners.items() if owner == uid} == {"sockets", "epochs"}
     assert all(mode(path / name) == "0700" for name in ("sockets", "epochs", "pids", "nodes", "logs"))
     assert all(mode(path / name) == "0600" for name in ("run.json", "config.toml", "secret"))

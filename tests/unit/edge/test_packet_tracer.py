@@ -11,6 +11,7 @@ import pytest
 
 from ntbnet.devices.effects import Effect
 from ntbnet.edge.packet_tracer import PacketTracer
+from ntbnet.edge.trace_later import Later
 from ntbnet.edge.trace_ring import writer
 from ntbnet.trace_records import (
     AMOUNT_MAX,
@@ -47,8 +48,9 @@ class Rig:
         self.queues = [FakeQueue(number) for number in range(queues)]
         self.ring = memoryview(bytearray(HEADER_BYTES + CAPACITY * RECORD_BYTES))
         clock = iter(times).__next__ if times else count(1000, 10).__next__
+        self.later = Later(writer(self.ring, CAPACITY, clock), clock)
         self.device: Any = SimpleNamespace(epoch=EPOCH, queues=self.queues, bar_of=lambda _addr: None)
-        self.tracer = PacketTracer(writer(self.ring, CAPACITY, clock), clock, self.device, 0, 0)
+        self.tracer = PacketTracer(self.later, clock, self.device, 0, 0)
 
         packets: Any = SimpleNamespace(buffer=memoryview(PACKET))
         self._to: int | None = None
@@ -67,6 +69,7 @@ class Rig:
         self._transmit(len(PACKET), 0)
 
     def records(self) -> list[Record]:
+        self.later.settle()
         slots = range(HEADER_BYTES, len(self.ring), RECORD_BYTES)
         return [*expanded(decode_record(self.ring, at) for at in slots if number_of(self.ring, at))]
 

@@ -15,7 +15,6 @@ from ntbnet.edge.trace_ring import KEPT, TraceRing
 from ntbnet.edge.trace_rings import find_rings, merged, open_ring, read_rings
 from ntbnet.errors import SetupError
 from ntbnet.trace_records import (
-    AMOUNT_MAX,
     HEADER_BYTES,
     NUMBER_AT,
     RECORD_BYTES,
@@ -83,20 +82,6 @@ def test_a_value_without_room_makes_no_record_and_hurts_nobody(tmp_path: Path) -
     ring.note(Kind.MEM_READ, tag=4)
 
     assert tags(tmp_path) == [1, 4]
-
-
-def test_a_record_is_completed_unless_a_newer_one_is_in_its_place(tmp_path: Path) -> None:
-    ring = ring_of(tmp_path)
-    numbers = [ring.note(Kind.LINE, mono_ns=100 + number) for number in range(9)]
-
-    ring.notes.amend(numbers[0], Flag.SENT, 1, 2)
-    ring.notes.amend(numbers[1], Flag.WAKE, 3, 1 << 40)
-
-    records = [entry.record for entry in read_rings(tmp_path)]
-    first, *others = records
-    assert numbers == list(range(1, 10))
-    assert (first.number, first.flags, first.translated, first.amount) == (2, Flag.WAKE, 3, AMOUNT_MAX)
-    assert {(record.flags, record.translated, record.amount) for record in others} == {(0, 0, 0)}
 
 
 def test_rings_are_merged_by_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,6 +75,7 @@ class Traced:
             run(src, message)
 
     def records(self) -> list[Record]:
+        self.tracer.later.settle()
         slots = range(HEADER_BYTES, len(self.ring), RECORD_BYTES)
         return [*expanded(decode_record(self.ring, at) for at in slots if number_of(self.ring, at))]
 
