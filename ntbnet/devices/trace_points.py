@@ -84,7 +84,7 @@ def _around_frame(bare: Callable[..., None], watcher: Watcher) -> Callable[..., 
         queue, effects = client.queue, client._netdev._outbox.effects
         ver, before = queue.rx.rx_pkts - 1, len(effects)
         bare(client, frame, length)
-        for place in range(before, len(effects)):  # as a rule it is the first
+        for place in range(before, len(effects)):
             if type(effects[place]) is Deliver:
                 delivered.append((queue.number, ver))
                 break

@@ -263,8 +263,7 @@ class Driver:
     def _trace_what_goes(self, tracer: Tracer) -> None:
         """Outside of them."""
         self._send = tracer.around_send(self._send)
-        call_later = None if self._loop is None else self._loop.call_later
-        self._flush = tracer.later.around_flush(self._flush, call_later)
+        self._flush = tracer.later.around_flush(self._flush)
         self._on_deadline = tracer.packets.around_deadline(self._on_deadline)
         packets = self._packets
         if packets is not None:
@@ -335,8 +334,6 @@ class Driver:
             self._wakes.close()
         self._bus.close(last_words=self._take_leave())
         self._timer.close()
-        if self._tracer is not None:
-            self._tracer.later.settle()
 
     def _take_leave(self) -> list[str]:
         """Send CLOSE on every path that is up; to whom."""

@@ -3,7 +3,7 @@
 As a stopwatch does, and while a trace runs only: a driver that is not traced calls them directly. What no
 message shows is told by ``devices.trace_points``; wakes and packets have modules of their own.
 
-Other processes wait for this one, so records are stored a millisecond later (``trace_later``), and what
+Other processes wait for this one, so records are stored behind what a step sends (``trace_later``), and what
 happens at one go is one record (``trace_stored``).
 """
 
@@ -73,7 +73,7 @@ class Tracer:
         clock: monotonic ns.
 
     Attributes:
-        later: has records written, soon.
+        later: has the records of a step written behind it.
         packets: stands around what packets pass through.
         wakes: stands in the place of what takes wakes, and around what sends them.
         delivered: see Watcher.

@@ -4,7 +4,7 @@ Both ends of a FIFO see the same wakes in the same order, and readers count them
 wake that was taken is noted, also one that waits for the end of the step with those equal to it, and one that
 a fault keeps from its handler.
 
-Another process waits for this one: these functions take what is gone later, and the rest waits
+Another process waits for what a step sends: these functions take what is gone later, and the rest waits
 (``trace_later``).
 """
 
