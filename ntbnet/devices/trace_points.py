@@ -84,10 +84,10 @@ def _around_frame(bare: Callable[..., None], watcher: Watcher) -> Callable[..., 
         queue, effects = client.queue, client._netdev._outbox.effects
         ver, before = queue.rx.rx_pkts - 1, len(effects)
         bare(client, frame, length)
-        for place in range(before, len(effects)):
-            if type(effects[place]) is Deliver:
-                delivered.append((queue.number, ver))
-                break
+        if len(effects) == before:
+            return
+        if type(effects[before]) is Deliver or any(type(one) is Deliver for one in effects[before:]):
+            delivered.append((queue.number, ver))
 
     return rx
 

@@ -258,8 +258,10 @@ class TraceRing:
             fd = os.open(aside, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             try:
                 os.posix_fallocate(fd, 0, header.size_bytes)
-                # not populated: the service would stand still for as long as its pages are cleared
-                self._map = mmap.mmap(fd, header.size_bytes, flags=mmap.MAP_SHARED)
+                # A full trace has all pages at once, and the service stands still for as long as they are
+                # cleared: else every 32nd record would wait for one.
+                populate = mmap.MAP_POPULATE if level is Level.FULL else 0
+                self._map = mmap.mmap(fd, header.size_bytes, flags=mmap.MAP_SHARED | populate)
                 self._map[:HEADER_BYTES] = pack_header(header)
                 aside.rename(path)
             finally:

@@ -86,6 +86,8 @@ class WakeTracer:
         self._frames = device if isinstance(device, FramesDevice) else None
         self._number = {label: SERVICES.index(label) for label in SERVICES if label}
         self._registers = device if isinstance(device, RegistersDevice) else None
+        self._registers_at = 0 if self._registers is None else self._registers.register_span.base
+        self._registers_bytes = 0 if self._registers is None else self._registers.register_span.size
         self._merged: dict[tuple[str, int, int], tuple[int, int]] = {}
         """Interrupts that wait for the end of the step: flags and flow of the first of each."""
         self.stores: deque[tuple[int, int]] = deque(maxlen=MOST_STORES)
@@ -111,10 +113,7 @@ class WakeTracer:
         flags = 0 if is_again else _WAKE
         clock, number, occasion, add = self._clock, self._number, self._occasion, self._later.add
         interrupt_came, store_came = self._interrupt_came, self._store_came
-        base, size, counters = 0, 0, Counter[str]()
-        if self._registers is not None:
-            counters = self._registers.counters
-            base, size = self._registers.register_span.base, self._registers.register_span.size
+        counters = Counter[str]() if self._registers is None else self._registers.counters
 
         def take(src: str, message: Irq | MemWrite) -> None:
             now_ns = clock()
@@ -136,7 +135,7 @@ class WakeTracer:
             effects = handle(src, message, now_ns)
             if effects:
                 perform(effects, now_ns)
-            arguments[5] = 0 <= message.addr - base < size and counters.get(_STALE, 0) == stale
+            arguments[5] = counters.get(_STALE, 0) == stale
             arguments[4] = clock()
 
         return take
@@ -157,16 +156,29 @@ class WakeTracer:
         notes.note_access(came_ns, kind, flags, source, epoch, bits, 0, 0, 0, what, took, b"")
 
     def _store_came(
-        self, flags: int, source: int, message: MemWrite, came_ns: int, ended_ns: int, is_register: bool
+        self, flags: int, source: int, message: MemWrite, came_ns: int, ended_ns: int, is_taken: bool
     ) -> None:
-        """One that was handled until ``ended_ns``, 0 for never."""
-        at, offset, took = message.addr, 0, 0
-        if is_register and self._registers is not None:
-            flags, offset = flags | _REGISTER, at - self._registers.register_span.base
+        """One that was handled until ``ended_ns``, 0 for never; it went into a register if it was taken."""
+        at, register, took = message.addr, message.addr - self._registers_at, 0
+        if is_taken and 0 <= register < self._registers_bytes:
+            flags |= _REGISTER
+        else:
+            register = 0
         if ended_ns:
             flags, took = flags | _HANDLED, min(ended_ns - came_ns, AMOUNT_MAX)
         self._later.notes.note_access(
-            came_ns, _MEM_WRITE, flags, source, message.epoch, at, offset, 4, 0, 0, took, bytes(message.data)
+            came_ns,
+            _MEM_WRITE,
+            flags,
+            source,
+            message.epoch,
+            at,
+            register,
+            4,
+            0,
+            0,
+            took,
+            bytes(message.data),
         )
 
     def note_lost(self, src: str, message: Irq | MemWrite) -> None:
