@@ -15,7 +15,7 @@ message or      handler ended; with ``REGISTER``, ``translated``:   ``REGISTER``
 wake            the register it was stored in, ``Block.EDMA``
 ==============  ==================================================  ==========================================
 
-What arrived is stored at once, and completed when its handler ends: of one that never did there is no slice.
+Of what arrived and whose handler never ended there is no slice.
 The records made of one have its number.
 """
 
