@@ -48,6 +48,8 @@ FLOW_TIMEOUT_S = 15.0
 LOGS_FOLDER = "logs"
 """Of a history."""
 STOP_TIMEOUT_S = PATIENCE_NS / 1e9 + 10
+_PREFIX = "ntbnet-chaos-"
+"""Of the folder that a history is made in; the process that makes it follows."""
 HISTORY_ROOM_BYTES = 1 << 30
 """Free memory of which a history may take its part; one of ten minutes has some 100 MB."""
 PATIENCE_FACTOR = 5
@@ -434,6 +436,7 @@ def history_folder(keep: Path | None) -> Iterator[Path]:
 
     Raises:
         ConfigError: ``keep`` holds something, or cannot be made.
+        SetupError: the history cannot be moved there.
     """
     if keep is not None:
         try:
@@ -443,13 +446,26 @@ def history_folder(keep: Path | None) -> Iterator[Path]:
             raise ConfigError(f"--keep {keep}: {problem.strerror}") from None
         if not is_empty:
             raise ConfigError(f"--keep {keep}: must be an empty folder, or none yet")
-    folder = Path(tempfile.mkdtemp(prefix="ntbnet-chaos-", dir=_roomy_memory()))
+    _remove_abandoned()
+    folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=_roomy_memory()))
     try:
         yield folder
     finally:
-        if keep is not None:
-            shutil.copytree(folder, keep, dirs_exist_ok=True)
-        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            if keep is not None:
+                shutil.copytree(folder, keep, dirs_exist_ok=True)
+        except OSError as problem:
+            raise SetupError(f"--keep {keep}: {problem.strerror or problem}") from None
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_abandoned() -> None:
+    """What runs have left in memory that were killed."""
+    for folder in SHM_FOLDER.glob(f"{_PREFIX}*-*"):
+        pid = folder.name.removeprefix(_PREFIX).partition("-")[0]
+        if pid.isdecimal() and not Path("/proc", pid).exists() and folder.lstat().st_uid == os.geteuid():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _roomy_memory() -> Path | None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import tempfile
 from dataclasses import replace
 from io import StringIO
@@ -19,7 +22,8 @@ from ntbnet.app.chaos_run import Done, Wanted
 from ntbnet.devices.crash_points import CRASH_POINTS
 from ntbnet.edge.carrier import CarrierChange
 from ntbnet.edge.run_root import is_in_memory
-from ntbnet.errors import ConfigError
+from ntbnet.edge.shm import SHM_FOLDER
+from ntbnet.errors import ConfigError, SetupError
 from tests.unit.app.chaos_histories import MS, Made, scenario
 
 
@@ -137,6 +141,35 @@ def test_history_of_a_run_that_fails_is_kept_all_the_same(tmp_path: Path) -> Non
         fail()
 
     assert (tmp_path / "kept/x").exists()
+
+
+def test_history_that_cannot_be_kept_is_one_line_and_leaves_no_memory_taken(tmp_path: Path) -> None:
+    def run() -> None:
+        with chaos_run.history_folder(tmp_path / "kept") as folder:
+            (folder / "logs").mkdir()
+            (tmp_path / "kept/logs").touch()
+            used.append(folder)
+
+    used: list[Path] = []
+    with pytest.raises(SetupError, match="--keep"):
+        run()
+    assert not used[0].exists()
+
+
+def test_history_of_a_killed_run_does_not_stay_in_memory() -> None:
+    gone = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True
+    )
+    abandoned = SHM_FOLDER / f"ntbnet-chaos-{gone.stdout.strip()}-x"
+    in_use = SHM_FOLDER / f"ntbnet-chaos-{os.getpid()}-x"
+    for folder in (abandoned, in_use):
+        folder.mkdir()
+    try:
+        with chaos_run.history_folder(None):
+            assert not abandoned.exists()
+            assert in_use.exists()
+    finally:
+        in_use.rmdir()
 
 
 def test_history_is_made_on_a_disk_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
