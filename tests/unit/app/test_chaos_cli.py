@@ -157,10 +157,9 @@ def test_history_that_cannot_be_kept_is_one_line_and_leaves_no_memory_taken(tmp_
 
 
 def test_history_of_a_killed_run_does_not_stay_in_memory() -> None:
-    gone = subprocess.run(
-        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True
-    )
-    abandoned = SHM_FOLDER / f"ntbnet-chaos-{gone.stdout.strip()}-x"
+    with subprocess.Popen([sys.executable, "-c", ""]) as gone:
+        gone.wait()
+    abandoned = SHM_FOLDER / f"ntbnet-chaos-{gone.pid}-x"
     in_use = SHM_FOLDER / f"ntbnet-chaos-{os.getpid()}-x"
     for folder in (abandoned, in_use):
         folder.mkdir()
