@@ -2,7 +2,8 @@
 
 A wake carries no number. Both ends of one FIFO see the same wakes in the same order, and note all of them. So
 the oldest one that was sent, is the same and was not taken yet is the one that arrives, and those sent before
-it that did not arrive never will. A process that begins takes none that were sent before.
+it that did not arrive never will. A process that begins takes none that were sent before. What a killed
+process sent last may have no record: then it has no flow where it arrived.
 """
 
 from __future__ import annotations

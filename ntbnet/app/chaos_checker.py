@@ -197,18 +197,25 @@ class _Judge:
         )
         for key, flow in self._flows.items():
             if key[0] == life:
-                is_felt = partial(self._is_felt, flow)
-                end_ns = back_ns(flow.came, since_ns, next_ns, outage_ms * 1_000_000, is_felt)
+                outage_ns = outage_ms * 1_000_000
+                is_felt = partial(self._is_felt, outage_ns, flow)
+                end_ns = back_ns(flow.came, since_ns, next_ns, outage_ns, is_felt)
                 crossed_ns = max(crossed_ns, end_ns or 0)
                 missing = missing or (_name(key) if end_ns is None else "")
         return crossed_ns, missing
 
-    def _is_felt(self, flow: Flow, before_ns: int, came_ns: int) -> bool:
-        """True for a time without packets that is more than some process's wait for its turn."""
-        if came_ns - before_ns > self._bounds.silence_ms * 1_000_000 or flow.misses(before_ns, came_ns):
+    def _is_felt(self, outage_ns: int, flow: Flow, before_ns: int, came_ns: int) -> bool:
+        """True for a time without packets that is more than what some process waited for a CPU.
+
+        As with other limits that is measured, and extends what is no outage at most to twice itself.
+        """
+        at = bisect_left(self._changes_ns, before_ns - outage_ns)
+        if flow.misses(before_ns, came_ns) or (
+            at < len(self._changes_ns) and self._changes_ns[at] <= came_ns
+        ):
             return True
-        at = bisect_left(self._changes_ns, before_ns)
-        return at < len(self._changes_ns) and self._changes_ns[at] <= came_ns
+        waited_ns = min(self._waits.within(before_ns, came_ns, RESTARTING), outage_ns)
+        return came_ns - before_ns - waited_ns > outage_ns
 
     def _is_excused(self, time_ns: int, before_ns: int, windows: Iterable[Window]) -> bool:
         """True in the time of a fault, ``before_ns`` before it or ``settle_ms`` after it."""

@@ -111,7 +111,7 @@ def run(
     again = shlex.join(["ntbnet", "chaos", "run", scenario, *words])
     wanted = chaos_run.Wanted(loaded, seed, chosen, name, chaos_run.read_tables(config), again)
     stop_request.hear()
-    with chaos_run.history_folder(keep) as folder:
+    with chaos_run.history_folder(keep, seconds or 0) as folder:
         done = chaos_run.run(wanted, folder, _say)
         if keep is not None:
             _say(f"kept: {keep}")

@@ -89,8 +89,8 @@ def back_ns(
 ) -> int | None:
     """When packets crossed again: the end of the last outage, else the first crossing.
 
-    A later pause in which nothing happened to the bridge and nothing was lost is none: some process waited
-    for its turn.
+    A later pause is none when nothing happened to the bridge and nothing was lost, and some process waited
+    for a CPU.
 
     Args:
         arrivals: (time of coming, time of sending), by time of coming.

@@ -352,7 +352,7 @@ def read(folder: Path) -> History:
         given_up=tuple(body["given_up"]),
         samples=tuple(Sample(**row) for row in body["samples"]),
         nodes=tuple(NodeCounters(**row) for row in body["nodes"]),
-        carriers=tuple(CarrierChange(**row) for row in body["carriers"]),
+        carriers=tuple(CarrierChange(**row) for row in body.get("carriers", ())),
         leaks=tuple(body["leaks"]),
         gaps=tuple(body["gaps"]),
     )

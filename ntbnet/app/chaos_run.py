@@ -51,7 +51,10 @@ STOP_TIMEOUT_S = PATIENCE_NS / 1e9 + 10
 _PREFIX = "ntbnet-chaos-"
 """Of the folder that a history is made in; the process that makes it follows."""
 HISTORY_ROOM_BYTES = 1 << 30
-"""Free memory of which a history may take its part; one of ten minutes has some 100 MB."""
+"""Free memory of which a history may take its part, bytes; one of ten minutes has some 100 MB."""
+HISTORY_BYTES_PER_S = 1 << 20
+"""The same for long ones: five times of what a soak writes."""
+CONFIG_FILE = "config.toml"
 PATIENCE_FACTOR = 5
 """A recovery is waited for that many times as long as it may take: how late it was is worth knowing."""
 LEAST_PATIENCE_MS = 5_000
@@ -153,7 +156,7 @@ def run(wanted: Wanted, folder: Path, say: Say) -> Done:
     """
     log_folder = folder / LOGS_FOLDER
     log_folder.mkdir()
-    config_path = folder / "config.toml"
+    config_path = folder / CONFIG_FILE
     text = chaos_scenario.configuration(wanted.scenario, wanted.config, wanted.fabric, log_folder)
     config_path.write_text(text, encoding="utf-8")
     asked = {"scenario": wanted.scenario.source, "seed": wanted.seed, "fabric": wanted.fabric}
@@ -430,9 +433,13 @@ class _Run:
 
 
 @contextmanager
-def history_folder(keep: Path | None) -> Iterator[Path]:
+def history_folder(keep: Path | None, seconds: float = 0.0) -> Iterator[Path]:
     """Where a history goes while it is made: a folder in memory where there is room, so that neither services
     nor traffic wait for a disk to take what they tell; in the end it is moved to ``keep``, or removed.
+
+    Args:
+        keep: a folder, empty or not there.
+        seconds: how long the run is to take, 0 for a few minutes.
 
     Raises:
         ConfigError: ``keep`` holds something, or cannot be made.
@@ -447,17 +454,30 @@ def history_folder(keep: Path | None) -> Iterator[Path]:
         if not is_empty:
             raise ConfigError(f"--keep {keep}: must be an empty folder, or none yet")
     _remove_abandoned()
-    folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=_roomy_memory()))
+    folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=_roomy_memory(seconds)))
     try:
         yield folder
     finally:
         try:
             if keep is not None:
-                shutil.copytree(folder, keep, dirs_exist_ok=True)
+                _copy(folder, keep.absolute())
         except OSError as problem:
             raise SetupError(f"--keep {keep}: {problem.strerror or problem}") from None
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _copy(folder: Path, keep: Path) -> None:
+    """All that is in the folder; configurations name the new one."""
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            shutil.copytree(entry, keep / entry.name)
+        else:
+            shutil.copy2(entry, keep / entry.name)
+    for config in keep.rglob(CONFIG_FILE):
+        config.write_text(
+            config.read_text(encoding="utf-8").replace(str(folder), str(keep)), encoding="utf-8"
+        )
 
 
 def _remove_abandoned() -> None:
@@ -468,7 +488,7 @@ def _remove_abandoned() -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _roomy_memory() -> Path | None:
+def _roomy_memory(seconds: float) -> Path | None:
     """Where the DRAM of nodes is, too; None: a history would take too much of it."""
-    room = os.statvfs(SHM_FOLDER)
-    return SHM_FOLDER if room.f_bavail * room.f_frsize >= HISTORY_ROOM_BYTES else None
+    room, needed = os.statvfs(SHM_FOLDER), max(HISTORY_ROOM_BYTES, int(seconds) * HISTORY_BYTES_PER_S)
+    return SHM_FOLDER if room.f_bavail * room.f_frsize >= needed else None

@@ -140,6 +140,8 @@ class Driver:
         traces: TraceSource | None = None,
     ) -> None:
         self._fault_source = faults
+        if faults is not None:
+            faults.before_death = self._write_down_now
         self._traces = traces
         self._tracer: Tracer | None = None
         self._beat_ns = 0
@@ -179,6 +181,7 @@ class Driver:
         self._send_now: Callable[[str, bytes, bytes | memoryview], bool] = self._bus.send_now
         self._forget: Callable[[str], None] = self._bus.forget
         self._flush: Callable[[], None] = self._hand_over
+        self._write_down: Callable[[], None] = _nothing
         if self._tun is not None and self._packets is not None:
             self._packets.call_directly()
             self._write_tun: Callable[[memoryview, bytes], bool] = self._tun.write
@@ -263,7 +266,7 @@ class Driver:
     def _trace_what_goes(self, tracer: Tracer) -> None:
         """Outside of them."""
         self._send = tracer.around_send(self._send)
-        self._flush = tracer.later.around_flush(self._flush)
+        self._write_down = tracer.later.settle
         self._on_deadline = tracer.packets.around_deadline(self._on_deadline)
         packets = self._packets
         if packets is not None:
@@ -334,6 +337,7 @@ class Driver:
             self._wakes.close()
         self._bus.close(last_words=self._take_leave())
         self._timer.close()
+        self._write_down()
 
     def _take_leave(self) -> list[str]:
         """Send CLOSE on every path that is up; to whom."""
@@ -403,7 +407,11 @@ class Driver:
         for src, message in self._interrupts.end_step():
             self._run_interrupt(src, message)
         self._flush()
+        self._write_down()
         self._arm()
+
+    def _write_down_now(self) -> None:
+        self._write_down()
 
     def _hand_over(self) -> None:
         """Hand over what was sent: wakes last, behind the messages and stores of the same occasion."""
@@ -605,3 +613,7 @@ class Driver:
         counters = {} if self._wakes is None else dict(self._wakes.counters)
         collapsed = self._interrupts.collapsed.items()
         return counters | {f"interrupts_collapsed_from_{src}": count for src, count in collapsed if count}
+
+
+def _nothing() -> None:
+    """What is to be written down without a trace."""

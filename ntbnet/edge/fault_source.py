@@ -28,6 +28,9 @@ class FaultSource:
         service: label of the service.
         log: of the service.
         memory: file of the node's DRAM; None: there is none to unlink.
+
+    Attributes:
+        before_death: called when the service dies at a crash point.
     """
 
     def __init__(self, folder: Path, service: str, log: Logger, memory: Path | None = None) -> None:
@@ -37,6 +40,7 @@ class FaultSource:
         self._memory = memory
         self._layer: FaultLayer | None = None
         self._is_armed = False
+        self.before_death: Callable[[], None] = _nothing
 
     def look_early(self) -> None:
         """Take note of where to die, before anything is stored to shared memory."""
@@ -103,16 +107,22 @@ class FaultSource:
         crash = folder.read_crash(self._service)
         if crash is None:
             return
-        doom = _Doom(crash, folder, self._service, self._log)
+        doom = _Doom(crash, folder, self._service, self._log, self._on_death)
         watch_stores(doom.before, doom.after)
         self._is_armed = True
+
+    def _on_death(self) -> None:
+        self.before_death()
 
 
 class _Doom:
     """Counts the stores of one name, and ends the process at one of them."""
 
-    def __init__(self, crash: Crash, folder: FaultFolder, service: str, log: Logger) -> None:
+    def __init__(
+        self, crash: Crash, folder: FaultFolder, service: str, log: Logger, last: Callable[[], None]
+    ) -> None:
         self._crash = crash
+        self._last = last
         self._folder = folder
         self._service = service
         self._log = log
@@ -135,4 +145,9 @@ class _Doom:
             return
         crash = self._crash
         self._log.emit("chaos.crashed", injected=True, point=crash.point, nth=crash.nth, before=crash.before)
+        self._last()
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _nothing() -> None:
+    """Nobody asks."""

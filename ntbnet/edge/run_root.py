@@ -34,8 +34,11 @@ def default_root() -> Path:
 
 
 def _is_roomy(folder: Path) -> bool:
-    """True for memory whose whole size leaves room beside DRAM."""
-    size = os.statvfs(folder)
+    """True for memory whose whole size leaves room beside DRAM; False too when that cannot be found out."""
+    try:
+        size = os.statvfs(folder)
+    except OSError:
+        return False
     return is_in_memory(folder) and size.f_blocks * size.f_frsize >= ROOMY_BYTES
 
 
@@ -72,7 +75,9 @@ def make_root(root: Path) -> None:
             raise
         check_root(root)
         return
-    if not _is_default(root):
+    if _is_default(root):
+        root.chmod(0o755)  # whatever the umask: services may have become another user
+    else:
         (root / _MADE).touch()
 
 
@@ -104,7 +109,9 @@ def check_root(root: Path) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISDIR(found.st_mode) or found.st_uid not in {0, os.geteuid()} or found.st_mode & 0o022:
-        raise ConfigError(f"{root} is not a folder that only root may change: remove it, or set run.dir")
+        raise ConfigError(
+            f"{root} is not a folder that only this user or root may change: remove it, or set run.dir"
+        )
 
 
 def _is_default(root: Path) -> bool:

@@ -2,6 +2,7 @@
 
 Other processes wait for what a step sends. So nothing is made of what happens until that is sent: only the
 time and what changes are taken at once, and records are stored behind it, in the order in which they began.
+The driver has that done at the end of a step, of a long one now and then, and before it dies of a fault.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from typing import Any
 
 from ntbnet.edge.trace_ring import Notes
 
+MOST_TASKS = 4096
+"""More do not wait for the end of a step: one frame of a neighbour may have thousands of messages."""
 Task = tuple[Callable[..., object], Sequence[Any]]
 """What writes a record, and its arguments; those of something that lasts are completed when it ends."""
 _REST: tuple[int | bytes, ...] = (*(0,) * 13, b"")
@@ -41,19 +44,15 @@ class Later:
         self.add((self.notes.note, (*fields, *_REST[len(fields) :], self._clock())))
 
     def settle(self) -> None:
-        """Write them all."""
+        """Write them all; no handler may be open."""
         tasks = self._tasks
-        if tasks:
+        try:
             for write, arguments in tasks:
                 write(*arguments)
+        finally:
             tasks.clear()
 
-    def around_flush(self, bare: Callable[[], None]) -> Callable[[], None]:
-        """What sends all that a step has led to."""
-        settle = self.settle
-
-        def flush() -> None:
-            bare()
-            settle()
-
-        return flush
+    def settle_many(self) -> None:
+        """The same in the middle of a long step, once there are many of them."""
+        if len(self._tasks) >= MOST_TASKS:
+            self.settle()

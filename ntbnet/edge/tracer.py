@@ -109,7 +109,7 @@ class Tracer:
             pending: interrupts that wait for the end of the step.
         """
         clock, number, occasion, registers = self._clock, self._number, self._occasion, self._registers
-        add, came = self.later.add, self._note_message
+        add, came, settle_many = self.later.add, self._note_message, self.later.settle_many
 
         def act(label: str, message: Message, now_ns: int, header: bytes) -> None:
             occasion.src = number[label]
@@ -131,6 +131,7 @@ class Tracer:
                 arguments[1], arguments[8] = _HANDLED, took
             else:
                 arguments[1], arguments[7:] = _HANDLED | _REGISTER, (register, took)
+            settle_many()
 
         return act
 

@@ -224,13 +224,22 @@ class WakeTracer:
 
     def around_wake(self, bare: WakeFunction) -> WakeFunction:
         """A wake that goes out; an interrupt that one before it stands for does not."""
-        clock, add = self._clock, self._later.add
+        clock, add, stores = self._clock, self._later.add, self.stores
         interrupt_left, store_left = self._interrupt_left, self._store_left
 
         def wake(dst: str, message: Irq | MemWrite) -> bool:
             if not bare(dst, message):
                 return False
-            add((interrupt_left if isinstance(message, Irq) else store_left, (dst, message, clock())))
+            if isinstance(message, Irq):
+                add((interrupt_left, (dst, message, clock())))
+                return True
+            addr = None
+            while stores:
+                addr, local = stores.popleft()
+                if local == message.addr:
+                    break
+                addr = None
+            add((store_left, (dst, message, addr, clock())))
             return True
 
         return wake
@@ -242,16 +251,18 @@ class WakeTracer:
             left_ns, kind, _SENT_WAKE, number, message.epoch, message.bits, 0, 0, 0, what, 0, b""
         )
 
-    def _store_left(self, dst: str, message: MemWrite, left_ns: int) -> None:
+    def _store_left(self, dst: str, message: MemWrite, addr: int | None, left_ns: int) -> None:
+        """A store of this host's CPU at ``addr``, or of a service.
+
+        What BARs the host has is asked now; a link epoch's stay what they are as long as it lasts.
+        """
         at, epoch, number, data = message.addr, message.epoch, self._number[dst], bytes(message.data)
         note = self._later.notes.note_access
-        while self.stores:
-            addr, local = self.stores.popleft()
-            if local == at:
-                bar, offset = self._place_of(addr, epoch)
-                note(left_ns, _MEM_WRITE, _SENT_STORE, number, epoch, addr, at, 4, bar, NONE, offset, data)
-                return
-        note(left_ns, _MEM_WRITE, _SENT_WAKE, number, epoch, at, 0, 4, 0, 0, 0, data)
+        if addr is None:
+            note(left_ns, _MEM_WRITE, _SENT_WAKE, number, epoch, at, 0, 4, 0, 0, 0, data)
+            return
+        bar, offset = self._place_of(addr, epoch)
+        note(left_ns, _MEM_WRITE, _SENT_STORE, number, epoch, addr, at, 4, bar, NONE, offset, data)
 
     def note_unsent(self, dst: str, record: bytes) -> None:
         """A wake that went out goes no further; see ``Wakes.on_lost``."""

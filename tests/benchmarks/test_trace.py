@@ -77,7 +77,7 @@ def test_one_wake_taken_with_its_handler_and_register(benchmark: Any, tmp_path: 
 
 
 def test_one_wake_sent(benchmark: Any, tmp_path: Path) -> None:
-    """What the one that is woken waits for; the rest is done meanwhile."""
+    """What the one that is woken waits for."""
     tracer, later = traced(tmp_path)
     wake = tracer.around_wake(lambda _dst, _message: True)
     line = Irq(IrqSource.EDMA_LINE, 1, 7)
@@ -87,6 +87,22 @@ def test_one_wake_sent(benchmark: Any, tmp_path: Path) -> None:
     later.settle()
     assert float(benchmark.stats.stats.median) * 1e6 < LIMIT_US
     assert [entry.record.kind for entry in read_rings(tmp_path)][-1] == Kind.LINE
+
+
+def test_records_of_a_step_behind_it(benchmark: Any, tmp_path: Path) -> None:
+    """Of a hundred wakes: made of what was taken, and stored."""
+    tracer, later = traced(tmp_path)
+    wake = tracer.around_wake(lambda _dst, _message: True)
+    line = Irq(IrqSource.EDMA_LINE, 1, 7)
+
+    def steps() -> tuple[tuple[()], dict[str, Any]]:
+        for _ in range(100):
+            wake("peer-ep", line)
+        return (), {}
+
+    benchmark.pedantic(later.settle, setup=steps, rounds=200)
+
+    assert float(benchmark.stats.stats.median) * 1e6 / 100 < LIMIT_US
 
 
 def test_one_event_of_the_log(benchmark: Any, tmp_path: Path) -> None:

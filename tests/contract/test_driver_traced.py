@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path as FilePath
 from typing import cast
 
 import pytest
 
-from ntbnet.devices.effects import Wake
+from ntbnet.devices.effects import Effect, Wake
+from ntbnet.devices.memory import unwatch_stores, watch_stores
 from ntbnet.edge.driver import Driver
+from ntbnet.edge.fault_source import FaultSource
 from ntbnet.edge.trace_ring import TraceRing
 from ntbnet.edge.trace_rings import read_rings
 from ntbnet.edge.tracer import Tracer
 from ntbnet.edge.wake import open_fifo
-from ntbnet.trace_records import Entry, Flag, Handler, Kind, Level, Result
-from ntbnet.wire import Irq, IrqSource
+from ntbnet.log import Logger
+from ntbnet.trace_records import SERVICES, Entry, Flag, Handler, Kind, Level, Result
+from ntbnet.wire import Irq, IrqSource, Message
 from tests.contract.test_driver import Story, StoryDevice, StoryTun, driver_of
 
 FIRST, OTHER = (Irq(IrqSource.EDMA_LINE, bits, 7) for bits in (1, 2))
@@ -28,6 +32,16 @@ class FramesDevice(StoryDevice):
 
     epoch = 7
     queues = ()
+
+    def __init__(self, story: Story) -> None:
+        super().__init__(story)
+        self.answers: Sequence[Effect] = ()
+        self.on_handle: Callable[[], None] = lambda: None
+
+    def handle(self, src: str, message: Message, now_ns: int) -> Sequence[Effect]:
+        super().handle(src, message, now_ns)
+        self.on_handle()
+        return self.answers
 
     def bar_of(self, addr: int) -> tuple[int, int] | None:
         return None
@@ -40,8 +54,10 @@ class Ends:
         self.rings, self._tuns = folder / "rings", list[StoryTun]()
         self.rings.mkdir()
         self._fifo = open_fifo(folder / "wake.edma")
+        self.faults = FaultSource(folder / "faults", "peer-ep", Logger(sys.stderr, "error", {}))
         self.edma, self.ep = (self._driver(folder, label) for label in ("edma", "peer-ep"))
-        self.device = cast("StoryDevice", self.ep.device)
+        self._living = [self.edma, self.ep]
+        self.device = cast("FramesDevice", self.ep.device)
 
     def _driver(self, folder: FilePath, label: str) -> Driver:
         story, place = Story(), folder / label
@@ -55,6 +71,7 @@ class Ends:
             FramesDevice(story),
             service=label,
             wake_path=lambda name: folder / f"wake.{name}",
+            faults=self.faults,
         )
         ring = TraceRing(self.rings, label, 1, Level.FULL, 16384, "run")
         driver.trace(Tracer(label, ring.notes, driver.device, 0))
@@ -72,10 +89,14 @@ class Ends:
     def entries(self) -> list[Entry]:
         return list(read_rings(self.rings))
 
+    def end(self, driver: Driver) -> None:
+        self._living.remove(driver)
+        driver.close()
+
     def close(self) -> None:
-        for driver in (self.edma, self.ep):
+        for driver in [*self._living]:
             driver.trace(None)
-            driver.close()
+            self.end(driver)
         for tun in self._tuns:
             tun.nothing.close()
             tun.other_end.close()
@@ -145,3 +166,65 @@ def test_no_wake_of_a_long_run_is_taken_for_another(ends: Ends) -> None:
 
     assert [(record.flow, record.address) for record in came] == [(one.flow, one.address) for one in sent]
     assert len({record.flow for record in sent}) == len(sent) > 500
+
+
+def kinds(ends: Ends) -> list[tuple[str, Kind]]:
+    return [(SERVICES[one.ring.service], Kind(one.record.kind)) for one in ends.entries()]
+
+
+def test_records_are_stored_behind_what_a_step_sends(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    wakes, stored = ends.edma._wakes, list[int]()
+    assert wakes is not None
+    bare = wakes.flush
+
+    def flush() -> None:
+        bare()
+        stored.append(len(ends.entries()))
+
+    monkeypatch.setattr(wakes, "flush", flush)
+
+    ends.send(FIRST)
+
+    assert stored == [0]
+    assert kinds(ends) == [("edma", Kind.LINE)]
+
+
+def test_what_is_sent_within_a_handler_leaves_its_record_open(ends: Ends) -> None:
+    """A store that a crash point watches is sent at once."""
+    ends.device.answers = [Wake("peer-rc", OTHER, "ring.flags")]
+    watch_stores(lambda _what: None, lambda _what: None)
+    try:
+        ends.send(FIRST)
+        ends.take()
+    finally:
+        unwatch_stores()
+
+    assert kinds(ends) == [
+        ("edma", Kind.LINE),
+        ("peer-ep", Kind.LINE),
+        ("peer-ep", Kind.LINE),
+        ("peer-ep", Kind.SLICE),
+    ]
+
+
+def test_a_death_at_a_crash_point_leaves_the_record_of_what_led_to_it(ends: Ends) -> None:
+    seen: list[list[tuple[str, Kind]]] = []
+
+    def die() -> None:
+        ends.faults.before_death()
+        seen.append(kinds(ends))
+
+    ends.device.on_handle = die
+    ends.send(FIRST)
+    ends.take()
+
+    assert seen == [[("edma", Kind.LINE), ("peer-ep", Kind.LINE)]]
+
+
+def test_what_is_still_open_is_stored_when_the_driver_ends(ends: Ends) -> None:
+    ends.edma._perform([Wake("peer-ep", FIRST)], 0)
+    assert kinds(ends) == []
+
+    ends.end(ends.edma)
+
+    assert kinds(ends) == [("edma", Kind.LINE)]

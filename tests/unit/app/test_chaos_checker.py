@@ -58,26 +58,20 @@ def test_an_outage_that_comes_late_counts() -> None:
     assert 400 <= judged(made).recovery_ms()["max"] <= 405
 
 
-def test_a_pause_without_loss_in_which_nothing_happened_is_no_part_of_a_recovery() -> None:
-    """Some process waited for its turn: what the machine did is no fault's."""
-    paused = delayed(Made(outages=[(500.0, 600.0)]), 800, 900)
-
-    assert 100 <= judged(paused).recovery_ms()["max"] <= 105
-
-
 @pytest.mark.parametrize("event", sorted(CHANGES))
 def test_a_pause_in_which_the_bridge_changed_is_part_of_a_recovery(event: str) -> None:
-    """Packets may wait for a service, for its interrupts, and none is lost."""
+    """Packets may wait for a service, for its interrupts, and none is lost; whoever waits for a CPU."""
     observed = Observed(events=(LoggedEvent("peer-ep", event, 850 * MS, "", ""),))
     paused = delayed(Made(outages=[(500.0, 600.0)], observed=observed), 800, 900)
 
     assert judged(paused).recovery_ms()["max"] == 400
 
 
-def test_a_long_pause_is_part_of_a_recovery_whatever_the_log_says() -> None:
-    paused = delayed(Made(outages=[(500.0, 600.0)]), 700, 1000)
+def test_a_pause_that_nobody_waited_through_is_part_of_a_recovery() -> None:
+    """A frame may be stranded, and found by the next look."""
+    paused = delayed(Made(outages=[(500.0, 600.0)]), 800, 900)
 
-    assert judged(paused).recovery_ms()["max"] == 500
+    assert judged(paused).recovery_ms()["max"] == 400
 
 
 def test_the_wait_for_the_first_packet_is_a_recovery_although_none_is_lost() -> None:

@@ -131,6 +131,16 @@ def test_history_is_kept_where_asked_and_removed_otherwise(tmp_path: Path) -> No
     assert not gone.exists()
 
 
+def test_folder_that_a_history_is_kept_in_stays_as_it_was_made(tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    kept.mkdir(mode=0o755)
+    with chaos_run.history_folder(kept) as folder:
+        (folder / "config.toml").write_text(f'[log]\ndir = "{folder}/logs"\n')
+
+    assert kept.stat().st_mode & 0o777 == 0o755
+    assert (kept / "config.toml").read_text() == f'[log]\ndir = "{kept}/logs"\n'
+
+
 def test_history_of_a_run_that_fails_is_kept_all_the_same(tmp_path: Path) -> None:
     def fail() -> None:
         with chaos_run.history_folder(tmp_path / "kept") as folder:

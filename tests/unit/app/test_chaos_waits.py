@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from ntbnet.app import chaos_history
 from ntbnet.app.chaos_checker import check
-from ntbnet.app.chaos_history import History, Kind, Observed, WaitSample
+from ntbnet.app.chaos_history import History, Kind, LoggedEvent, Observed, WaitSample
 from ntbnet.app.chaos_judgement import Judgement
 from ntbnet.app.chaos_schedstat import WaitSampler
 from ntbnet.app.chaos_waits import RESTARTING, Waits
-from tests.unit.app.chaos_histories import MS, Made, kill, scenario
+from tests.unit.app.chaos_histories import MS, Made, delayed, kill, scenario
 
 TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 
@@ -56,6 +56,22 @@ def judged(made: Made, samples: list[WaitSample], **bounds: object) -> Judgement
 
 
 # the limits
+
+
+def test_a_pause_behind_a_recovery_is_no_part_of_it_when_it_was_waited_for_a_cpu() -> None:
+    """As much as was measured, and at most as long again as what is no outage: 60 ms."""
+
+    def recovery_ms(until_ms: int, waited_ms: int, observed: Observed | None = None) -> float:
+        made = Made(outages=[(500.0, 600.0)], observed=observed or Observed())
+        samples = waits(2000, {("epc", 900): waited_ms})
+        return float(judged(delayed(made, 800, until_ms), samples).recovery_ms()["max"])
+
+    changed = Observed(events=(LoggedEvent("peer-ep", "path.changed", 770 * MS, "", ""),))
+    assert 100 <= recovery_ms(900, 48) <= 105
+    assert recovery_ms(900, 20) == 400
+    assert recovery_ms(900, 0) == 400
+    assert recovery_ms(940, 120) == 440
+    assert recovery_ms(900, 48, changed) == 400
 
 
 def test_silence_that_a_process_waited_through_is_allowed() -> None:

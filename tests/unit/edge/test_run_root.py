@@ -40,6 +40,25 @@ def test_usual_root_unless_it_is_on_a_disk_and_there_is_room_in_memory(
     assert run_root.default_root.__wrapped__() == wanted
 
 
+def test_usual_root_where_there_is_no_shared_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(run_root, "MEMORY_ROOT", tmp_path / "absent" / "ntbnet")
+    monkeypatch.setattr(run_root, "is_in_memory", lambda _folder: False)
+    assert run_root.default_root.__wrapped__() == run_root.USUAL_ROOT
+
+
+def test_root_can_be_passed_through_whatever_the_umask(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    root = tmp_path / "ntbnet"
+    monkeypatch.setattr(run_root, "MEMORY_ROOT", root)
+    before = os.umask(0o077)
+    try:
+        RunDir(root, "lab").create()
+    finally:
+        os.umask(before)
+    assert root.stat().st_mode & 0o777 == 0o755
+
+
 @pytest.mark.parametrize(
     ("mount", "wanted"),
     [
@@ -75,7 +94,7 @@ def test_root_where_everybody_may_make_one_is_refused_unless_ours(
     RunDir(root, "lab").create()
     RunDir(root, "lab")
     root.chmod(0o777)
-    with pytest.raises(ConfigError, match=r"ntbnet is not a folder that only root may change"):
+    with pytest.raises(ConfigError, match=r"ntbnet is not a folder that only this user or root may change"):
         RunDir(root, "lab")
     root.chmod(0o755)
     os.chown(root, 12345, 12345)
