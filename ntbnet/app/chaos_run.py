@@ -55,6 +55,8 @@ HISTORY_ROOM_BYTES = 1 << 30
 HISTORY_BYTES_PER_S = 1 << 20
 """The same for long ones: five times of what a soak writes."""
 CONFIG_FILE = "config.toml"
+LATE_WORD_NS = 100_000_000
+"""By which a change of a carrier is heard of behind packets that crossed, at most."""
 PATIENCE_FACTOR = 5
 """A recovery is waited for that many times as long as it may take: how late it was is worth knowing."""
 LEAST_PATIENCE_MS = 5_000
@@ -121,12 +123,18 @@ def _event(one: Recovery, observed: Observed) -> dict[str, Any]:
 
 
 def _carriers_back(one: Recovery, carriers: Sequence[CarrierChange]) -> int | None:
-    """When both nodes had the carriers again that a fault cost them; None when it cost none."""
+    """When both nodes had the carriers again that a fault cost them; None when it cost none.
+
+    The kernel's word of them may be read late: they were there when packets crossed.
+    """
     fault = one.fault
     since_ns = fault.until_ns if fault.kind == "flap" else fault.at_ns
     until_ns = since_ns + (one.took_ns or 0)
     came = (change.time_ns for change in carriers if change.up)
-    return max((time_ns for time_ns in came if fault.at_ns < time_ns <= until_ns), default=None)
+    back_ns = max(
+        (time_ns for time_ns in came if fault.at_ns < time_ns <= until_ns + LATE_WORD_NS), default=None
+    )
+    return None if back_ns is None else min(back_ns, until_ns)
 
 
 def read_tables(config_path: str | None) -> dict[str, Any]:

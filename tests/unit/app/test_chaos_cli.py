@@ -94,7 +94,10 @@ def test_link_is_up_when_the_last_carrier_that_a_fault_cost_is_back() -> None:
     back = [CarrierChange(node, ms * MS, up=True) for node, ms in (("rc", 620), ("ep", 640))]
     later = CarrierChange("rc", 900 * MS, up=True)
 
+    heard_late = CarrierChange("ep", 700 * MS, up=True)
+
     assert link_up_ms(before, down, *back, later) == 140
+    assert link_up_ms(before, down, back[0], heard_late) == pytest.approx(151, abs=0.5)
     assert link_up_ms(before) is None
 
 
