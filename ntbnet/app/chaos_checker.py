@@ -75,6 +75,11 @@ class _Judge:
             event.time_ns for event in history.observed.events if event.event in CHANGES
         )
         self._waits = Waits(history.waits)
+        idle_ns = IDLE_INTERVALS * scenario.workload.interval_ms * 1_000_000
+        self._not_run = [merged(pauses(records, idle_ns)) for records in history.lives]
+        """Of each life, when the program that sends and receives was not run."""
+        self._no_begin = [[(start - idle_ns, end) for start, end in spans] for spans in self._not_run]
+        """The same with what last came before."""
         self.result = Judgement(waits=self._waits.totals())
 
     def run(self) -> None:
@@ -199,7 +204,7 @@ class _Judge:
             if key[0] == life:
                 outage_ns = outage_ms * 1_000_000
                 is_felt = partial(self._is_felt, outage_ns, flow)
-                end_ns = back_ns(flow.came, since_ns, next_ns, outage_ns, is_felt)
+                end_ns = back_ns(flow.came, since_ns, next_ns, outage_ns, is_felt, self._no_begin[life])
                 crossed_ns = max(crossed_ns, end_ns or 0)
                 missing = missing or (_name(key) if end_ns is None else "")
         return crossed_ns, missing
@@ -317,8 +322,7 @@ class _Judge:
         limit_ns = limit_ms * 1_000_000
         settle_ns = bounds.settle_ms * 1_000_000
         near = [(start, end + settle_ns) for start, end, _ in (*self._acts, *self._strikes)]
-        idle_ns = IDLE_INTERVALS * work.interval_ms * 1_000_000
-        excused = [merged([*near, *pauses(records, idle_ns)]) for records in self._history.lives]
+        excused = [merged([*near, *not_run]) for not_run in self._not_run]
         for key, flow in self._flows.items():
             times = [came_ns for came_ns, _ in flow.came]
             times += [flow.last_tried_ns] if times and flow.last_tried_ns > times[-1] else []

@@ -86,6 +86,7 @@ def back_ns(
     next_ns: int | None,
     outage_ns: int,
     is_felt: Callable[[int, int], bool],
+    not_run: Sequence[tuple[int, int]] = (),
 ) -> int | None:
     """When packets crossed again: the end of the last outage, else the first crossing.
 
@@ -98,13 +99,15 @@ def back_ns(
         next_ns: the next fault, whose outage is not ours; None when there is none.
         outage_ns: no packet for longer than that is an outage.
         is_felt: whether the bridge shows anything of one between two such times.
+        not_run: when the program that sends and receives was not run, in order; no silence begins then.
     """
     first = bisect_right(arrivals, (since_ns, 1 << 63))
     crossings = [came_ns for came_ns, sent_ns in arrivals[first:] if sent_ns > since_ns]
     if not crossings:
         return None
     crossed_ns = crossings[0]
-    for before_ns, came_ns in pairwise(_chain(since_ns, crossings)):
+    for arrived_ns, came_ns in pairwise(_chain(since_ns, crossings)):
+        before_ns = _run_again(not_run, arrived_ns)
         begins_late = before_ns - since_ns > LATE_OUTAGE_NS
         # what was no outage yet when the next fault came is the next fault's
         if begins_late or (next_ns is not None and before_ns >= next_ns - outage_ns):
@@ -112,6 +115,12 @@ def back_ns(
         if came_ns - before_ns > outage_ns and is_felt(before_ns, came_ns):
             crossed_ns = came_ns
     return crossed_ns
+
+
+def _run_again(not_run: Sequence[tuple[int, int]], now_ns: int) -> int:
+    """The end of the pause that ``now_ns`` lies in, else itself."""
+    at = bisect_right(not_run, (now_ns, 1 << 63)) - 1
+    return max(now_ns, not_run[at][1]) if at >= 0 else now_ns
 
 
 def _chain(first: int, rest: Iterable[int]) -> Iterable[int]:

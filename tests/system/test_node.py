@@ -40,6 +40,7 @@ def run(tmp_path: Path, spec: NodeSpec) -> Iterator[RunDir]:
     run = RunDir(tmp_path, spec.bridge)
     yield run
     remove_node(spec, run)
+    run.remove()
 
 
 def ip(spec: NodeSpec, *words: str) -> str:

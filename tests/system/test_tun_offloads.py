@@ -32,6 +32,7 @@ def netns(tmp_path: Path) -> Iterator[str]:
     create_node(spec, run)
     yield spec.netns
     remove_node(spec, run)
+    run.remove()
 
 
 def exchange(netns: str, tun: Tun, segment: int = 0, size: int = 100) -> list[bytes]:

@@ -74,6 +74,20 @@ def test_a_pause_that_nobody_waited_through_is_part_of_a_recovery() -> None:
     assert judged(paused).recovery_ms()["max"] == 400
 
 
+@pytest.mark.parametrize(("event_ms", "wanted_ms"), [(None, 105), (795, 105), (835, 360)])
+def test_no_silence_begins_while_the_sending_program_does_not_run(
+    event_ms: int | None, wanted_ms: float
+) -> None:
+    """The machine stood still, and whoever measures with it; a silence that begins behind that counts."""
+    events = () if event_ms is None else (LoggedEvent("epc", "path.changed", event_ms * MS, "", ""),)
+    made = Made(outages=[(500.0, 600.0)], observed=Observed(events=events))
+    made.records = [one for one in made.records if not 700 * MS < one.time_ns < 790 * MS]
+    if event_ms == 835:
+        made = delayed(made, 771, 860)
+
+    assert judged(made).recovery_ms()["max"] == pytest.approx(wanted_ms, abs=5)
+
+
 def test_the_wait_for_the_first_packet_is_a_recovery_although_none_is_lost() -> None:
     assert judged(delayed(Made(outages=[]), 500, 620)).recovery_ms()["max"] == 120
 
