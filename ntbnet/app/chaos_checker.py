@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from itertools import pairwise
 from statistics import median
@@ -22,6 +22,7 @@ from statistics import median
 from ntbnet.app.chaos_flows import Flow, back_ns
 from ntbnet.app.chaos_history import (
     CHANGES,
+    LINK_CHANGES,
     WAYS,
     FaultRecord,
     History,
@@ -71,9 +72,9 @@ class _Judge:
         self._acts: list[Window] = []
         self._recovered: list[Span] = []
         self._strikes = strikes(history.observed.events, scenario)
-        self._changes_ns = sorted(
-            event.time_ns for event in history.observed.events if event.event in CHANGES
-        )
+        told = sorted(history.observed.events, key=lambda event: event.time_ns)
+        self._changes_ns = [event.time_ns for event in told if event.event in CHANGES]
+        self._link_lost_ns = [event.time_ns for event in told if event.event in LINK_CHANGES]
         self._waits = Waits(history.waits)
         idle_ns = IDLE_INTERVALS * scenario.workload.interval_ms * 1_000_000
         self._not_run = [merged(pauses(records, idle_ns)) for records in history.lives]
@@ -212,12 +213,13 @@ class _Judge:
     def _is_felt(self, outage_ns: int, flow: Flow, before_ns: int, came_ns: int) -> bool:
         """True for a time without packets that is more than what some process waited for a CPU.
 
-        As with other limits that is measured, and extends what is no outage at most to twice itself.
+        As with other limits that is measured, and extends what is no outage at most to twice itself. One that
+        is shorter is felt when the link was lost in it, and a packet with it.
         """
-        at = bisect_left(self._changes_ns, before_ns - outage_ns)
-        if flow.misses(before_ns, came_ns) or (
-            at < len(self._changes_ns) and self._changes_ns[at] <= came_ns
-        ):
+        misses = flow.misses(before_ns, came_ns)
+        if came_ns - before_ns <= outage_ns:
+            return misses and _is_within(self._link_lost_ns, before_ns, came_ns)
+        if misses or _is_within(self._changes_ns, before_ns - outage_ns, came_ns):
             return True
         waited_ns = min(self._waits.within(before_ns, came_ns, RESTARTING), outage_ns)
         return came_ns - before_ns - waited_ns > outage_ns
@@ -544,3 +546,9 @@ def _dropped(node: NodeCounters) -> int:
 def _told(fault: FaultRecord) -> str:
     words = [fault.kind, "of", " and ".join(fault.services), fault.note]
     return f"fault {fault.number} ({' '.join(word for word in words if word)})"
+
+
+def _is_within(times_ns: Sequence[int], from_ns: int, until_ns: int) -> bool:
+    """True when one of ``times_ns``, which are in order, is then."""
+    at = bisect_left(times_ns, from_ns)
+    return at < len(times_ns) and times_ns[at] <= until_ns

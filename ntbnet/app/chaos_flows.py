@@ -12,6 +12,10 @@ LATE_OUTAGE_NS = 1_500_000_000
 """An outage that begins later than that after a fault is not the fault's."""
 
 
+SHORTEST_PART = 8
+"""Of what is an outage by itself: less than such a part is none whatever happened."""
+
+
 class Flow:
     """What one flow sent and received."""
 
@@ -97,7 +101,7 @@ def back_ns(
         arrivals: (time of coming, time of sending), by time of coming.
         since_ns: the fault; only what was sent after it counts.
         next_ns: the next fault, whose outage is not ours; None when there is none.
-        outage_ns: no packet for longer than that is an outage.
+        outage_ns: no packet for longer than that is an outage; for less, where it is felt.
         is_felt: whether the bridge shows anything of one between two such times.
         not_run: when the program that sends and receives was not run, in order; no silence begins then.
     """
@@ -112,7 +116,7 @@ def back_ns(
         # what was no outage yet when the next fault came is the next fault's
         if begins_late or (next_ns is not None and before_ns >= next_ns - outage_ns):
             break
-        if came_ns - before_ns > outage_ns and is_felt(before_ns, came_ns):
+        if came_ns - before_ns > outage_ns // SHORTEST_PART and is_felt(before_ns, came_ns):
             crossed_ns = came_ns
     return crossed_ns
 

@@ -48,6 +48,8 @@ CHANGES = frozenset(
     }
 )
 """Events that tell of an outage, or of its end."""
+LINK_CHANGES = frozenset({"link.changed", "netdev.carrier_changed"})
+"""Those that cost packets."""
 
 
 class Kind(IntEnum):

@@ -92,6 +92,18 @@ def test_the_wait_for_the_first_packet_is_a_recovery_although_none_is_lost() -> 
     assert judged(delayed(Made(outages=[]), 500, 620)).recovery_ms()["max"] == 120
 
 
+@pytest.mark.parametrize(
+    ("event", "wanted_ms"),
+    [("netdev.carrier_changed", 140), ("link.changed", 140), ("path.changed", 5), (None, 5)],
+)
+def test_a_short_outage_counts_when_the_link_was_lost_in_it(event: str | None, wanted_ms: float) -> None:
+    """Packets went on until the replacement came; a new link takes less than what is an outage by itself."""
+    events = () if event is None else (LoggedEvent("peer-ep", event, 600 * MS, "", ""),)
+    made = Made(outages=[(590.0, 640.0)], observed=Observed(events=events))
+
+    assert judged(made).recovery_ms()["max"] == pytest.approx(wanted_ms, abs=6)
+
+
 def test_each_of_two_faults_has_its_own_outage() -> None:
     made = Made(outages=[(500.0, 600.0), (900.0, 1100.0)], faults=[kill(500), kill(900, "edma", 1)])
 
