@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable, Sequence
-from typing import ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
 
 from rich.text import Text
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical, VerticalScroll
 from textual.screen import ModalScreen
+from textual.widget import Widget
 from textual.widgets import Footer, Static
 
 from ntbnet import topology
@@ -42,6 +43,25 @@ k, s and l ask first. CPU is of one processor, memory counts what
 processes share. Rates are of the time between two looks; "-" is
 what is not known. The ring is the receiver's, as its sender sees it.
 More: ntbnet status, ntbnet logs show."""
+
+
+class Events(Widget):
+    """The newest events of the log; as many as there is room for, whenever it is drawn."""
+
+    def __init__(self, *, id: str) -> None:  # noqa: A002 - as every widget names it
+        super().__init__(id=id)
+        self._lines: Sequence[Mapping[str, Any]] | None = None
+
+    def show(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        """These from now on, oldest first."""
+        self._lines = lines
+        self.refresh()
+
+    def render(self) -> Text:
+        """Called by textual, once it is known how much room there is."""
+        if self._lines is None:
+            return Text()
+        return Text("\n").join(top_text.events(self._lines, self.content_size.height))
 
 
 class Confirmation(ModalScreen[bool]):
@@ -80,7 +100,7 @@ class Top(App[None]):
 
     CSS = """
     Screen { layout: vertical; }
-    Static { text-wrap: nowrap; text-overflow: ellipsis; }
+    Static, Events { text-wrap: nowrap; text-overflow: ellipsis; }
     #head, #banner, #picture, #services, #interrupts { height: auto; }
     #banner { text-style: bold; }
     #queues { height: auto; max-height: 9; }
@@ -128,7 +148,7 @@ class Top(App[None]):
             with VerticalScroll(id="queues", can_focus=False):
                 yield Static(id="directions")
             yield Static(id="interrupts")
-            yield Static(id="events")
+            yield Events(id="events")
         yield Footer()
 
     def on_mount(self) -> None:
@@ -184,13 +204,7 @@ class Top(App[None]):
                 *top_text.latencies(view.latencies, is_traced=view.is_traced),
             ],
         )
-        self.call_after_refresh(self._draw_events)
-
-    def _draw_events(self) -> None:
-        """After the rest has taken its room."""
-        if self._view is not None:
-            events = self.screen_stack[0].query_one("#events", Static)
-            self._show("events", top_text.events(self._view.events, events.content_size.height))
+        body.query_one("#events", Events).show(view.events)
 
     # keys
 

@@ -159,6 +159,18 @@ async def test_screen_is_as_it_was_accepted(name: str, tmp_path: Path) -> None:
     assert shown == (SCREENS / f"{name}.txt").read_text(encoding="utf-8"), f"see {actual}"
 
 
+async def test_long_events_are_cut_and_the_newest_is_there() -> None:
+    reason = "the service said a great deal about it " * 4
+    events = [event(second, "epc", "path.changed", number=second, reason=reason) for second in range(60)]
+
+    lines = (await screen_after([snapshot(events=events)])).splitlines()
+
+    times = [line.split()[0] for line in lines if "path.changed" in line]
+    assert times[-1] == "12:00:59.000"
+    assert times == sorted(times)
+    assert all(line.endswith("…") for line in lines if "path.changed" in line)
+
+
 async def act(actions: FakeActions, keys: Sequence[str], look: Snapshot | None = None, said: str = "") -> str:
     """Press keys; the screen once ``said`` is on it."""
     looks = Looks(look or snapshot())
