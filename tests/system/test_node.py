@@ -406,7 +406,7 @@ def test_missing_permission_is_named(spec: NodeSpec) -> None:
         RunDir(root, spec.bridge).remove()
 
 
-def test_missing_device_node_is_named_and_nothing_made(spec: NodeSpec, tmp_path: Path) -> None:
+def test_missing_device_node_is_named_and_nothing_made(spec: NodeSpec, run: RunDir, tmp_path: Path) -> None:
     program = (
         "import sys; from ntbnet.edge.node import *; from ntbnet.errors import SetupError\n"
         f"try: create_node({spec!r}, RunDir({str(tmp_path)!r}, {spec.bridge!r}))\n"
@@ -419,6 +419,8 @@ def test_missing_device_node_is_named_and_nothing_made(spec: NodeSpec, tmp_path:
     assert done.stdout.startswith("/dev/net/tun does not exist; modprobe tun")
     assert done.stdout.count("\n") == 1
     assert not os.path.lexists(netns_path(spec.netns))
+    run.remove()
+    assert not list(Path("/dev/shm").glob(f"ntbnet.{spec.bridge}.*"))
 
 
 @pytest.mark.parametrize(
