@@ -73,7 +73,9 @@ KINDS: dict[Kind, KindRow] = {
         },
     ),
     Kind.TUN_READ: KindRow(
-        Level.FULL, "a packet came from the node's stack", {**_FRAME, "data": "begin of the IP packet"}
+        Level.FULL,
+        "a packet came from the node's stack",
+        {**_FRAME, "data": "begin of the IP packet"},
     ),
     Kind.RING_WRITE: KindRow(
         Level.FULL,
@@ -89,7 +91,13 @@ KINDS: dict[Kind, KindRow] = {
     Kind.TRIGGER: KindRow(
         Level.FULL,
         "the peer is told of frames",
-        {"queue": "", "epoch": "", "flow": "of the last frame", "result": "DROPPED: it looks by itself"},
+        {
+            "queue": "",
+            "epoch": "",
+            "flow": "of the last frame",
+            "amount": "frames, of all queues",
+            "result": "DROPPED: it looks by itself",
+        },
     ),
     Kind.TUN_WRITE: KindRow(
         Level.FULL,

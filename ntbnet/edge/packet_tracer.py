@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from ntbnet.devices.effects import Effect
 from ntbnet.devices.queue import Queue
+from ntbnet.devices.tx_ring import TxRing
 from ntbnet.edge.packets import Packets
 from ntbnet.edge.trace_later import Later
 from ntbnet.trace_records import AMOUNT_MAX, DATA_BYTES, Flag, Handler, Kind, Result, frame_flow
 from ntbnet.trace_stored import Stored
 
 _SLICE, _TUN_READ, _TUN_WRITE = int(Kind.SLICE), int(Kind.TUN_READ), int(Kind.TUN_WRITE)
-_RING_FILL, _FRAME, _BURST = int(Kind.RING_FILL), int(Stored.FRAME), int(Stored.BURST)
+_RING_FILL, _FRAME = int(Kind.RING_FILL), int(Stored.FRAME)
+_BURST, _SINGLE = int(Stored.BURST), int(Stored.SINGLE)
 _SENT, _IN_PLACE, _DROPPED = int(Flag.SENT), int(Flag.SENT | Flag.DIRECT), int(Result.DROPPED)
 _POLL, _TIMER = int(Handler.POLL), int(Handler.TIMER)
 _U32 = 0xFFFFFFFF
@@ -97,29 +99,30 @@ class PacketTracer:
             self._clock,
             self._later.add,
             self._packet_dropped,
-            self._packet_framed,
+            self._packet_framed(),
             self._burst_told,
         )
         assert device is not None, "only such devices get packets"
         bare_transmit, bare_end = transmit, end_burst
         queues: Sequence[Queue] = ()
         rings: tuple[_Ring, ...] = ()
-        unrung = burst_ns = told_before = newest_ver = newest_epoch = 0
-        newest_ring: _Ring | None = None
+        only: TxRing | None = None
+        many = begun_ns = 0
+        newest: list[Any] = []
 
         def note_transmit(length: int, now_ns: int) -> Sequence[Effect]:
-            nonlocal queues, rings, unrung, burst_ns, newest_ring, newest_ver, newest_epoch
-            read_ns, buffer = clock(), packets.buffer
+            nonlocal queues, rings, only, many, begun_ns, newest
+            read_ns = clock()
             # before the call: the buffer may be the peer's ring
-            head = (buffer[packet_at:head_end] if length >= head_end else buffer[packet_at:length]).tobytes()
+            head = packets.buffer[packet_at : min(head_end, length)].tobytes()
             found, epoch = device.queues, device.epoch
             if found is not queues:
                 queues, rings = found, tuple(map(_Ring, found))
-            if len(rings) == 1:
-                ring = rings[0]
-                ver = ring.tx.tx_pkts
+                only = rings[0].tx if len(rings) == 1 else None
+            if only is not None:
+                ring, ver = rings[0], only.tx_pkts
                 effects = bare_transmit(length, now_ns)
-                is_sent = ring.tx.tx_pkts == ver + 1
+                is_sent = only.tx_pkts == ver + 1
             else:
                 before = [ring.tx.tx_pkts for ring in rings]
                 effects, is_sent = bare_transmit(length, now_ns), False
@@ -127,58 +130,83 @@ class PacketTracer:
                     is_sent = ring.tx.tx_pkts == ver + 1
                     if is_sent:
                         break
-            size = length - packet_at
             if not is_sent:
-                add((dropped, (read_ns, epoch, size, head)))
+                add((dropped, (read_ns, epoch, length - packet_at, head)))
                 return effects
-            if not unrung:
-                burst_ns = read_ns
-            unrung += 1
-            newest_ring, newest_ver, newest_epoch = ring, ver, epoch
-            add((framed, (ring, ver, epoch, read_ns, clock(), size, head, ring.tx.newest())))
+            many += 1
+            if many == 1:
+                begun_ns = read_ns
+            newest = [ring, ver, epoch, read_ns, clock(), length, head, ring.tx.newest(), 0, 0]
+            add((framed, newest))
             return effects
 
         def note_end(now_ns: int) -> Sequence[Effect]:
-            nonlocal unrung, told_before
+            nonlocal many
+            if not many:
+                return bare_end(now_ns)
+            before = saved()
             effects = bare_end(now_ns)
-            if unrung and newest_ring is not None:
-                many, unrung, saved = unrung, 0, 0
-                for ring in rings:
-                    saved += ring.tx.rings_saved
-                result, told_before = (_DROPPED if saved != told_before else 0), saved
-                add((told, (newest_ring, newest_ver, newest_epoch, result, many, burst_ns, clock())))
+            result = 0 if saved() == before else _DROPPED
+            if many == 1:
+                newest[8], newest[9] = result, clock()
+            else:
+                add((told, (*newest[:3], result, many, begun_ns, clock())))
+            many = 0
             return effects
+
+        def saved() -> int:
+            """How often a peer that looks by itself was not told."""
+            return only.rings_saved if only is not None else sum(ring.tx.rings_saved for ring in rings)
 
         return note_transmit, note_end
 
     def _packet_dropped(self, read_ns: int, epoch: int, size: int, head: bytes) -> None:
         note = self._later.notes.note_frame
-        note(read_ns, _TUN_READ, 0, _DROPPED, epoch, 0, 0, max(0, size), 0, 0, 0, 0, head)
+        note(read_ns, _TUN_READ, 0, _DROPPED, epoch, 0, 0, 0, max(0, size), 0, 0, 0, 0, head)
 
-    def _packet_framed(
-        self,
-        ring: _Ring,
-        ver: int,
-        epoch: int,
-        read_ns: int,
-        end_ns: int,
-        size: int,
-        head: bytes,
-        newest: tuple[int, int, bool],
-    ) -> None:
-        index, free, is_in_place = newest
-        at, fill, took = ring.base + index * ring.frame_bytes, ring.most - free, end_ns - read_ns & _U32
-        flags, flow = _IN_PLACE if is_in_place else _SENT, self._flow(ring, ver, epoch)
-        self._later.notes.note_frame(
-            end_ns, _FRAME, flags, 0, epoch, flow, at, size, ring.number, index, fill, took, head
-        )
+    def _packet_framed(self) -> Callable[..., None]:
+        note_frame, packet_at, flow_of = self._later.notes.note_frame, self._packet_at, self._flow
+
+        def note(
+            ring: _Ring,
+            ver: int,
+            epoch: int,
+            read_ns: int,
+            end_ns: int,
+            length: int,
+            head: bytes,
+            newest: tuple[int, int, bool],
+            result: int,
+            told_ns: int,
+        ) -> None:
+            """One that the peer was told of by itself at ``told_ns``; 0: with others, or not yet."""
+            index, free, is_in_place = newest
+            flow = ring.flow | ver & _U32 if ring.epoch == epoch else flow_of(ring, ver, epoch)
+            note_frame(
+                end_ns,
+                _SINGLE if told_ns else _FRAME,
+                _IN_PLACE if is_in_place else _SENT,
+                result,
+                epoch,
+                flow,
+                ring.base + index * ring.frame_bytes,
+                told_ns - end_ns if told_ns else 0,
+                length - packet_at,
+                ring.number,
+                index,
+                ring.most - free,
+                min(end_ns - read_ns, AMOUNT_MAX),
+                head,
+            )
+
+        return note
 
     def _burst_told(
         self, ring: _Ring, ver: int, epoch: int, result: int, many: int, began_ns: int, end_ns: int
     ) -> None:
         flow, took = self._flow(ring, ver, epoch), min(end_ns - began_ns, AMOUNT_MAX)
         self._later.notes.note_frame(
-            end_ns, _BURST, 0, result, epoch, flow, 0, 0, ring.number, 0, many, took, b""
+            end_ns, _BURST, 0, result, epoch, flow, 0, 0, 0, ring.number, 0, many, took, b""
         )
 
     def _flow(self, ring: _Ring, ver: int, epoch: int) -> int:
@@ -269,5 +297,18 @@ class PacketTracer:
                 first = self._flows[queue] = frame_flow(1 - self._node, queue, epoch, 0)
             flow = first | ver & _U32
         self._later.notes.note_frame(
-            written_ns, _TUN_WRITE, 0, 0 if is_taken else _DROPPED, epoch, flow, 0, size, queue, 0, 0, 0, head
+            written_ns,
+            _TUN_WRITE,
+            0,
+            0 if is_taken else _DROPPED,
+            epoch,
+            flow,
+            0,
+            0,
+            size,
+            queue,
+            0,
+            0,
+            0,
+            head,
         )

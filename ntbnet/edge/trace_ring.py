@@ -23,15 +23,20 @@ from ntbnet.trace_records import (
     SEEN_AT,
     SERVICES,
     Level,
+    Record,
     RingHeader,
     pack_header,
+    pack_record,
 )
 
 KEPT = {Level.COARSE: 4, Level.FULL: 2}
 """Rings of one service that are kept: those of its last processes."""
-_ACCESS = struct.Struct("<QBBBxI8xQQIHHI4x64sQ")
-_FRAME = struct.Struct("<QBBxBIQQ8xIHHII64sQ")
-"""RECORD with some of its fields; the others become 0."""
+_FRAME = struct.Struct("<QBBxBIQQQIHHII64sQ")
+"""RECORD without its source, which becomes 0."""
+_LIKE = struct.Struct("<Q40sI68sQ")
+"""RECORD with the fields of a Pattern as they lie: ``_HEAD`` and ``_REST``."""
+_HEAD, _REST = slice(8, 48), slice(52, 120)
+_NO_TAG = bytes(4)
 SUFFIXES = {Level.COARSE: "coarse", Level.FULL: "full"}
 
 
@@ -59,21 +64,43 @@ class Note(Protocol):
         """Write it now; ``mono_ns`` 0 is the present."""
 
 
+Pattern = tuple[bytes, bytes]
+"""What records have in common that differ in ``mono_ns`` and ``amount`` only, as their bytes: those from
+``kind`` to ``slot``, and those of ``tag`` and ``data``, whose end may be missing."""
+
+
+def pattern(record: Record) -> Pattern | None:
+    """Of records that are as this one but for ``mono_ns``, ``amount`` and ``number``.
+
+    Returns:
+        None when there cannot be any, since a field has no room for its value.
+    """
+    try:
+        packed = pack_record(record)
+    except struct.error:
+        return None
+    return packed[_HEAD], packed[_REST]
+
+
+def with_data(like: Pattern | None, data: bytes) -> Pattern | None:
+    """The same with other data, of at most 64 bytes, and without a tag."""
+    return None if like is None else (like[0], _NO_TAG + data)
+
+
 class Notes(NamedTuple):
     """What writes the records of one ring.
 
     A full trace has some of the same shape for each packet and wake, and others wait for who writes them:
-    ``note_access`` and ``note_frame`` take the fields that these have, and cost half of ``note``.
+    ``note_like`` and ``note_frame`` take what these differ in; ``note_like`` costs half of ``note``.
     """
 
     note: Note
     """Any record."""
-    note_access: Callable[[int, int, int, int, int, int, int, int, int, int, int, bytes], None]
-    """An access or interrupt without flow, tag and result: mono_ns, kind, flags, source, epoch, address,
-    translated, length, queue, slot, amount, data."""
-    note_frame: Callable[[int, int, int, int, int, int, int, int, int, int, int, int, bytes], None]
-    """A packet or frame: mono_ns, kind, flags, result, epoch, flow, address, length, queue, slot, amount,
-    tag, data."""
+    note_like: Callable[[int, Pattern | None, int], None]
+    """One of a pattern: mono_ns, pattern, amount. None: a record that cannot be."""
+    note_frame: Callable[[int, int, int, int, int, int, int, int, int, int, int, int, int, bytes], None]
+    """A packet or frame: mono_ns, kind, flags, result, epoch, flow, address, translated, length, queue, slot,
+    amount, tag, data."""
 
 
 def writer(view: memoryview, capacity: int, clock: Callable[[], int] = monotonic_ns) -> Notes:
@@ -81,7 +108,7 @@ def writer(view: memoryview, capacity: int, clock: Callable[[], int] = monotonic
 
     A value that its field has no room for makes no record: its slot stays empty, and readers count it.
     """
-    pack, pack_access, pack_frame = RECORD.pack_into, _ACCESS.pack_into, _FRAME.pack_into
+    pack, pack_like, pack_frame = RECORD.pack_into, _LIKE.pack_into, _FRAME.pack_into
     number, at, end = 0, HEADER_BYTES, HEADER_BYTES + capacity * RECORD_BYTES
 
     # suppress() would cost every record a tenth of its time
@@ -132,42 +159,15 @@ def writer(view: memoryview, capacity: int, clock: Callable[[], int] = monotonic
         if at == end:
             at = HEADER_BYTES
 
-    def note_access(
-        mono_ns: int,
-        kind: int,
-        flags: int,
-        source: int,
-        epoch: int,
-        address: int,
-        translated: int,
-        length: int,
-        queue: int,
-        slot: int,
-        amount: int,
-        data: bytes,
-    ) -> None:
+    def note_like(mono_ns: int, like: Pattern | None, amount: int) -> None:
         nonlocal number, at
         number += 1
-        try:  # noqa: SIM105
-            pack_access(
-                view,
-                at,
-                mono_ns,
-                kind,
-                flags,
-                source,
-                epoch,
-                address,
-                translated,
-                length,
-                queue,
-                slot,
-                amount,
-                data,
-                number,
-            )
-        except struct.error:
-            pass
+        if like is not None:
+            head, rest = like
+            try:  # noqa: SIM105
+                pack_like(view, at, mono_ns, head, amount, rest, number)
+            except struct.error:
+                pass
         at += RECORD_BYTES
         if at == end:
             at = HEADER_BYTES
@@ -180,6 +180,7 @@ def writer(view: memoryview, capacity: int, clock: Callable[[], int] = monotonic
         epoch: int,
         flow: int,
         address: int,
+        translated: int,
         length: int,
         queue: int,
         slot: int,
@@ -200,6 +201,7 @@ def writer(view: memoryview, capacity: int, clock: Callable[[], int] = monotonic
                 epoch,
                 flow,
                 address,
+                translated,
                 length,
                 queue,
                 slot,
@@ -214,7 +216,7 @@ def writer(view: memoryview, capacity: int, clock: Callable[[], int] = monotonic
         if at == end:
             at = HEADER_BYTES
 
-    return Notes(note, note_access, note_frame)
+    return Notes(note, note_like, note_frame)
 
 
 class TraceRing:

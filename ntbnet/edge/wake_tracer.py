@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from ntbnet.address import Span
 from ntbnet.devices.effects import Effect
@@ -20,8 +20,9 @@ from ntbnet.devices.trace_points import NONE
 from ntbnet.edge.packet_tracer import FramesDevice
 from ntbnet.edge.pending import PendingInterrupts
 from ntbnet.edge.trace_later import Later
+from ntbnet.edge.trace_ring import Pattern, pattern, with_data
 from ntbnet.edge.wake import decode
-from ntbnet.trace_records import AMOUNT_MAX, SERVICES, Flag, Handler, Kind, Result
+from ntbnet.trace_records import AMOUNT_MAX, SERVICES, Flag, Handler, Kind, Record, Result
 from ntbnet.trace_stored import StoredFlag
 from ntbnet.wire import Irq, IrqSource, MemWrite, Message
 
@@ -38,10 +39,13 @@ _MERGED, _DROPPED = int(Result.MERGED), int(Result.DROPPED)
 _AGAIN = int(Handler.AGAIN)
 _EDMA_LINE = IrqSource.EDMA_LINE
 _STALE = "stale_epoch"
+_REPEATED, _OPEN, _WAITS, _REFUSED = 1, 2, 4, 8
+"""What may be odd about a wake that came: a fault repeats it, its handler has not ended, it waits for the end
+of the step, its store was refused."""
 MOST_STORES = 4096
 """Stores to registers whose wakes are yet to come; of more, the oldest are forgotten."""
-MOST_PLACES = 64
-"""Addresses whose place is remembered."""
+MOST_PATTERNS = 256
+"""Wakes of which it is remembered how they are noted, of each way; with more, all are forgotten."""
 MOST_MERGED = 256
 """Interrupts that wait for the end of the step and whose flows are known; of more, they are not."""
 
@@ -93,9 +97,14 @@ class WakeTracer:
         self.stores: deque[tuple[int, int]] = deque(maxlen=MOST_STORES)
         """Stores to another service's registers, which are wakes: address of the CPU, and there."""
 
-        self._places: dict[int, tuple[int, int]] = {}
-        """Address -> BAR and offset."""
-        self._places_epoch = -1
+        self._came = [dict[int, tuple[Pattern | None, int, Irq | MemWrite]]() for _ in range(_REFUSED * 2)]
+        """Of wakes that came, by what is odd and by ``id``, with the sender. Equal ones from the FIFO are the
+        same message, which is kept here, so that no other one gets its ``id``."""
+        self._left: dict[tuple[str, int, int, int], Pattern | None] = {}
+        """Of interrupts that go out, by receiver, source, bits and epoch."""
+        self._stored: dict[tuple[str, int | None, int, int], tuple[Pattern | None, int]] = {}
+        """Of stores that go out, with the offset in the BAR, by receiver, address of the CPU, address there,
+        epoch. A link epoch's BARs stay what they are as long as it lasts."""
 
     # in
 
@@ -110,75 +119,87 @@ class WakeTracer:
             perform: performs effects.
             is_again: of wakes that nobody sent; they have no flow.
         """
-        flags = 0 if is_again else _WAKE
+        odd = _REPEATED if is_again else 0
         clock, number, occasion, add = self._clock, self._number, self._occasion, self._later.add
-        interrupt_came, store_came = self._interrupt_came, self._store_came
+        came, merge, flags = self._wake_came(), self.merge, (0 if is_again else _WAKE)
         counters = Counter[str]() if self._registers is None else self._registers.counters
 
         def take(src: str, message: Irq | MemWrite) -> None:
             now_ns = clock()
-            occasion.src = number[src]
-            arguments: list[Any] = [flags, occasion.src, message, now_ns, 0, False]
+            occasion.src = source = number[src]
+            arguments = [source, message, now_ns, 0, odd | _OPEN]
+            add((came, arguments))
             if isinstance(message, Irq):
                 merged = pending.merged
-                add((interrupt_came, arguments))
                 effects = handle(src, message, now_ns)
                 if effects:
                     perform(effects, now_ns)
                 if pending.merged != merged:
-                    arguments[5] = True
-                    self.merge(src, message, flags, 0)
-                arguments[4] = clock()
-                return
-            stale = counters.get(_STALE, 0)
-            add((store_came, arguments))
-            effects = handle(src, message, now_ns)
-            if effects:
-                perform(effects, now_ns)
-            arguments[5] = counters.get(_STALE, 0) == stale
-            arguments[4] = clock()
+                    arguments[4] = odd | _OPEN | _WAITS
+                    merge(src, message, flags, 0)
+                    return
+                arguments[4] = odd
+            else:
+                stale = counters.get(_STALE, 0)
+                effects = handle(src, message, now_ns)
+                if effects:
+                    perform(effects, now_ns)
+                arguments[4] = odd if counters.get(_STALE, 0) == stale else odd | _REFUSED
+            arguments[3] = clock()
 
         return take
 
-    def _interrupt_came(
-        self, flags: int, source: int, message: Irq, came_ns: int, ended_ns: int, is_merged: bool
-    ) -> None:
-        """One that was handled until ``ended_ns``, 0 for never, or that waits."""
-        what, epoch, bits = message.source, message.epoch, message.bits
-        kind = _LINE if what is _EDMA_LINE else _IRQ
-        notes = self._later.notes
-        if is_merged:
-            notes.note(kind, flags, source, _MERGED, epoch, address=bits, slot=what, mono_ns=came_ns)
-            return
-        took = 0
-        if ended_ns:
-            flags, took = flags | _HANDLED, min(ended_ns - came_ns, AMOUNT_MAX)
-        notes.note_access(came_ns, kind, flags, source, epoch, bits, 0, 0, 0, what, took, b"")
+    def _wake_came(self) -> Callable[[int, Irq | MemWrite, int, int, int], None]:
+        came, note_like = self._came, self._later.notes.note_like
 
-    def _store_came(
-        self, flags: int, source: int, message: MemWrite, came_ns: int, ended_ns: int, is_taken: bool
-    ) -> None:
-        """One that was handled until ``ended_ns``, 0 for never; it went into a register if it was taken."""
-        at, register, took = message.addr, message.addr - self._registers_at, 0
-        if is_taken and 0 <= register < self._registers_bytes:
+        def note(source: int, message: Irq | MemWrite, came_ns: int, ended_ns: int, odd: int) -> None:
+            """One that was handled until ``ended_ns``, 0 for never."""
+            took = min(ended_ns - came_ns, AMOUNT_MAX) if ended_ns else 0
+            known = came[odd].get(id(message))
+            if known is None or known[1] != source:
+                known = learn(source, message, odd)
+            note_like(came_ns, known[0], took)
+
+        def learn(
+            source: int, message: Irq | MemWrite, odd: int
+        ) -> tuple[Pattern | None, int, Irq | MemWrite]:
+            alike = came[odd]
+            if len(alike) >= MOST_PATTERNS:
+                alike.clear()
+            known = pattern(self._record_of(message, source, odd)), source, message
+            alike[id(message)] = known
+            return known
+
+        return note
+
+    def _record_of(self, message: Irq | MemWrite, source: int, odd: int) -> Record:
+        flags = (0 if odd & _REPEATED else _WAKE) | (0 if odd & _OPEN else _HANDLED)
+        if isinstance(message, Irq):
+            return Record(
+                0,
+                _kind_of(message),
+                flags,
+                source,
+                _MERGED if odd & _WAITS else 0,
+                message.epoch,
+                address=message.bits,
+                slot=message.source,
+            )
+        register = message.addr - self._registers_at
+        if not odd & (_OPEN | _REFUSED) and 0 <= register < self._registers_bytes:
             flags |= _REGISTER
         else:
             register = 0
-        if ended_ns:
-            flags, took = flags | _HANDLED, min(ended_ns - came_ns, AMOUNT_MAX)
-        self._later.notes.note_access(
-            came_ns,
+        return Record(
+            0,
             _MEM_WRITE,
             flags,
             source,
-            message.epoch,
-            at,
-            register,
-            4,
-            0,
-            0,
-            took,
-            bytes(message.data),
+            epoch=message.epoch,
+            address=message.addr,
+            translated=register,
+            length=4,
+            data=bytes(message.data),
         )
 
     def note_lost(self, src: str, message: Irq | MemWrite) -> None:
@@ -188,8 +209,7 @@ class WakeTracer:
     def _note_dropped(self, flags: int, other: str, message: Irq | MemWrite) -> None:
         note, number, epoch = self._later.note, self._number[other], message.epoch
         if isinstance(message, Irq):
-            kind, what = (_LINE if message.source is _EDMA_LINE else _IRQ), message.source
-            note(kind, flags, number, _DROPPED, epoch, 0, message.bits, 0, 0, 0, what)
+            note(_kind_of(message), flags, number, _DROPPED, epoch, 0, message.bits, 0, 0, 0, message.source)
         else:
             data = bytes(message.data)
             note(_MEM_WRITE, flags, number, _DROPPED, epoch, 0, message.addr, 0, 4, 0, 0, 0, 0, data)
@@ -225,7 +245,7 @@ class WakeTracer:
     def around_wake(self, bare: WakeFunction) -> WakeFunction:
         """A wake that goes out; an interrupt that one before it stands for does not."""
         clock, add, stores = self._clock, self._later.add, self.stores
-        interrupt_left, store_left = self._interrupt_left, self._store_left
+        interrupt_left, store_left = self._interrupt_left(), self._store_left()
 
         def wake(dst: str, message: Irq | MemWrite) -> bool:
             if not bare(dst, message):
@@ -244,37 +264,51 @@ class WakeTracer:
 
         return wake
 
-    def _interrupt_left(self, dst: str, message: Irq, left_ns: int) -> None:
-        what, number = message.source, self._number[dst]
-        kind = _LINE if what is _EDMA_LINE else _IRQ
-        self._later.notes.note_access(
-            left_ns, kind, _SENT_WAKE, number, message.epoch, message.bits, 0, 0, 0, what, 0, b""
-        )
+    def _interrupt_left(self) -> Callable[[str, Irq, int], None]:
+        left, note_like = self._left, self._later.notes.note_like
 
-    def _store_left(self, dst: str, message: MemWrite, addr: int | None, left_ns: int) -> None:
-        """A store of this host's CPU at ``addr``, or of a service.
+        def note(dst: str, message: Irq, left_ns: int) -> None:
+            key = dst, message.source, message.bits, message.epoch
+            note_like(left_ns, left.get(key) or learn(key, message), 0)
 
-        What BARs the host has is asked now; a link epoch's stay what they are as long as it lasts.
-        """
-        at, epoch, number, data = message.addr, message.epoch, self._number[dst], bytes(message.data)
-        note = self._later.notes.note_access
-        if addr is None:
-            note(left_ns, _MEM_WRITE, _SENT_WAKE, number, epoch, at, 0, 4, 0, 0, 0, data)
-            return
-        bar, offset = self._place_of(addr, epoch)
-        note(left_ns, _MEM_WRITE, _SENT_STORE, number, epoch, addr, at, 4, bar, NONE, offset, data)
+        def learn(key: tuple[str, int, int, int], message: Irq) -> Pattern | None:
+            dst, what, bits, epoch = key
+            if len(left) >= MOST_PATTERNS:
+                left.clear()
+            kind, number = _kind_of(message), self._number[dst]
+            like = pattern(Record(0, kind, _SENT_WAKE, number, epoch=epoch, address=bits, slot=what))
+            left[key] = like
+            return like
+
+        return note
+
+    def _store_left(self) -> Callable[[str, MemWrite, int | None, int], None]:
+        stored, note_like = self._stored, self._later.notes.note_like
+
+        def note(dst: str, message: MemWrite, addr: int | None, left_ns: int) -> None:
+            """A store of this host's CPU at ``addr``, or of a service."""
+            key = dst, addr, message.addr, message.epoch
+            like, offset = stored.get(key) or learn(key)
+            note_like(left_ns, with_data(like, bytes(message.data)), offset)
+
+        def learn(key: tuple[str, int | None, int, int]) -> tuple[Pattern | None, int]:
+            dst, addr, at, epoch = key
+            if len(stored) >= MOST_PATTERNS:
+                stored.clear()
+            record = Record(0, _MEM_WRITE, _SENT_WAKE, self._number[dst], epoch=epoch, address=at, length=4)
+            offset = 0
+            if addr is not None:
+                bar, offset = (None if self._frames is None else self._frames.bar_of(addr)) or (NONE, 0)
+                record = record._replace(flags=_SENT_STORE, address=addr, translated=at, queue=bar, slot=NONE)
+            known = stored[key] = pattern(record), offset
+            return known
+
+        return note
 
     def note_unsent(self, dst: str, record: bytes) -> None:
         """A wake that went out goes no further; see ``Wakes.on_lost``."""
         self._note_dropped(_SENT_WAKE, dst, decode(record)[1])
 
-    def _place_of(self, addr: int, epoch: int) -> tuple[int, int]:
-        """BAR and offset, which do not change in a link epoch."""
-        if epoch != self._places_epoch or len(self._places) >= MOST_PLACES:
-            self._places.clear()
-            self._places_epoch = epoch
-        place = self._places.get(addr)
-        if place is None:
-            found = None if self._frames is None else self._frames.bar_of(addr)
-            place = self._places[addr] = found or (NONE, 0)
-        return place
+
+def _kind_of(message: Irq) -> int:
+    return _LINE if message.source is _EDMA_LINE else _IRQ

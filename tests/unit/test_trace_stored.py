@@ -45,6 +45,26 @@ def test_burst_is_a_trigger_and_a_slice() -> None:
     assert slice_ == Record(5000, Kind.SLICE, flow=9, slot=Handler.TUN, amount=400, number=11)
 
 
+def test_single_is_a_frame_and_later_its_burst() -> None:
+    frame = Record(
+        5000, Stored.FRAME, Flag.SENT, 0, 0, 7, 9, 0x1000, 0, 4, 1, 3, 2, tag=400, data=b"\x45abc", number=11
+    )
+    single = frame._replace(kind=Stored.SINGLE, result=Result.DROPPED, translated=300)
+    ring = Record(5200, Kind.MEM_WRITE, Flag.SENT | Flag.WAKE, 3, number=12)
+    later = Record(5300, Kind.LINE, Flag.WAKE, 3, number=13)
+
+    records = [*expanded([single, ring, later])]
+
+    assert [record.mono_ns for record in records] == [4600, 5000, 5200, 5300, 5300, 5300]
+    assert records[:2] == [*expanded([frame])]
+    assert records[2] == ring
+    assert records[3] == Record(
+        5300, Kind.TRIGGER, result=Result.DROPPED, epoch=7, flow=9, queue=1, amount=1, number=11
+    )
+    assert records[4] == Record(5300, Kind.SLICE, flow=9, slot=Handler.TUN, amount=700, number=11)
+    assert records[5] == later
+
+
 def test_slice_of_what_arrived_comes_behind_what_it_led_to() -> None:
     flags = Flag.WAKE | StoredFlag.HANDLED | StoredFlag.REGISTER
     came = Record(
@@ -86,6 +106,11 @@ def test_whatever_is_in_a_ring_becomes_records_that_fit_their_fields(raw: list[t
         Record(at, kind, flags, translated=translated, amount=amount, tag=tag, number=1)
         for at, kind, flags, translated, amount, tag in raw
     ]
-    for record in expanded(stored):
+    records = [*expanded(stored)]
+    parts: dict[int, int] = {Stored.FRAME: 2, Stored.BURST: 2, Stored.SINGLE: 4}
+    flags = (StoredFlag.HANDLED, StoredFlag.REGISTER)
+    made = [parts.get(one.kind, 1 + sum(bool(one.flags & flag) for flag in flags)) for one in stored]
+    assert len(records) == sum(made)
+    for record in records:
         assert decode_record(pack_record(record))[:3] == record[:3]
         assert record.kind in Kind._value2member_map_

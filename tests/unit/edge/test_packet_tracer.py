@@ -54,9 +54,8 @@ class Rig:
 
         packets: Any = SimpleNamespace(buffer=memoryview(PACKET))
         self._to: int | None = None
-        self._transmit, self.end_burst = self.tracer.around_burst(
-            self._into_ring, lambda _now_ns: (), packets
-        )
+        self.looks_by_itself = False
+        self._transmit, self.end_burst = self.tracer.around_burst(self._into_ring, self._tell, packets)
 
     def _into_ring(self, _length: int, _now_ns: int) -> Sequence[Effect]:
         if self._to is not None:
@@ -67,6 +66,10 @@ class Rig:
         """A packet comes from the stack, and leaves by that queue, or is dropped."""
         self._to = to
         self._transmit(len(PACKET), 0)
+
+    def _tell(self, _now_ns: int) -> Sequence[Effect]:
+        self.queues[0].tx.rings_saved += self.looks_by_itself
+        return ()
 
     def records(self) -> list[Record]:
         self.later.settle()
@@ -102,6 +105,81 @@ def test_frame_of_a_new_link_epoch_has_a_flow_of_it() -> None:
 
     flows = [record.flow for record in rig.records() if record.kind == Kind.TUN_READ]
     assert flows == [frame_flow(0, 0, EPOCH, 10), frame_flow(0, 0, EPOCH + 1, 11)]
+
+
+@pytest.mark.parametrize("queues", [1, 2])
+def test_packets_of_a_burst_are_each_noted_and_the_peer_is_told_of_all(queues: int) -> None:
+    rig = Rig(queues=queues)
+    for _ in range(3):
+        rig.send(0)
+    rig.end_burst(0)
+    records = rig.records()
+
+    flows = [frame_flow(0, 0, EPOCH, ver) for ver in (10, 11, 12)]
+    reads, frames = (
+        [one for one in records if one.kind == kind] for kind in (Kind.TUN_READ, Kind.RING_WRITE)
+    )
+    trigger, slice_ = records[-2:]
+    assert [one.flow for one in reads] == [one.flow for one in frames] == flows
+    assert (trigger.kind, trigger.amount, trigger.flow) == (Kind.TRIGGER, 3, flows[-1])
+    assert (slice_.kind, slice_.mono_ns - slice_.amount) == (Kind.SLICE, reads[0].mono_ns)
+    assert len(records) == 8
+
+
+@pytest.mark.parametrize("queues", [1, 2])
+def test_bursts_one_after_the_other_have_nothing_of_each_other(queues: int) -> None:
+    rig = Rig(queues=queues)
+    for burst in ([0], [0], [None, 0, 0, None], [None], [0]):
+        for to in burst:
+            rig.send(to)
+        rig.end_burst(0)
+    records = rig.records()
+
+    told = [(one.amount, one.flow & 0xFF) for one in records if one.kind == Kind.TRIGGER]
+    slices = [(one.mono_ns - one.amount, one.mono_ns) for one in records if one.kind == Kind.SLICE]
+    reads = [one.mono_ns for one in records if one.kind == Kind.TUN_READ and one.result == Result.OK]
+    assert told == [(1, 10), (1, 11), (2, 13), (1, 14)]
+    assert [began for began, _ in slices] == [reads[0], reads[1], reads[2], reads[4]]
+    assert slices == sorted(slices)
+    times = [one.mono_ns for one in records]
+    assert times == sorted(times)
+
+
+def test_what_packets_of_a_burst_lead_to_lies_between_them_in_time() -> None:
+    rig = Rig()
+    for _ in range(3):
+        rig.send(0)
+        rig.later.note(Kind.MEM_WRITE, Flag.SENT)
+    rig.end_burst(0)
+
+    records = rig.records()
+    times = [one.mono_ns for one in records]
+    assert times == sorted(times)
+    assert [one.kind for one in records[:3]] == [Kind.TUN_READ, Kind.RING_WRITE, Kind.MEM_WRITE]
+
+
+@pytest.mark.parametrize("queues", [1, 2])
+def test_peer_that_looks_by_itself_is_not_told(queues: int) -> None:
+    rig = Rig(queues=queues)
+    rig.queues[0].tx.rings_saved = 5
+    for looks_by_itself in (False, True, True, False):
+        rig.looks_by_itself = looks_by_itself
+        rig.send(0)
+        rig.end_burst(0)
+
+    told = [record.result for record in rig.records() if record.kind == Kind.TRIGGER]
+    assert told == [Result.OK, Result.DROPPED, Result.DROPPED, Result.OK]
+
+
+def test_a_burst_longer_than_its_field_has_the_most_it_can_tell() -> None:
+    end = AMOUNT_MAX + 1000
+    rig = Rig(1, end, end + 10)
+    rig.send(0)
+    rig.end_burst(0)
+    _, frame, trigger, slice_ = rig.records()
+
+    assert (frame.mono_ns, trigger.mono_ns) == (end, end + 10)
+    assert (slice_.mono_ns, slice_.amount) == (end + 10, AMOUNT_MAX)
 
 
 @pytest.mark.parametrize("queues", [1, 2])

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ntbnet.edge import trace_ring
-from ntbnet.edge.trace_ring import KEPT, TraceRing
+from ntbnet.edge.trace_ring import KEPT, TraceRing, pattern, writer
 from ntbnet.edge.trace_rings import find_rings, merged, open_ring, read_rings
 from ntbnet.errors import SetupError
 from ntbnet.trace_records import (
@@ -21,7 +21,9 @@ from ntbnet.trace_records import (
     Flag,
     Kind,
     Level,
+    Record,
     flow_type,
+    number_of,
 )
 
 RC, EP, EDMA = 4, 5, 3
@@ -82,6 +84,31 @@ def test_a_value_without_room_makes_no_record_and_hurts_nobody(tmp_path: Path) -
     ring.note(Kind.MEM_READ, tag=4)
 
     assert tags(tmp_path) == [1, 4]
+
+
+@given(
+    st.builds(
+        Record,
+        st.integers(1, (1 << 64) - 1),
+        *(st.integers(0, 255) for _ in range(4)),
+        st.integers(0, (1 << 32) - 1),
+        *(st.integers(0, (1 << 64) - 1) for _ in range(3)),
+        st.integers(0, (1 << 32) - 1),
+        *(st.integers(0, (1 << 16) - 1) for _ in range(2)),
+        *(st.integers(0, (1 << 32) - 1) for _ in range(2)),
+        st.binary(max_size=64),
+        st.just(0),
+    )
+)
+def test_record_of_a_pattern_is_the_same_as_one_of_all_its_fields(record: Record) -> None:
+    view = memoryview(bytearray(HEADER_BYTES + 2 * RECORD_BYTES))
+    notes = writer(view, 2)
+    notes.note(*record[1:15], record.mono_ns)
+    notes.note_like(record.mono_ns, pattern(record._replace(mono_ns=0, amount=0)), record.amount)
+
+    first, second = (view[at : at + NUMBER_AT] for at in (HEADER_BYTES, HEADER_BYTES + RECORD_BYTES))
+    assert first == second
+    assert number_of(view, HEADER_BYTES + RECORD_BYTES) == 2
 
 
 def test_rings_are_merged_by_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,10 +10,11 @@ import pytest
 
 from ntbnet.address import Span
 from ntbnet.devices.effects import Effect, Log
+from ntbnet.devices.trace_points import NONE
 from ntbnet.edge.pending import PendingInterrupts
 from ntbnet.edge.trace_ring import writer
 from ntbnet.edge.tracer import Tracer
-from ntbnet.edge.wake_tracer import Handle, TakeWake
+from ntbnet.edge.wake_tracer import MOST_PATTERNS, Handle, TakeWake
 from ntbnet.trace_records import (
     HEADER_BYTES,
     RECORD_BYTES,
@@ -43,13 +44,23 @@ class Registers:
         self.counters = Counter[str]()
 
 
+class Frames(Registers):
+    """One that has BARs and queues, too."""
+
+    epoch = 7
+    queues = ()
+
+    def bar_of(self, addr: int) -> tuple[int, int] | None:
+        return 2, addr - 0x30100000
+
+
 class Traced:
     """A tracer of the eDMA's process on a ring in plain memory, with a clock that ticks."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, frames: bool = False) -> None:
         self.ring = memoryview(bytearray(HEADER_BYTES + CAPACITY * RECORD_BYTES))
         self.clock = count(1000, 10).__next__
-        self.device = Registers()
+        self.device = Frames() if frames else Registers()
         self.tracer = Tracer("edma", writer(self.ring, CAPACITY, self.clock), self.device, 0, self.clock)
         self.handled: list[Message] = []
         self.pending = PendingInterrupts(self.handle)
@@ -73,6 +84,11 @@ class Traced:
         )
         for src, message in self.pending.end_step():
             run(src, message)
+
+    def new_records(self) -> list[Record]:
+        """Those since the last call; none may be left out."""
+        found, self.ring[HEADER_BYTES:] = self.records(), bytes(len(self.ring) - HEADER_BYTES)
+        return found
 
     def records(self) -> list[Record]:
         self.tracer.later.settle()
@@ -142,6 +158,92 @@ def test_what_reached_no_register_is_no_write_of_one(addr: int, is_stale: bool, 
     assert written == [0xA0] * 2 * registers
 
 
+def test_how_a_wake_was_noted_once_is_not_taken_for_another_end_of_it() -> None:
+    traced, store = Traced(), MemWrite(0xE65D50A0, b"\1\0\0\0", 7)
+
+    def refuse(src: str, message: Message, now_ns: int) -> list[Effect]:
+        traced.device.counters["stale_epoch"] += 1
+        return []
+
+    def die(src: str, message: Message, now_ns: int) -> list[Effect]:
+        raise InterruptedError
+
+    for handle in (None, refuse, None):
+        traced.take(handle)("peer-rc", store)
+    with pytest.raises(InterruptedError):
+        traced.take(die)("peer-rc", store)
+    traced.take(is_again=True)("peer-rc", store)
+    records = traced.records()
+
+    came = [(record.flags, record.amount) for record in records if record.kind == Kind.MEM_WRITE]
+    slices = [record.slot for record in records if record.kind == Kind.SLICE]
+    assert came == [(Flag.WAKE, 0)] * 4 + [(0, 0)]
+    assert [record.kind for record in records].count(Kind.REG_WRITE) == 3
+    assert slices == [Handler.WAKE] * 3 + [Handler.MESSAGE]
+
+
+def test_more_kinds_of_wakes_than_are_remembered_are_noted_as_what_they_are() -> None:
+    """Nobody keeps their messages."""
+    traced = Traced()
+    wakes = traced.tracer.wakes
+    take, wake = traced.take(), wakes.around_wake(lambda _dst, _message: True)
+    seen, epochs = list[Record](), range(2 * MOST_PATTERNS)
+    for epoch in epochs:
+        traced.handled.clear()
+        take("edma", Irq(IrqSource.EDMA_LINE, 1, epoch))
+        wake("edma", Irq(IrqSource.EDMA_LINE, 1, epoch))
+        wake("edma", MemWrite(0xE65D5000 + epoch * 4, b"\1\0\0\0", epoch))
+        seen += traced.new_records()
+
+    kept = (wakes._came[0], wakes._left, wakes._stored)
+    assert all(0 < len(known) <= MOST_PATTERNS for known in kept)
+    came, sent = (
+        [one.epoch for one in seen if one.kind == Kind.LINE and one.flags & Flag.SENT == sent]
+        for sent in (0, 1)
+    )
+    stored = [one.address - 0xE65D5000 for one in seen if one.kind == Kind.MEM_WRITE]
+    assert came == sent == [*epochs]
+    assert stored == [4 * epoch for epoch in epochs]
+
+
+def test_wakes_that_differ_in_one_thing_are_noted_with_it() -> None:
+    traced = Traced()
+    line = Irq(IrqSource.EDMA_LINE, 1, 7)
+    interrupts = [line, Irq(IrqSource.MSI_VECTOR, 1, 7), Irq(IrqSource.EDMA_LINE, 2, 7), line]
+    stores = [
+        MemWrite(0xE65D50A0, b"\1\0\0\0", 7),
+        MemWrite(0xE65D50A0, b"\2\0\0\0", 7),
+        MemWrite(0xE65D50A4, b"\1\0\0\0", 7),
+    ]
+    take, wake = traced.take(), traced.tracer.wakes.around_wake(lambda _dst, _message: True)
+    for interrupt in interrupts:
+        wake("peer-ep", interrupt)
+    for dst in ("edma", "epc"):
+        for store in stores:
+            wake(dst, store)
+    for src in ("edma", "epc"):
+        take(src, line)
+        traced.pending.end_step()
+    records = traced.records()
+
+    sent = [(one.slot, one.address) for one in records if one.source == EP]
+    written = [(one.source, one.address, one.data) for one in records if one.kind == Kind.MEM_WRITE]
+    came = [one.source for one in records if one.kind == Kind.LINE and not one.flags & Flag.SENT]
+    assert sent == [(one.source, one.bits) for one in interrupts]
+    assert written == [(dst, one.addr, bytes(one.data)) for dst in (EDMA, EPC) for one in stores]
+    assert came == [EDMA, EPC]
+
+
+def test_wake_without_room_for_a_value_has_no_record_and_the_others_have() -> None:
+    traced = Traced()
+    wake = traced.tracer.wakes.around_wake(lambda _dst, _message: True)
+    for epoch in (7, 1 << 32, 8):
+        wake("peer-ep", Irq(IrqSource.EDMA_LINE, 1, epoch))
+
+    records = traced.records()
+    assert [(one.epoch, one.number) for one in records] == [(7, 1), (8, 3)]
+
+
 def test_an_interrupt_that_comes_again_in_one_step_is_noted_with_the_one_run_for_all() -> None:
     traced = Traced()
     line = Irq(IrqSource.EDMA_LINE, 1, 7)
@@ -183,15 +285,19 @@ def test_a_message_that_waits_with_others_is_noted_and_the_run_for_it_has_its_fl
 
 
 def test_store_to_registers_has_the_address_of_the_cpu_and_where_it_leads() -> None:
-    traced = Traced()
+    traced = Traced(frames=True)
     wake = traced.tracer.wakes.around_wake(lambda _dst, _message: True)
     traced.tracer.stores.append((0x301F00A0, 0xE65D50A0))
     wake("edma", MemWrite(0xE65D50A0, b"\1\0\0\0", 7))
 
-    (record,) = traced.records()
+    wake("edma", MemWrite(0xE65D50A0, b"\1\0\0\0", 7))
 
-    assert (record.address, record.translated) == (0x301F00A0, 0xE65D50A0)
-    assert record.flags == Flag.SENT | Flag.WAKE | Flag.DIRECT | Flag.TRANSLATED
+    by_cpu, by_service = traced.records()
+
+    assert (by_cpu.address, by_cpu.translated) == (0x301F00A0, 0xE65D50A0)
+    assert by_cpu.flags == Flag.SENT | Flag.WAKE | Flag.DIRECT | Flag.TRANSLATED
+    assert (by_cpu.queue, by_cpu.slot, by_cpu.amount) == (2, NONE, 0xF00A0)
+    assert (by_service.address, by_service.flags) == (0xE65D50A0, Flag.SENT | Flag.WAKE)
 
 
 def test_message_has_the_same_flow_at_both_ends() -> None:
