@@ -15,15 +15,15 @@ import pytest
 from ntbnet import topology
 from ntbnet.app import child as child_module
 from ntbnet.app import forks as forks_module
-from ntbnet.app.forks import Forked, ForkServer
+from ntbnet.app.forks import FORK_SERVER, Forked, ForkServer
 from ntbnet.app.supervisor import Supervisor
 from ntbnet.config import load_text
-from ntbnet.edge.process import ProcessRecord, send_signal
+from ntbnet.edge.process import ProcessRecord, alive, send_signal
 from ntbnet.edge.rundir import RunDir
 from ntbnet.edge.shm import dram_path
 from tests.conftest import MakeBridge
 from tests.fabric import FABRIC
-from tests.live.bridge import LiveBridge, cli, is_gone, leftovers, new_name, processes_of, run_command, until
+from tests.live.bridge import LiveBridge, cli, is_gone, leftovers, new_name, run_command, until
 
 pytestmark = [pytest.mark.system, pytest.mark.needs_tun]
 
@@ -274,7 +274,7 @@ def test_failed_start_leaves_neither_process_nor_descriptor(
     monkeypatch.setattr(forks_module, "MODULE", "services.no_such_module")
 
     async def start() -> None:
-        forks = ForkServer(new_name(), tmp_path / "forkserver.err")
+        forks = ForkServer(new_name(), tmp_path / "forkserver.err", lambda _: None)
         child = child_module.Child("edma", lambda: None)
         with pytest.raises(OSError, match="fork server does not answer"):
             await child.start(forks, ["services.edma"], tmp_path / "out", tmp_path / "err")
@@ -287,18 +287,11 @@ def test_failed_start_leaves_neither_process_nor_descriptor(
     assert "no_such_module" in (tmp_path / "forkserver.err").read_text()
 
 
-def fork_server_of(live: LiveBridge) -> ProcessRecord | None:
-    for record in processes_of(live.name):
-        if b"services.forkserver" in Path(f"/proc/{record.pid}/cmdline").read_bytes():
-            return record
-    return None
-
-
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 def test_services_live_on_without_the_fork_server_and_are_replaced_by_another_one(
     shared: LiveBridge, number: signal.Signals
 ) -> None:
-    before, first = shared.pids(), fork_server_of(shared)
+    before, first = shared.pids(), shared.run.process(FORK_SERVER)
     assert first is not None
 
     send_signal(first, number)
@@ -307,11 +300,14 @@ def test_services_live_on_without_the_fork_server_and_are_replaced_by_another_on
     until(lambda: replaced(shared, before) == {"edma"}, 10, "replacement of edma")
     shared.wait_for_link()
     assert is_gone(first)
+    second = shared.run.process(FORK_SERVER)
+    assert second is not None
+    assert alive(second)
     assert shared.pings("rc")
 
 
 def test_fork_server_ends_with_a_killed_supervisor(live: LiveBridge) -> None:
-    forks = fork_server_of(live)
+    forks = live.run.process(FORK_SERVER)
     assert forks is not None
 
     send_signal(forks, signal.SIGSTOP)
