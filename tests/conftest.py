@@ -40,8 +40,10 @@ ONE_NAME = {"tests/system/test_demo.py", "tests/test_readme.py"}
 
 ALONE = {
     "test_rates.py",
+    "test_timeline.py",
 }
-"""Modules whose verdicts other load would change: latencies and rates."""
+"""Modules whose verdicts other load would change: latencies, rates, and times of two witnesses, each of whom
+may wait for a CPU."""
 
 # the suite runs beside bridges of its own on two cores: how long an example takes says nothing there
 hypothesis.settings.register_profile("ntbnet", deadline=None)
