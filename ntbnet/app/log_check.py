@@ -244,6 +244,9 @@ class Checker:
 
     def _epoch(self, process: _Process, fields: dict[str, Any]) -> Iterator[tuple[str, str]]:
         epoch, pid = fields["epoch"], fields["pid"]
+        if pid == process.pid and epoch != process.epoch and fields["event"] != "service.started":
+            yield "epochs", f"process {pid} has epoch {epoch}, it had {process.epoch}"
+            return
         if epoch < process.epoch:
             yield "epochs", f"epoch {epoch} after {process.epoch}"
             return

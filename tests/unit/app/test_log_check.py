@@ -59,6 +59,10 @@ def older_epoch(story: list[Fields]) -> None:
     story[at(story, "service.stopped", 1)]["epoch"] = 1
 
 
+def later_epoch(story: list[Fields]) -> None:
+    story[at(story, "path.changed", 1)]["epoch"] = 99
+
+
 def epoch_of_another_process(story: list[Fields]) -> None:
     story[at(story, "service.stopped", 1)]["pid"] = 4711
 
@@ -103,6 +107,7 @@ def error_without_reason(story: list[Fields]) -> None:
         (other_type, [("keys", "link.changed")]),
         (unknown_event, [("keys", "link.lost")]),
         (older_epoch, [("epochs", "service.stopped")]),
+        (later_epoch, [("epochs", "path.changed")]),
         (epoch_of_another_process, [("epochs", "service.stopped")]),
         (older_link_epoch, [("epochs", "link.changed")]),
         (older_session, [("epochs", "path.changed")]),
