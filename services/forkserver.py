@@ -8,9 +8,13 @@ import sys
 from collections.abc import Sequence
 
 from ntbnet.edge import forkserver
-from services import edma, endpoint, peer, rc_host
 
-MAINS = {module.__name__: module.main for module in (rc_host, endpoint, edma, peer)}
+
+def mains() -> dict[str, forkserver.Main]:
+    """What runs a service, by its module; imports it all."""
+    from services import edma, endpoint, peer, rc_host  # noqa: PLC0415 - not before it ends with its supervisor
+
+    return {module.__name__: module.main for module in (rc_host, endpoint, edma, peer)}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     with socket.socket(fileno=arguments.control_fd) as control:
         shown = ("services.forkserver", "--name", arguments.name)
-        return forkserver.serve(control, arguments.parent, MAINS, shown)
+        return forkserver.serve(control, arguments.parent, mains, shown)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,7 @@ from ntbnet.app.bridge import Bridge
 from ntbnet.app.chaos_history import CHANGES, LoggedError, LoggedEvent, NodeCounters, Sample
 from ntbnet.app.chaos_scenario import NODES, SUPERVISOR
 from ntbnet.app.chaos_schedstat import WaitSampler
-from ntbnet.app.chaos_waits import TRAFFIC
-from ntbnet.app.forks import FORK_SERVER
+from ntbnet.app.chaos_waits import FORK_SERVER, TRAFFIC
 from ntbnet.app.forks import MODULE as FORK_SERVER_MODULE
 from ntbnet.edge.carrier import CarrierChange, CarrierWatch
 from ntbnet.edge.log_rotation import place_of
@@ -60,6 +59,7 @@ class Recorder:
         self.carriers: list[CarrierChange] = []
         self._watch: CarrierWatch | None = None
         self.waits = WaitSampler()
+        self._fork_server: ProcessRecord | None = None
         self.traffic_pid: int | None = None
 
     def look(self) -> None:
@@ -139,8 +139,9 @@ class Recorder:
         """How long each process of this run waited since the last time; what ours runs is not of others."""
         run = self._bridge.run
         record = run.read_run()
-        found = {name: run.process(name) for name in (*topology.SERVICES, FORK_SERVER)}
+        found = {name: run.process(name) for name in topology.SERVICES}
         found[SUPERVISOR] = record.supervisor if record else None
+        found[FORK_SERVER] = self._fork_server
         pids = {name: process.pid for name, process in found.items() if process is not None}
         if self.traffic_pid is not None:
             pids[TRAFFIC] = self.traffic_pid
@@ -154,8 +155,11 @@ class Recorder:
         self._next_ns = time_ns + SAMPLE_INTERVAL_NS
         run = self._bridge.run
         record = run.read_run()
-        processes = {name: run.process(name) for name in (*topology.SERVICES, FORK_SERVER)}
+        processes = {name: run.process(name) for name in topology.SERVICES}
         processes[SUPERVISOR] = record.supervisor if record else None
+        processes[FORK_SERVER] = self._fork_server = min(
+            _named(run.name, {FORK_SERVER_MODULE.encode()}), key=lambda one: one.start_ticks, default=None
+        )
         for name, process in processes.items():
             if process is None or not alive(process) or _age_s(process) < GROWN_S:
                 continue

@@ -24,12 +24,12 @@ from ntbnet import topology
 from ntbnet.app.chaos_history import WaitSample
 from ntbnet.app.chaos_scenario import SUPERVISOR
 from ntbnet.app.chaos_windows import Span, merged
-from ntbnet.app.forks import FORK_SERVER
 
 TRAFFIC = "traffic"
 """The program that sends and receives."""
 ON_PATH = frozenset({*topology.SERVICES, TRAFFIC})
 """Whose waits hold up a packet; those of who starts services do where one is replaced."""
+FORK_SERVER = "fork server"
 RESTARTING = ON_PATH | {SUPERVISOR, FORK_SERVER}
 OWN_PART = 5
 """What is less than one such part of the time between two samples does not count: so much two CPUs, few for

@@ -13,7 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from ntbnet.edge.forkserver import MAX_REQUEST_BYTES, READY, adopt_orphans
@@ -21,8 +21,6 @@ from ntbnet.edge.forkserver import MAX_REQUEST_BYTES, READY, adopt_orphans
 IMPORT_TIMEOUT_S = 15.0
 ANSWER_TIMEOUT_S = 2.0
 MODULE = "services.forkserver"
-FORK_SERVER = "forkserver"
-"""Name under which the run folder notes it, and of its stderr file."""
 _ROOM = 512
 """Bytes for the command line of a service, which takes the place of the fork server's."""
 _PIDFD_RETRY_S = 0.5
@@ -34,14 +32,11 @@ class ForkServer:
     Args:
         name: of the bridge.
         stderr: file to append to.
-        note: told the process id of each one as soon as there is one: until it has imported, it does not see
-            the end of its parent, and somebody else may have to end it. What this raises, ``start`` raises.
     """
 
-    def __init__(self, name: str, stderr: Path, note: Callable[[int], None]) -> None:
+    def __init__(self, name: str, stderr: Path) -> None:
         self._name = name
         self._stderr = stderr
-        self._note = note
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
         self._is_ready = False
@@ -53,7 +48,6 @@ class ForkServer:
 
         Raises:
             OSError: it cannot be started.
-            SetupError: it cannot be noted. It does not run then.
         """
         if self._process is not None and self._process.poll() is None:
             return
@@ -80,11 +74,6 @@ class ForkServer:
         self._control = ours
         self._is_ready = False
         self.starts += 1
-        try:
-            self._note(self._process.pid)
-        except BaseException:
-            self.close()
-            raise
 
     @property
     def pid(self) -> int:
@@ -102,7 +91,6 @@ class ForkServer:
 
         Raises:
             OSError: none can be had now. A fork server that does not answer is ended.
-            SetupError: as ``start``.
         """
         async with self._turn:
             self.start()

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from ntbnet import topology
 from ntbnet.app.child import Child
-from ntbnet.app.forks import FORK_SERVER, ForkServer
+from ntbnet.app.forks import ForkServer
 from ntbnet.app.leftovers import remove_but_records, remove_leftovers
 from ntbnet.app.log_keeper import LogKeeper
 from ntbnet.app.metrics import metrics_endpoint
@@ -70,7 +70,7 @@ class Supervisor:
         self._run_id = new_run_id()
         services = topology.services_of(config.nodes)
         self._children = {name: Child(name, self._write_children) for name in services}
-        self._forks = ForkServer(run.name, run.stderr_path(FORK_SERVER), self._note_forks)
+        self._forks = ForkServer(run.name, run.stderr_path("forkserver"))
         self._stopping = asyncio.Event()
         self._stop_reason = ""
         self._is_ready = False
@@ -240,11 +240,6 @@ class Supervisor:
         )
         self._write_children()
 
-    def _note_forks(self, pid: int) -> None:
-        record = record_of(pid)
-        if record is not None:
-            self._run.record_process(FORK_SERVER, record)
-
     def _write_children(self) -> None:
         """Restart counts for ``status``: the one thing only the supervisor knows."""
         path = Path(self._run.path, "children.json")
@@ -351,8 +346,8 @@ class Supervisor:
                 await asyncio.sleep(left_s)  # it ended at once: no use in doing that all the time
             try:
                 self._forks.start()
-            except (OSError, SetupError) as problem:
-                self._emit("supervisor.spawn_failed", name=FORK_SERVER, reason=str(problem))
+            except OSError as problem:
+                self._emit("supervisor.spawn_failed", name="forkserver", reason=str(problem))
 
     # take down
 

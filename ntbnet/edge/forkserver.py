@@ -45,13 +45,16 @@ def adopt_orphans() -> None:
     _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def serve(control: socket.socket, parent: int, mains: Mapping[str, Main], shown: Sequence[str]) -> int:
+def serve(
+    control: socket.socket, parent: int, load: Callable[[], Mapping[str, Main]], shown: Sequence[str]
+) -> int:
     """Fork services until the control socket ends; returns in this process, and in each service.
 
     Args:
         control: this end of the control socket, blocking.
         parent: process id of the supervisor, whose end is ours.
-        mains: what runs a service, by its module; gets its other words.
+        load: imports what runs a service, by its module; that gets its other words. Called once this process
+            ends with its supervisor: imports take long on a busy machine.
         shown: words that this process is to be known by.
 
     Returns:
@@ -60,6 +63,7 @@ def serve(control: socket.socket, parent: int, mains: Mapping[str, Main], shown:
     die_with_parent()
     if os.getppid() != parent:
         return 1
+    mains = load()
     _show(shown)
     gc.collect()
     gc.freeze()  # a collection in a service would copy every page that holds an object

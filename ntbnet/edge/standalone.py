@@ -55,7 +55,7 @@ def hold(run: RunDir, config: Config, service: str, *, supervised: bool) -> Iter
 
 
 def _join(run: RunDir, config: Config, service: str) -> None:
-    living = {name for name, record in run.processes().items() if name in topology.SERVICES and alive(record)}
+    living = {name for name, record in run.processes().items() if alive(record)}
     record = run.read_run()
     if record is not None and record.mode == "supervisor" and alive(record.supervisor):
         raise SetupError(f"bridge {run.name} is up under its supervisor; ntbnet down --name {run.name} first")

@@ -19,7 +19,6 @@ from typer.testing import CliRunner, Result
 from ntbnet import sections, topology
 from ntbnet.app.bridge import Bridge
 from ntbnet.app.cli import app
-from ntbnet.app.forks import FORK_SERVER
 from ntbnet.app.leftovers import kill as kill_process
 from ntbnet.app.leftovers import remove_leftovers
 from ntbnet.config import Config, load_text
@@ -208,8 +207,8 @@ class LiveBridge:
         return self.status()
 
     def pids(self) -> dict[str, int]:
-        """Process of the supervisor and of each service, as the run folder says."""
-        return {name: record.pid for name, record in self.run.processes().items() if name != FORK_SERVER}
+        """Process of each service, as the run folder says."""
+        return {name: record.pid for name, record in self.run.processes().items()}
 
     def supervisor(self) -> ProcessRecord:
         """The process that keeps the services alive."""

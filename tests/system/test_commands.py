@@ -12,8 +12,6 @@ from typing import Any
 import pytest
 
 from ntbnet import topology
-from ntbnet.app.forks import FORK_SERVER
-from ntbnet.edge.process import alive, send_signal
 from ntbnet.edge.shm import dram_path
 from tests.conftest import MakeBridge
 from tests.fabric import FABRIC
@@ -275,25 +273,6 @@ def test_up_told_to_stop_while_starting_leaves_nothing(
     is_up = "link is up" in said
     assert process.returncode == (0 if is_up else 1), said
     assert is_up or said.splitlines()[-1] == "ntbnet: stopped before it was done"
-    assert leftovers(bridge.name) == []
-
-
-def test_down_ends_a_fork_server_that_did_not_see_its_supervisor_end(make_bridge: MakeBridge) -> None:
-    """Until it has imported it does not notice; one that the machine holds up then would live on."""
-    bridge = make_bridge(up=False)
-    with bridge.in_foreground() as process:
-        until(lambda: bridge.run.process(FORK_SERVER) is not None, 20, "fork server")
-        forks = bridge.run.process(FORK_SERVER)
-        assert forks is not None
-        send_signal(forks, signal.SIGSTOP)
-        process.kill()
-        process.communicate(timeout=30)
-    assert alive(forks)
-
-    done = bridge.down()
-
-    assert done.returncode == 0, done.stderr
-    assert not alive(forks)
     assert leftovers(bridge.name) == []
 
 

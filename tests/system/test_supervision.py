@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,15 +17,15 @@ import pytest
 from ntbnet import topology
 from ntbnet.app import child as child_module
 from ntbnet.app import forks as forks_module
-from ntbnet.app.forks import FORK_SERVER, Forked, ForkServer
+from ntbnet.app.forks import Forked, ForkServer
 from ntbnet.app.supervisor import Supervisor
 from ntbnet.config import load_text
-from ntbnet.edge.process import ProcessRecord, alive, send_signal
+from ntbnet.edge.process import ProcessRecord, send_signal
 from ntbnet.edge.rundir import RunDir
 from ntbnet.edge.shm import dram_path
 from tests.conftest import MakeBridge
 from tests.fabric import FABRIC
-from tests.live.bridge import LiveBridge, cli, is_gone, leftovers, new_name, run_command, until
+from tests.live.bridge import LiveBridge, cli, is_gone, leftovers, new_name, processes_of, run_command, until
 
 pytestmark = [pytest.mark.system, pytest.mark.needs_tun]
 
@@ -274,7 +276,7 @@ def test_failed_start_leaves_neither_process_nor_descriptor(
     monkeypatch.setattr(forks_module, "MODULE", "services.no_such_module")
 
     async def start() -> None:
-        forks = ForkServer(new_name(), tmp_path / "forkserver.err", lambda _: None)
+        forks = ForkServer(new_name(), tmp_path / "forkserver.err")
         child = child_module.Child("edma", lambda: None)
         with pytest.raises(OSError, match="fork server does not answer"):
             await child.start(forks, ["services.edma"], tmp_path / "out", tmp_path / "err")
@@ -287,11 +289,18 @@ def test_failed_start_leaves_neither_process_nor_descriptor(
     assert "no_such_module" in (tmp_path / "forkserver.err").read_text()
 
 
+def fork_server_of(live: LiveBridge) -> ProcessRecord | None:
+    for record in processes_of(live.name):
+        if b"services.forkserver" in Path(f"/proc/{record.pid}/cmdline").read_bytes():
+            return record
+    return None
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 def test_services_live_on_without_the_fork_server_and_are_replaced_by_another_one(
     shared: LiveBridge, number: signal.Signals
 ) -> None:
-    before, first = shared.pids(), shared.run.process(FORK_SERVER)
+    before, first = shared.pids(), fork_server_of(shared)
     assert first is not None
 
     send_signal(first, number)
@@ -300,20 +309,54 @@ def test_services_live_on_without_the_fork_server_and_are_replaced_by_another_on
     until(lambda: replaced(shared, before) == {"edma"}, 10, "replacement of edma")
     shared.wait_for_link()
     assert is_gone(first)
-    second = shared.run.process(FORK_SERVER)
-    assert second is not None
-    assert alive(second)
     assert shared.pings("rc")
 
 
 def test_fork_server_ends_with_a_killed_supervisor(live: LiveBridge) -> None:
-    forks = live.run.process(FORK_SERVER)
+    forks = fork_server_of(live)
     assert forks is not None
 
     send_signal(forks, signal.SIGSTOP)
     send_signal(live.supervisor(), signal.SIGKILL)
 
     until(lambda: is_gone(forks), 2, "end of the fork server")
+
+
+def test_fork_server_ends_with_a_supervisor_that_is_killed_while_it_imports(make_bridge: MakeBridge) -> None:
+    bridge = make_bridge(up=False)
+    with bridge.in_foreground() as process:
+        until(lambda: imports_services(fork_server_of(bridge)), 20, "imports of the fork server")
+        forks = fork_server_of(bridge)
+        assert forks is not None
+        send_signal(forks, signal.SIGSTOP)
+
+        process.kill()
+
+        until(lambda: is_gone(forks), 2, "end of the fork server")
+
+
+def imports_services(forks: ProcessRecord | None) -> bool:
+    """Whether a library is there that services need and that their fork server does not."""
+    return forks is not None and "/zmq/" in Path(f"/proc/{forks.pid}/maps").read_text()
+
+
+def test_fork_server_without_its_supervisor_imports_nothing() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        words = ("--control-fd", str(theirs.fileno()), "--parent", "1", "--name", new_name())
+        done = subprocess.run(
+            [sys.executable, "-X", "importtime", "-m", "services.forkserver", *words],
+            check=False,
+            pass_fds=(theirs.fileno(),),
+            capture_output=True,
+            text=True,
+            timeout=20,
+        )
+
+    assert done.returncode == 1
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "ntbnet.edge.forkserver" in imported
+    assert imported.isdisjoint({"services.endpoint", "zmq", "uvloop"})
 
 
 def test_processes_are_told_apart_by_their_command_lines(live: LiveBridge) -> None:
