@@ -98,6 +98,10 @@ class _Process:
 
     epoch: int = -1
     pid: int = -1
+    odd: tuple[int, int] | None = None
+    """Epoch and pid of the line before, when that had wrong ones."""
+    has_ended: bool = False
+    """The supervisor saw it die: the next one may have its pid."""
     links: dict[tuple[str, str], Line | None] = field(default_factory=dict)
     """Link -> the line that said that it is down; None: it is up."""
     numbers: dict[tuple[str, str], int] = field(default_factory=dict)
@@ -204,6 +208,7 @@ class Checker:
             ended = run.processes.get(str(fields.get("name")))
             if ended is not None:
                 self._end_links(ended)
+                ended.has_ended = True
         elif event == "link.administered":
             self._administer(run, line)
         elif event == "transport.link_changed" and fields.get("up") is True:
@@ -243,18 +248,24 @@ class Checker:
             run.unwanted.add(service)
 
     def _epoch(self, process: _Process, fields: dict[str, Any]) -> Iterator[tuple[str, str]]:
-        epoch, pid = fields["epoch"], fields["pid"]
-        if pid == process.pid and epoch != process.epoch and fields["event"] != "service.started":
-            yield "epochs", f"process {pid} has epoch {epoch}, it had {process.epoch}"
+        """A wrong line is told, those behind it are not: what two lines in a row say is taken for true."""
+        epoch, pid = now = fields["epoch"], fields["pid"]
+        odd, process.odd = process.odd, None
+        if now == (process.epoch, process.pid):
             return
-        if epoch < process.epoch:
-            yield "epochs", f"epoch {epoch} after {process.epoch}"
+        is_next = epoch > process.epoch and (pid != process.pid or process.has_ended)
+        if not is_next and now != odd:
+            process.odd = now
+            if pid == process.pid:
+                yield "epochs", f"process {pid} has epoch {epoch}, it had {process.epoch}"
+            elif epoch == process.epoch:
+                yield "epochs", f"process {pid} has epoch {epoch}, as process {process.pid} had"
+            else:
+                yield "epochs", f"epoch {epoch} after {process.epoch}"
             return
-        if epoch == process.epoch and pid != process.pid:
-            yield "epochs", f"process {pid} has epoch {epoch}, as process {process.pid} had"
-        if epoch > process.epoch:
+        if is_next or pid != process.pid:
             self._end_links(process)
-        process.epoch, process.pid = epoch, pid
+        process.epoch, process.pid, process.has_ended = epoch, pid, False
 
     def _number(
         self, process: _Process, fields: dict[str, Any], key: str, of: str
@@ -266,7 +277,7 @@ class Checker:
         before = process.numbers.get(place, -1)
         if number < before:
             yield "epochs", f"{key} {number} after {before}"
-        elif place in process.numbers or self._has_room():
+        if place in process.numbers or self._has_room():
             process.numbers[place] = number
 
     def _link(self, process: _Process, line: Line, link: tuple[str, str]) -> Iterator[tuple[str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -122,6 +123,39 @@ def test_doctored_log_is_found_out(
     doctor(story)
 
     assert broken(story) == expected
+
+
+@pytest.mark.parametrize(("key", "wrong"), [("epoch", 99), ("epoch", 0), ("pid", 4711)])
+def test_one_wrong_line_is_told_once_wherever_it_is(key: str, wrong: int) -> None:
+    story = healthy()
+    alike = Counter((line["service"], line["pid"]) for line in story)
+    for number, line in enumerate(story):
+        if alike[line["service"], line["pid"]] < 3:
+            continue  # too few others say what is right
+        doctored = [*story[:number], line | {key: wrong}, *story[number + 1 :]]
+
+        assert [rule for rule, _ in broken(doctored)] == ["epochs"], line
+
+
+def test_too_high_a_number_is_told_once() -> None:
+    sessions = [1, 2, 9, 4, 5, 6]
+    story = [path(ms, "epc", "rc-host", session) for ms, session in enumerate(sessions)]
+    told = [(breach.what, breach.line.fields["session"]) for breach in Checker().check_all(lines_of(story))]
+
+    assert [one for one in told if "session" in one[0]] == [("session 4 after 9", 4)]
+
+
+def test_next_process_may_have_the_id_of_the_one_before() -> None:
+    """When the supervisor saw that one end."""
+    story = [
+        said(0, "edma", "service.started", incarnation=1, pid=7),
+        died(5, "edma"),
+        said(6, "edma", "security.privileges_dropped", user="nobody", epoch=2, pid=7),
+        said(7, "edma", "service.started", incarnation=2, epoch=2, pid=7),
+    ]
+
+    assert broken(story) == []
+    assert broken([story[0], *story[2:]]) == [("epochs", "security.privileges_dropped")]
 
 
 def test_down_may_end_with_its_process_with_the_bridge_or_be_young() -> None:
