@@ -15,15 +15,18 @@ first packet
     the first frame on each queue since then; the last of these counts.
 
 A second outage that soon follows is the same failure's, so its link and packets count. Services that fail at
-once share link and packets. What is remembered at a time does not grow with the logs, only the result does.
+once share link and packets. What is remembered at a time does not grow with the logs; failures that are over
+are in a file (``log_settled``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Container, Iterable, Sequence
+from dataclasses import dataclass, field, fields
+from operator import attrgetter
 from typing import Any
 
+from ntbnet.app.log_settled import Settled
 from ntbnet.app.logs import Line
 
 LATE_NS = 1_500_000_000
@@ -40,6 +43,8 @@ SLACK_NS = 10_000_000
 """A death is seen that long before the time that the nemesis gives it, at most."""
 MAX_OPEN = 64
 MAX_FAILURES = 100_000
+SWEEP = 256
+"""Failures in memory, at least, when those that are over are put away."""
 NO_FAULT = "rules"
 """Kind that stands for a time of small faults, none of which is a failure by itself."""
 UNEXPLAINED = frozenset({"died", "hung"})
@@ -158,8 +163,10 @@ class Failures:
     """The failures in the lines added."""
 
     def __init__(self) -> None:
-        self.found: list[Failure] = []
         self.left_out = 0
+        self._recent: list[Failure] = []
+        self._settled = Settled(attrgetter(*(one.name for one in fields(Failure))), Failure)
+        self._sweep_at = SWEEP
         self._runs: dict[str, _Run] = {}
         self._looks: dict[str, Callable[[Line, _Run], None]] = {
             "chaos.fault_done": self._fault_done,
@@ -186,9 +193,10 @@ class Failures:
         """Look at the next line."""
         self.add_all((line,))
 
-    def ended(self) -> list[Failure]:
-        """All failures, by the time of the fault."""
-        return sorted(self.found, key=lambda one: one.fault_ns)
+    def ended(self) -> Sequence[Failure]:
+        """All failures, by the time of the fault; no line may follow."""
+        self._settle(set())
+        return self._settled
 
     def _run(self, run_id: str) -> _Run:
         if run_id not in self._runs and len(self._runs) >= MAX_OPEN:
@@ -213,14 +221,24 @@ class Failures:
     def _fail(self, run: _Run, service: str, kind: str, line: Line, at_ns: int) -> Failure:
         failure = Failure(service, kind, line.fields["run_id"], at_ns, line.time_ns - line.fields["mono_ns"])
         failure.link_lost = bool(run.down)
-        if len(self.found) < MAX_FAILURES:
-            self.found.append(failure)
+        if len(self._recent) >= self._sweep_at:
+            self._settle({id(one) for other in self._runs.values() for one in other.open})
+            self._sweep_at = max(SWEEP, 2 * len(self._recent))
+        if len(self._settled) + len(self._recent) < MAX_FAILURES:
+            self._recent.append(failure)
         else:
             self.left_out += 1
         waiting = [one for one in run.open if one.fault_ns == at_ns or one.waits(at_ns)]
         run.open = waiting[1 - MAX_OPEN :]
         run.open.append(failure)
         return failure
+
+    def _settle(self, still: Container[int]) -> None:
+        """Put away what no line can change any more: all but those whose ``id`` is in ``still``."""
+        for one in self._recent:
+            if id(one) not in still:
+                self._settled.add(one.fault_ns, one)
+        self._recent = [one for one in self._recent if id(one) in still]
 
     @staticmethod
     def _affected(run: _Run, now_ns: int) -> list[Failure]:

@@ -37,6 +37,8 @@ from ntbnet.errors import ConfigError, SetupError
 
 MOST_SHOWN = 1000
 """Broken rules that are shown; more are counted."""
+MOST_FAILURES = 500
+"""Of the table that people read: it is made whole."""
 CHECK_EXAMPLES = """Examples:
 
 ntbnet logs check
@@ -120,12 +122,16 @@ def timeline(
     found = failures.ended()
     with closed_pipe_ends_quietly():
         if as_json:
-            rows = [one.to_dict() for one in found]
             tally = source.tally
             about = {"lines": tally.lines, "skipped": tally.skipped, "left_out": failures.left_out}
-            print(json.dumps({**about, "failures": rows}, indent=2))
+            print(json.dumps(about, indent=2).removesuffix("\n}") + ',\n  "failures": [', end="")
+            for number, one in enumerate(found):
+                print("," if number else "", json.dumps(one.to_dict()), sep="\n    ", end="")
+            print("\n  ]\n}" if found else "]\n}")
         elif found:
-            print_table(FAILURE_TITLES, map(failure_cells, found), numbers=range(2, 8))
+            print_table(FAILURE_TITLES, map(failure_cells, found[-MOST_FAILURES:]), numbers=range(2, 8))
+            if len(found) > MOST_FAILURES:
+                print(f"the last {MOST_FAILURES} of {len(found)} failures; --json tells all of them")
         elif source.tally.lines:
             print(f"no failure in {source.tally.lines} lines")
         source.finish(source.tally.lines)

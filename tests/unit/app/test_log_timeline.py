@@ -6,13 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from ntbnet.app import log_timeline
+from ntbnet.app import log_settled, log_timeline, logs_verdicts_cli
 from ntbnet.app.log_timeline import Failures
 from ntbnet.app.logs_cli import app
+from ntbnet.errors import SetupError
 from tests.unit.app.log_lines import (
     START_MS,
     Fields,
@@ -266,14 +268,76 @@ def test_no_values_stop_it(parts: list[tuple[int, Fields, dict[str, Any]]]) -> N
     failures(*story)
 
 
+def test_failures_that_are_over_are_put_away_and_told_as_if_they_were_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whether they are in memory, in a file, or were never put away."""
+    story = [
+        one
+        for ms in range(0, 400_000, 2000)
+        for one in (
+            fault(ms, "kill", "epc", number=ms),
+            died(ms + 3, "epc"),
+            spawned(ms + 9, "epc"),
+            said(ms + 50, "epc", "service.started", epoch=2 + ms, incarnation=2 + ms),
+        )
+    ]
+    story.append(fault(1, "stop", "edma", told_ms=399_999, number=1))  # told last
+    told = []
+    for sweep, room in ((10_000, 1 << 20), (3, 1 << 20), (3, 100)):
+        monkeypatch.setattr(log_timeline, "SWEEP", sweep)
+        monkeypatch.setattr(log_settled, "IN_MEMORY_BYTES", room)
+        told.append(failures(*story))
+
+    assert len(told[0]) == 201
+    assert told[0][1]["service"] == "edma"
+    assert told[1] == told[0]
+    assert told[2] == told[0]
+
+
+def test_no_room_for_failures_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(log_timeline, "SWEEP", 3)
+    monkeypatch.setattr(log_settled, "IN_MEMORY_BYTES", 1)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
+
+    with pytest.raises(SetupError, match=r"no room for what was found, in .*gone: No such file"):
+        failures(*(fault(ms * 5000, "kill", "epc", number=ms) for ms in range(300)))
+
+
+@pytest.mark.parametrize("at_ns", [1 << 63, (1 << 64) - 1, -(1 << 63)])
+def test_times_of_any_size_are_put_away(monkeypatch: pytest.MonkeyPatch, at_ns: int) -> None:
+    monkeypatch.setattr(log_timeline, "SWEEP", 1)
+
+    told = failures(*({**fault(ms * 5000, "kill", "epc", number=ms), "at_ns": at_ns} for ms in range(300)))
+
+    assert [one["fault_ns"] for one in told] == [at_ns] * 300
+
+
 def test_any_number_of_failures_is_counted_and_so_many_are_kept(monkeypatch: Any) -> None:
     monkeypatch.setattr(log_timeline, "MAX_FAILURES", 5)
     found = Failures()
 
     found.add_all(lines_of([fault(ms * 10, "kill", f"s{ms}", number=ms) for ms in range(200)]))
 
-    assert (len(found.found), found.left_out) == (5, 195)
+    assert (len(found.ended()), found.left_out) == (5, 195)
     assert all(len(run.open) <= log_timeline.MAX_OPEN for run in found._runs.values())
+
+
+def test_of_many_failures_people_see_the_last_ones_and_scripts_all(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(logs_verdicts_cli, "MOST_FAILURES", 2)
+    file = tmp_path / "bridge.jsonl"
+    file.write_bytes(encoded(fault(ms * 5000, "kill", f"s{ms}", number=ms) for ms in range(5)))
+
+    shown = CliRunner().invoke(app, ["timeline", str(file)]).stdout
+    told = json.loads(CliRunner().invoke(app, ["timeline", "--json", str(file)]).stdout)
+
+    assert [f"s{number} " in shown for number in range(5)] == [False, False, False, True, True]
+    assert shown.endswith("the last 2 of 5 failures; --json tells all of them\n")
+    assert [one["service"] for one in told["failures"]] == ["s0", "s1", "s2", "s3", "s4"]
+    file.write_bytes(encoded(healthy()[:5]))
+    assert json.loads(CliRunner().invoke(app, ["timeline", "--json", str(file)]).stdout)["failures"] == []
 
 
 def test_command_shows_a_row_for_each_failure(tmp_path: Path) -> None:
