@@ -101,6 +101,7 @@ class TraceFolder:
         """Remove all of it, that of the run before too. OSError: it cannot be removed."""
         self._remove(self.link)
         self._remove(self._last_link)
+        self._remove_strays()
 
     def _remove(self, link: Path) -> None:
         rings = self._behind(link)
@@ -110,7 +111,7 @@ class TraceFolder:
             link.unlink(missing_ok=True)
 
     def _remove_strays(self) -> None:
-        """Folders of a run folder that somebody removed by hand."""
+        """Folders that no link names: somebody removed that, or their maker was killed before he made it."""
         kept = {self.rings.parent, self.last_rings.parent}
         for outer in _SHM.glob(f"{self._prefix}*.trace"):
             found = outer.lstat()

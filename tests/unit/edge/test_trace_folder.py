@@ -135,6 +135,16 @@ def test_remove_leaves_no_ring_behind_of_either_run(run: RunDir, shm: Path) -> N
     assert not run.exists()
 
 
+def test_remove_leaves_no_folder_that_a_maker_had_no_time_to_link(run: RunDir, shm: Path) -> None:
+    run.create()
+    linked = run.trace_folder.parent
+    (linked.with_name(linked.name.replace(".trace", "2.trace")) / "rings").mkdir(parents=True)
+
+    run.remove()
+
+    assert list(shm.iterdir()) == []
+
+
 def test_what_is_left_of_a_run_folder_that_somebody_removed_goes_with_the_next(
     run: RunDir, shm: Path
 ) -> None:
