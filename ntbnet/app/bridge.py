@@ -14,7 +14,7 @@ from ntbnet.app.leftovers import kill, remove_leftovers
 from ntbnet.app.stop_request import pause
 from ntbnet.config import Config
 from ntbnet.edge.config_file import load_config
-from ntbnet.edge.process import ProcessRecord, alive, send_signal
+from ntbnet.edge.process import ProcessRecord, alive, send_signal, wait_until_ended
 from ntbnet.edge.rundir import RunDir
 from ntbnet.errors import ConfigError, SetupError
 from ntbnet.layout import layout_of
@@ -160,18 +160,42 @@ class Bridge:
         Raises:
             SetupError: it does not come up in time; says what the link waits for.
         """
+
+        def is_done(status: dict[str, Any]) -> bool:
+            return status["state"] in (("up", "starting") if ours else ("up",)) or given_up()
+
+        def failure(status: dict[str, Any]) -> str:
+            silent = [service["name"] for service in status["services"] if service["state"] != "up"]
+            reason = f"no answer from {', '.join(silent)}" if silent else f"link is {status['link']['state']}"
+            return f"bridge {self.run.name} did not come up in {timeout_s:.0f} s: {reason}"
+
+        return self.wait_for(is_done, timeout_s, failure, pause_s=pause_s)
+
+    def wait_for(
+        self,
+        is_done: Callable[[dict[str, Any]], bool],
+        timeout_s: float,
+        failure: Callable[[dict[str, Any]], str],
+        *,
+        pause_s: float = 0.02,
+    ) -> dict[str, Any]:
+        """The first status that ``is_done`` says true of.
+
+        Args:
+            is_done: asked of one status after the other.
+            timeout_s: how long to wait, seconds.
+            failure: what is said of the last one when that is over.
+            pause_s: time between two looks, seconds.
+
+        Raises:
+            SetupError: there is none in time.
+        """
         deadline = time.monotonic() + timeout_s
-        while True:
-            status = self.status()
-            if status["state"] in (("up", "starting") if ours else ("up",)) or given_up():
-                return status
+        while not is_done(status := self.status()):
             if time.monotonic() >= deadline:
-                silent = [service["name"] for service in status["services"] if service["state"] != "up"]
-                reason = (
-                    f"no answer from {', '.join(silent)}" if silent else f"link is {status['link']['state']}"
-                )
-                raise SetupError(f"bridge {self.run.name} did not come up in {timeout_s:.0f} s: {reason}")
+                raise SetupError(failure(status))
             pause(pause_s)  # between questions to other processes; nothing to await here
+        return status
 
     # commands
 
@@ -233,8 +257,8 @@ class Bridge:
             targets = self._request_stop()
         if targets:
             deadline = time.monotonic() + self.config.supervisor.stop_timeout_ms / 1000 + STOP_MARGIN_S
-            while any(alive(process) for process in targets) and time.monotonic() < deadline:
-                time.sleep(0.01)  # the processes are not our children: there is nothing to await
+            for process in targets:
+                wait_until_ended(process, max(deadline - time.monotonic(), 0))
             for process in targets:
                 kill(process)
         done = ["services"] if targets else []

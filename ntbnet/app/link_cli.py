@@ -102,21 +102,15 @@ def _set(bridge: Bridge, node: str | None, *, wanted: bool, as_json: bool) -> No
         print(said_of(link))
 
 
+def _until(bridge: Bridge, is_done: Callable[[dict[str, Any]], bool], failure: str) -> dict[str, Any]:
+    said = f"{failure} within {PATIENCE_S:.0f} s"
+    return bridge.wait_for(is_done, PATIENCE_S, lambda _: said, pause_s=LOOK_INTERVAL_S)
+
+
 def said_of(link: dict[str, Any]) -> str:
     """The link's state in words, with those who took it down."""
     by = " and ".join(node for node, wanted in link["wanted"].items() if not wanted)
     return f"link: {link['state']}{f' by command of {by}' if by else ''}, epoch {link['epoch']}"
-
-
-def _until(bridge: Bridge, is_done: Callable[[dict[str, Any]], bool], failure: str) -> dict[str, Any]:
-    deadline = time.monotonic() + PATIENCE_S
-    while True:
-        status = bridge.status()
-        if is_done(status):
-            return status
-        if time.monotonic() >= deadline:
-            raise SetupError(f"{failure} within {PATIENCE_S:.0f} s")
-        time.sleep(LOOK_INTERVAL_S)  # between questions to other processes; nothing to await here
 
 
 def _running(name: str, config_path: str | None, node: str | None) -> Bridge:

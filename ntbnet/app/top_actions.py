@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import time
 
 from ntbnet.app.bridge import Bridge
 from ntbnet.app.trace_control import RECORDS, start_trace, stop_trace
@@ -12,7 +11,6 @@ from ntbnet.errors import SetupError
 
 NODES = ("rc", "ep")
 FLAP_TIMEOUT_S = 5.0
-LOOK_INTERVAL_S = 0.02
 
 
 class Actions:
@@ -62,11 +60,11 @@ class Actions:
         epoch = bridge.status()["link"]["epoch"]
         try:
             self._want(nodes, wanted=False)
-            deadline = time.monotonic() + FLAP_TIMEOUT_S
-            while bridge.status()["link"]["state"] == "up":
-                if time.monotonic() >= deadline:
-                    raise SetupError(f"the link did not go down within {FLAP_TIMEOUT_S:.0f} s")
-                time.sleep(LOOK_INTERVAL_S)  # between questions to other processes; nothing to await here
+            bridge.wait_for(
+                lambda status: status["link"]["state"] != "up",
+                FLAP_TIMEOUT_S,
+                lambda _: f"the link did not go down within {FLAP_TIMEOUT_S:.0f} s",
+            )
         finally:
             # whatever went wrong: nobody asked for a link that stays down
             self._want(nodes, wanted=True)
