@@ -14,6 +14,7 @@ import typer
 
 from ntbnet.app import log_report
 from ntbnet.app.exits import closed_pipe_ends_quietly
+from ntbnet.app.json_rows import write_with_rows
 from ntbnet.app.log_check import Breach, Checker
 from ntbnet.app.log_filter import filter_from
 from ntbnet.app.log_latency import ring_latencies
@@ -124,10 +125,7 @@ def timeline(
         if as_json:
             tally = source.tally
             about = {"lines": tally.lines, "skipped": tally.skipped, "left_out": failures.left_out}
-            print(json.dumps(about, indent=2).removesuffix("\n}") + ',\n  "failures": [', end="")
-            for number, one in enumerate(found):
-                print("," if number else "", json.dumps(one.to_dict()), sep="\n    ", end="")
-            print("\n  ]\n}" if found else "]\n}")
+            write_with_rows(sys.stdout, about, "failures", (one.to_dict() for one in found))
         elif found:
             print_table(FAILURE_TITLES, map(failure_cells, found[-MOST_FAILURES:]), numbers=range(2, 8))
             if len(found) > MOST_FAILURES:

@@ -6,12 +6,12 @@ before it was killed is there, however long ago that was.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+from ntbnet.app.json_rows import write_with_rows
 from ntbnet.app.trace_progress import ReadingBar
 from ntbnet.app.trace_text import as_object, as_text, wall_text
 from ntbnet.edge.clock import monotonic_ns
@@ -115,15 +115,15 @@ class Blackbox:
 
     def write_json(self, out: TextIO) -> None:
         """One object; records one a line."""
-        head = {"bridge": self._run.name, "run_id": _run_id(self.rings), "seconds": self._seconds}
-        out.write(json.dumps(head)[:-1])
-        out.write(f', "processes": {json.dumps(self.processes())}, "skipped": {json.dumps(self.complaints)}')
-        out.write(', "records": [')
-        separator = "\n"
-        for entry in self.entries():
-            out.write(separator + json.dumps(as_object(entry)))
-            separator = ",\n"
-        out.write(f'\n], "torn": {sum(ring.torn for ring in self.rings)}}}\n')
+        head = {
+            "bridge": self._run.name,
+            "run_id": _run_id(self.rings),
+            "seconds": self._seconds,
+            "processes": self.processes(),
+            "skipped": self.complaints,
+        }
+        rows = map(as_object, self.entries())
+        write_with_rows(out, head, "records", rows, lambda: {"torn": sum(ring.torn for ring in self.rings)})
 
 
 def _run_id(rings: list[RingFile]) -> str:

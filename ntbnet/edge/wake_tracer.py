@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 from ntbnet.address import Span
 from ntbnet.devices.effects import Effect
@@ -26,6 +26,8 @@ from ntbnet.trace_records import AMOUNT_MAX, SERVICES, Flag, Handler, Kind, Reco
 from ntbnet.trace_stored import StoredFlag
 from ntbnet.wire import Irq, IrqSource, MemWrite, Message
 
+K = TypeVar("K")
+V = TypeVar("V")
 WakeFunction = Callable[[str, "Irq | MemWrite"], bool]
 TakeWake = Callable[[str, "Irq | MemWrite"], None]
 Handle = Callable[[str, Message, int], Sequence[Effect]]
@@ -163,12 +165,8 @@ class WakeTracer:
         def learn(
             source: int, message: Irq | MemWrite, odd: int
         ) -> tuple[Pattern | None, int, Irq | MemWrite]:
-            alike = came[odd]
-            if len(alike) >= MOST_PATTERNS:
-                alike.clear()
             known = pattern(self._record_of(message, source, odd)), source, message
-            alike[id(message)] = known
-            return known
+            return _remember(came[odd], id(message), known)
 
         return note
 
@@ -273,12 +271,9 @@ class WakeTracer:
 
         def learn(key: tuple[str, int, int, int], message: Irq) -> Pattern | None:
             dst, what, bits, epoch = key
-            if len(left) >= MOST_PATTERNS:
-                left.clear()
             kind, number = _kind_of(message), self._number[dst]
             like = pattern(Record(0, kind, _SENT_WAKE, number, epoch=epoch, address=bits, slot=what))
-            left[key] = like
-            return like
+            return _remember(left, key, like)
 
         return note
 
@@ -293,21 +288,26 @@ class WakeTracer:
 
         def learn(key: tuple[str, int | None, int, int]) -> tuple[Pattern | None, int]:
             dst, addr, at, epoch = key
-            if len(stored) >= MOST_PATTERNS:
-                stored.clear()
             record = Record(0, _MEM_WRITE, _SENT_WAKE, self._number[dst], epoch=epoch, address=at, length=4)
             offset = 0
             if addr is not None:
                 bar, offset = (None if self._frames is None else self._frames.bar_of(addr)) or (NONE, 0)
                 record = record._replace(flags=_SENT_STORE, address=addr, translated=at, queue=bar, slot=NONE)
-            known = stored[key] = pattern(record), offset
-            return known
+            return _remember(stored, key, (pattern(record), offset))
 
         return note
 
     def note_unsent(self, dst: str, record: bytes) -> None:
         """A wake that went out goes no further; see ``Wakes.on_lost``."""
         self._note_dropped(_SENT_WAKE, dst, decode(record)[1])
+
+
+def _remember(known: dict[K, V], key: K, value: V) -> V:
+    """``value``, from now on; of MOST_PATTERNS others all are forgotten."""
+    if len(known) >= MOST_PATTERNS:
+        known.clear()
+    known[key] = value
+    return value
 
 
 def _kind_of(message: Irq) -> int:
