@@ -83,11 +83,14 @@ class RunDir:
     def create(self) -> None:
         """Make the folder and its subfolders, 0700; an existing one is kept when it is safe.
 
+        Any number of processes may call this at once; who holds ``lock_nodes`` may not.
+
         Raises:
             SetupError: no permission, or something of another user's (or open to others) is in the way.
         """
         self._create_folders(_FOLDERS)
-        self._traces.create()
+        with self.lock_nodes():
+            self._traces.create()
 
     def share(self, uid: int, gid: int) -> None:
         """Let services that became that user bind sockets, count epochs and trace, and do nothing else here.
@@ -203,7 +206,9 @@ class RunDir:
 
     @contextmanager
     def lock_nodes(self) -> Iterator[None]:
-        """Be the only one who makes or removes this bridge's nodes; may be taken inside ``lock``.
+        """Be the only one who makes or removes this bridge's nodes, or makes its folder of trace rings.
+
+        May be taken inside ``lock``; not re-entrant.
 
         Raises:
             SetupError: the run folder is not there.

@@ -57,7 +57,10 @@ class TraceFolder:
         return rings if is_ours and rings.name == _RINGS else None
 
     def create(self) -> None:
-        """Make it unless it is there; without room for it there is none, and services say so."""
+        """Make it unless it is there; without room for it there is none, and services say so.
+
+        One at a time: a folder that another maker has not linked yet is a stray to this one.
+        """
         if self.rings.is_dir():
             return
         self._remove_strays()
@@ -114,6 +117,13 @@ class TraceFolder:
         """Folders that no link names: somebody removed that, or their maker was killed before he made it."""
         kept = {self.rings.parent, self.last_rings.parent}
         for outer in _SHM.glob(f"{self._prefix}*.trace"):
-            found = outer.lstat()
-            if outer not in kept and stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid():
+            if outer not in kept and _is_own_folder(outer):
                 shutil.rmtree(outer, ignore_errors=True)
+
+
+def _is_own_folder(path: Path) -> bool:
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return False  # whoever made it, or removes strays too, was faster
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,16 @@ def test_folder_has_a_name_that_nobody_knows_and_is_found_again(run: RunDir, shm
     other = RunDir(run.root.parent / "another", "lab")
     other.create()
     assert other.trace_folder != run.trace_folder
+
+
+def test_many_makers_at_once_make_one_folder(shm: Path, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as makers:
+        for number in range(100):
+            bridges = [RunDir(tmp_path / "run", f"lab-{number}") for _ in range(8)]
+            list(makers.map(RunDir.create, bridges))
+
+            (outer,) = shm.glob(f"ntbnet.lab-{number}.*")
+            assert {bridge.trace_folder for bridge in bridges} == {outer / "rings"}
 
 
 def test_without_room_for_rings_there_is_a_run_folder_all_the_same(
