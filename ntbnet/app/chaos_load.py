@@ -21,7 +21,7 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -51,6 +51,10 @@ RTO_MAX_MS = 1000
 _TCP_RTO_MAX_MS = 44
 """Longest wait before a segment is sent again. Source: Linux 6.15 and later, uapi/linux/tcp.h."""
 _SO_RCVBUFFORCE = 33
+_SO_TIMESTAMPNS = 35
+"""Also the type of what it adds to a datagram: when the node's stack got it, in wall time (socket(7))."""
+_TIMESPEC = struct.Struct("=qq")
+_NOTES_BYTES = socket.CMSG_SPACE(_TIMESPEC.size)
 """Receive buffer beyond the system's limit. Source: Linux asm-generic/socket.h."""
 _RECEIVE_BUFFER_BYTES = 1 << 25
 
@@ -96,6 +100,22 @@ def examine(data: bytes, way: int, flow: int) -> tuple[int, int] | None:
     return (sequence, sent_ns) if DIGEST.unpack_from(data, HEAD.size)[0] == digest else None
 
 
+def came(notes: Sequence[tuple[int, int, bytes]], since_ns: int) -> int:
+    """When a datagram came to the node's stack, monotonic ns; this program may have had to wait for a CPU.
+
+    Args:
+        notes: ancillary data of the datagram, just read.
+        since_ns: it did not come before: then the socket was empty, or another one came. It holds where the
+            wall clock was set meanwhile.
+    """
+    now_ns, age_ns = time.monotonic_ns(), 0
+    for level, kind, note in notes:
+        if (level, kind) == (socket.SOL_SOCKET, _SO_TIMESTAMPNS) and len(note) == _TIMESPEC.size:
+            seconds, ns = _TIMESPEC.unpack(note)
+            age_ns = time.time_ns() - (seconds * 10**9 + ns)
+    return min(max(now_ns - age_ns, since_ns), now_ns)
+
+
 class _Flow:
     """Datagrams of one way on one pair of ports."""
 
@@ -107,7 +127,10 @@ class _Flow:
         port = UDP_PORT + number
         self.receiver = _open(spec.namespaces[1 - way], socket.SOCK_DGRAM)
         self.receiver.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER_BYTES)
+        self.receiver.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
         self.receiver.bind((spec.addresses[1 - way], port))
+        self._came_ns = time.monotonic_ns()
+        """When the last one came that was read, or nothing was there."""
         self._sender = _open(spec.namespaces[way], socket.SOCK_DGRAM)
         self._sender.bind((spec.addresses[way], port + 1000))
         self._sender.connect((spec.addresses[1 - way], port))
@@ -129,17 +152,20 @@ class _Flow:
 
     def receive(self) -> None:
         while True:
+            looked_ns = time.monotonic_ns()
             try:
-                data = self.receiver.recv(1 << 16)
+                data, notes, _, _ = self.receiver.recvmsg(1 << 16, _NOTES_BYTES)
             except OSError:
+                self._came_ns = looked_ns
                 return
-            now_ns = self._load.came_ns = time.monotonic_ns()
+            self._load.came_ns = time.monotonic_ns()
+            came_ns = self._came_ns = came(notes, self._came_ns)
             found = examine(data, self._way, self._number)
             if found is None:
-                self._load.note(Kind.DAMAGED, self._way, self._number, len(data), 0, now_ns)
+                self._load.note(Kind.DAMAGED, self._way, self._number, len(data), 0, came_ns)
             else:
                 sequence, sent_ns = found
-                self._load.note(Kind.RECEIVED, self._way, self._number, len(data), sequence, now_ns, sent_ns)
+                self._load.note(Kind.RECEIVED, self._way, self._number, len(data), sequence, came_ns, sent_ns)
 
 
 class _Stream:

@@ -15,6 +15,7 @@ import socket
 import struct
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from ntbnet.edge.clock import monotonic_ns
@@ -89,6 +90,8 @@ class CarrierWatch:
         os.close(self._end)
 
     def _listen(self) -> None:
+        with suppress(OSError):  # without the right to, it waits for a CPU as others do, and is late then
+            os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))  # of this thread alone
         was_up: dict[str, bool] = {}
         poll = select.poll()
         for descriptor in (self._end, *self._sockets):
