@@ -40,6 +40,7 @@ from ntbnet.app.stop_request import finish
 from ntbnet.edge.carrier import CarrierChange
 from ntbnet.edge.clock import monotonic_ns
 from ntbnet.edge.node import spec_from
+from ntbnet.edge.run_root import is_own_folder
 from ntbnet.edge.shm import SHM_FOLDER
 from ntbnet.errors import ConfigError, SetupError
 from ntbnet.faults import REPEATING, FaultPlan, FaultRule
@@ -492,7 +493,7 @@ def _remove_abandoned() -> None:
     """What runs have left in memory that were killed."""
     for folder in SHM_FOLDER.glob(f"{_PREFIX}*-*"):
         pid = folder.name.removeprefix(_PREFIX).partition("-")[0]
-        if pid.isdecimal() and not Path("/proc", pid).exists() and folder.lstat().st_uid == os.geteuid():
+        if pid.isdecimal() and not Path("/proc", pid).exists() and is_own_folder(folder):
             shutil.rmtree(folder, ignore_errors=True)
 
 

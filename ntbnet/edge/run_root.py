@@ -7,6 +7,7 @@ as in most containers, run folders lie in /dev/shm, which is memory and holds th
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from contextlib import suppress
@@ -64,6 +65,7 @@ def make_root(root: Path) -> None:
     """Make it unless it is there.
 
     Raises:
+        FileNotFoundError: another bridge has removed it meanwhile.
         OSError: it cannot be made.
         ConfigError: as ``check_root``.
     """
@@ -71,10 +73,12 @@ def make_root(root: Path) -> None:
     try:
         root.mkdir(mode=0o755)
     except FileExistsError:
-        if not root.is_dir():
+        if root.is_dir():
+            check_root(root)
+            return
+        if os.path.lexists(root):
             raise
-        check_root(root)
-        return
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(root)) from None
     if _is_default(root):
         root.chmod(0o755)  # whatever the umask: services may have become another user
     else:
@@ -116,3 +120,12 @@ def check_root(root: Path) -> None:
 
 def _is_default(root: Path) -> bool:
     return root in {USUAL_ROOT, MEMORY_ROOT}
+
+
+def is_own_folder(path: Path) -> bool:
+    """True when a folder of this user's is there itself, no link; not when somebody has just removed it."""
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()

@@ -46,7 +46,8 @@ somebody who means it, and the folder may be the user's that services became."""
 _LOOK_AGAIN_S = 0.005
 _CREATE_TRIES = 100
 """A bridge being removed at the same moment takes folders away between our steps."""
-_FOLDERS = ("sockets", "logs", "epochs", "pids", "nodes")
+_NODES = "nodes"
+_FOLDERS = ("sockets", "logs", "epochs", "pids", _NODES)
 _USERS_FOLDERS = ("sockets", "epochs")
 """What services that became another user write to."""
 
@@ -88,9 +89,17 @@ class RunDir:
         Raises:
             SetupError: no permission, or something of another user's (or open to others) is in the way.
         """
-        self._create_folders(_FOLDERS)
-        with self.lock_nodes():
-            self._traces.create()
+        for _ in range(_CREATE_TRIES):
+            self._create_folders(_FOLDERS)
+            fd = _lock(self.path / _NODES, wait=True)
+            if fd is None:
+                continue
+            try:
+                self._traces.create()
+            finally:
+                _unlock(fd)
+            return
+        raise self._removed_again()
 
     def share(self, uid: int, gid: int) -> None:
         """Let services that became that user bind sockets, count epochs and trace, and do nothing else here.
@@ -213,7 +222,7 @@ class RunDir:
         Raises:
             SetupError: the run folder is not there.
         """
-        with self._locked("nodes", math.inf):
+        with self._locked(_NODES, math.inf):
             yield
 
     def socket_path(self, name: str) -> Path:
@@ -445,9 +454,12 @@ class RunDir:
                 except FileNotFoundError:
                     continue
                 return
-            raise SetupError(f"run folder {self.path} is removed again and again; stop who does it")
+            raise self._removed_again()
         except OSError as error:
             raise SetupError(f"cannot make run folder {self.path}: {error.strerror}; run as root") from None
+
+    def _removed_again(self) -> SetupError:
+        return SetupError(f"run folder {self.path} is removed again and again; stop who does it")
 
     def _entry(self, folder: str, name: str) -> Path:
         if not _ENTRY.fullmatch(name):

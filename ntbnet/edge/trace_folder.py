@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import stat
 import tempfile
 from contextlib import suppress
 from pathlib import Path
 
 from xxhash import xxh3_64_hexdigest
+
+from ntbnet.edge.run_root import is_own_folder
 
 NOW, LAST = "trace", "trace.last"
 """Names of the links in the run folder."""
@@ -117,13 +118,5 @@ class TraceFolder:
         """Folders that no link names: somebody removed that, or their maker was killed before he made it."""
         kept = {self.rings.parent, self.last_rings.parent}
         for outer in _SHM.glob(f"{self._prefix}*.trace"):
-            if outer not in kept and _is_own_folder(outer):
+            if outer not in kept and is_own_folder(outer):
                 shutil.rmtree(outer, ignore_errors=True)
-
-
-def _is_own_folder(path: Path) -> bool:
-    try:
-        found = path.lstat()
-    except FileNotFoundError:
-        return False  # whoever made it, or removes strays too, was faster
-    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()

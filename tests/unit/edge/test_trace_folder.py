@@ -6,6 +6,7 @@ import os
 import pwd
 import stat
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from ntbnet.app.leftovers import remove_but_records
 from ntbnet.config import load_text
 from ntbnet.edge import trace_folder
 from ntbnet.edge.rundir import RunDir
+from ntbnet.errors import SetupError
 
 NOBODY = pwd.getpwnam("nobody")
 
@@ -59,6 +61,27 @@ def test_many_makers_at_once_make_one_folder(shm: Path, tmp_path: Path) -> None:
 
             (outer,) = shm.glob(f"ntbnet.lab-{number}.*")
             assert {bridge.trace_folder for bridge in bridges} == {outer / "rings"}
+
+
+def test_a_maker_goes_round_when_somebody_removes_it_meanwhile(shm: Path, tmp_path: Path) -> None:
+    root, rounds = tmp_path / "run", 300
+    other = RunDir(root, "other")  # with whose end the root goes, too
+
+    def remove() -> None:
+        for _ in range(rounds):
+            with suppress(SetupError):  # not empty: made anew meanwhile
+                RunDir(root, "lab").remove()
+            other.create()
+            other.remove()
+
+    with ThreadPoolExecutor(1) as remover:
+        removed = remover.submit(remove)
+        while not removed.done():
+            RunDir(root, "lab").create()
+        removed.result()
+
+    RunDir(root, "lab").remove()
+    assert list(shm.iterdir()) == []
 
 
 def test_without_room_for_rings_there_is_a_run_folder_all_the_same(
