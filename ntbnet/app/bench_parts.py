@@ -16,9 +16,9 @@ from typing import IO, Any
 
 from ntbnet.app import ring_rate
 from ntbnet.app.bench_latencies import Latencies
-from ntbnet.app.bench_pump import process_end
 from ntbnet.app.granted_window import WINDOW_ADDR, granted_bus
 from ntbnet.app.interrupt_pingpong import REFERENCE
+from ntbnet.app.process_end import process_end
 from ntbnet.app.stop_request import check, readable
 from ntbnet.devices.memory import Window
 from ntbnet.errors import SetupError

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import IO
 
 from ntbnet.app.bench_lab import Direction, fresh_namespaces, ip
-from ntbnet.app.forks import child_environment
+from ntbnet.app.process_end import process_end
 from ntbnet.app.pump import MEMORY_BYTES
 from ntbnet.edge.tun import Tun, create_persistent
-from ntbnet.errors import SetupError
 
 PUMPS = ("pump_shm", "pump_zmq")
 ADDRESSES = ("192.0.2.5", "192.0.2.6")
@@ -84,35 +80,3 @@ def _zmq_ends(tuns: Sequence[Tun]) -> Iterator[list[End]]:
             ((str(tun.fileno()), places[number], places[1 - number]), (tun.fileno(),))
             for number, tun in enumerate(tuns)
         ]
-
-
-@contextmanager
-def process_end(module: str, arguments: Sequence[str], fds: Sequence[int]) -> Iterator[IO[bytes]]:
-    """A process that is one end of something runs inside the ``with`` block; it has said so.
-
-    Args:
-        module: of ntbnet, run with ``-m``; it writes a line once it works.
-        arguments: of the module.
-        fds: descriptors that it inherits.
-
-    Yields:
-        What it writes behind that line.
-
-    Raises:
-        SetupError: it ended instead.
-    """
-    process = subprocess.Popen(
-        [sys.executable, "-m", module, *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        pass_fds=tuple(fds),
-        env=child_environment(),
-    )
-    with process:
-        assert process.stdout is not None
-        try:
-            if not process.stdout.readline():
-                raise SetupError(f"{module} {arguments[0]} did not start")
-            yield process.stdout
-        finally:
-            process.kill()

@@ -21,10 +21,10 @@ from pathlib import Path as FilePath
 import uvloop
 
 from ntbnet.app.bare_service import BareDevice, bare_driver
+from ntbnet.app.process_end import end_with
 from ntbnet.devices.effects import Effect, Send, Wake
 from ntbnet.devices.path import Path
 from ntbnet.edge.clock import monotonic_ns
-from ntbnet.edge.process import die_with_parent
 from ntbnet.wire import Irq, IrqSource, MemWrite, Message
 
 MOST_SECONDS = 60
@@ -152,9 +152,9 @@ MEDIA: dict[str, Callable[[asyncio.AbstractEventLoop, Trips | None, Sequence[str
 """The reference, and the fabrics."""
 
 
-def main(medium: str, role: str, count: str, *arguments: str) -> None:
+def main(parent: str, medium: str, role: str, count: str, *arguments: str) -> None:
     """Run one end until it is over; who answers is killed."""
-    die_with_parent()
+    end_with(parent)
     signal.alarm(MOST_SECONDS)
     loop = uvloop.new_event_loop()
     trips = Trips(int(count), loop.stop) if role == "ask" else None

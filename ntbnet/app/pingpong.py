@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from struct import Struct
 
-from ntbnet.app.forks import child_environment
+from ntbnet.app.process_end import process_end
 from ntbnet.app.stop_request import check
 from ntbnet.edge.netns import inside
 from ntbnet.errors import SetupError
@@ -102,21 +100,8 @@ def echo_process(server: socket.socket) -> Iterator[None]:
         SetupError: it does not start.
     """
     fd = server.fileno()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "ntbnet.app.echo", str(fd)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        pass_fds=(fd,),
-        env=child_environment(),
-    )
-    with process:
-        assert process.stdout is not None
-        try:
-            if not process.stdout.readline():
-                raise SetupError("the ping-pong's echo process did not start")
-            yield
-        finally:
-            process.kill()
+    with process_end("ntbnet.app.echo", (str(fd),), (fd,)):
+        yield
 
 
 def _exchange(client: socket.socket, seconds: float, warm_up_s: float, most: int | None) -> Trips:

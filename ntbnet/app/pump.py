@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 import uvloop
 import zmq
 
-from ntbnet.edge.process import die_with_parent
+from ntbnet.app.process_end import end_with
 
 MOST_BYTES = 65535
 """Longest IP packet."""
@@ -173,9 +173,9 @@ PUMPS: dict[str, Callable[[asyncio.AbstractEventLoop, Sequence[str]], None]] = {
 }
 
 
-def main(kind: str, arguments: Sequence[str]) -> None:
+def main(parent: str, kind: str, arguments: Sequence[str]) -> None:
     """Run one end, for ever, or until who started it ends."""
-    die_with_parent()
+    end_with(parent)
     loop = uvloop.new_event_loop()
     PUMPS[kind](loop, arguments)
     gc.collect()
@@ -185,4 +185,4 @@ def main(kind: str, arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:])
+    main(sys.argv[1], sys.argv[2], sys.argv[3:])

@@ -22,13 +22,13 @@ from collections.abc import Callable
 from typing import cast
 
 from ntbnet.app.granted_window import WINDOW_ADDR, granted_bus
+from ntbnet.app.process_end import end_with
 from ntbnet.devices.memory import Buffer, Window
 from ntbnet.devices.ntb import NtbDevice
 from ntbnet.devices.ring import ring_geometry
 from ntbnet.devices.rx_ring import RxRing, RxStop
 from ntbnet.devices.tx_ring import TxRing
 from ntbnet.edge.clock import monotonic_ns
-from ntbnet.edge.process import die_with_parent
 
 WINDOW_BYTES = 1 << 20
 MEMORY_BYTES = 2 * WINDOW_BYTES
@@ -119,9 +119,9 @@ def _say(text: str) -> None:
     print(text, flush=True)
 
 
-def main(role: str, frames: str, *fds: str) -> None:
+def main(parent: str, role: str, frames: str, *fds: str) -> None:
     """Run one end until all frames have crossed."""
-    die_with_parent()
+    end_with(parent)
     signal.alarm(MOST_SECONDS)
     memory_fd, data, space = map(int, fds)
     memory = memoryview(mmap.mmap(memory_fd, MEMORY_BYTES))
