@@ -213,8 +213,8 @@ class Supervisor:
         if problem is not None:
             reason = f"{type(problem).__name__}: {problem}"
             self._emit("supervisor.failed", reason=reason)
-            self._progress(f"the supervisor failed: {reason}")
             self.request_stop(FAILED)
+            self._progress(f"the supervisor failed: {reason}")
 
     # children
 
