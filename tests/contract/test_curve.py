@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -18,6 +17,7 @@ from ntbnet.edge.bus import ZmqBus
 from ntbnet.edge.curve import Guard
 from ntbnet.edge.keys import KeyPair, KeyRing
 from ntbnet.log import Logger
+from tests.live.traffic import free_ports
 
 PATIENCE_S = 10.0
 
@@ -25,13 +25,6 @@ PATIENCE_S = 10.0
 def pair() -> KeyPair:
     public, secret = zmq.curve_keypair()
     return KeyPair(public.decode(), secret.decode())
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 class Process:
@@ -60,7 +53,8 @@ class Lab:
         self.host = "127.0.0.1"
         self._stack = stack
         self.ours, self.theirs = pair(), pair()
-        self.ports = free_port(), free_port()
+        first = free_ports(2)
+        self.ports = first, first + 1
 
     def listen(self, allowed: dict[str, str]) -> Process:
         ends = tuple(f"tcp://{self.host}:{port}" for port in self.ports)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,15 +9,9 @@ import pytest
 
 from ntbnet.wire import MAX_PAYLOAD_BYTES, Irq, IrqSource, MemWrite, Message
 from tests.contract.fabrics import Fabric, MemoryFabric, ZmqFabric, ipc_endpoint, writes
+from tests.live.traffic import free_ports
 
 pytestmark = pytest.mark.timeout(60)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @pytest.fixture(params=["memory", "ipc", "tcp"])
@@ -29,7 +22,8 @@ def fabric(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Fabric]:
     if request.param == "ipc":
         real = ZmqFabric(ipc_endpoint(tmp_path))
     else:
-        ports = {"epc": free_port(), "rc-host": free_port()}
+        first = free_ports(2)
+        ports = {"epc": first, "rc-host": first + 1}
         real = ZmqFabric(lambda _src, dst: f"tcp://127.0.0.1:{ports[dst]}")
     try:
         yield real

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -28,6 +27,7 @@ from ntbnet.edge.rundir import RunDir
 from ntbnet.errors import NtbnetError
 from tests.fabric import FABRIC, text_in_fabric
 from tests.live.echo import echo
+from tests.live.logs import whole_lines
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED_MEMORY = Path("/dev/shm")
@@ -229,7 +229,7 @@ class LiveBridge:
     def log_lines(self, service: str) -> list[dict[str, Any]]:
         """What a service has logged."""
         path = self.log_folder / f"{service}.jsonl" if self.config_path else self.run.log_path(service)
-        return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+        return whole_lines(Path(path))
 
     def complaints(self) -> list[str]:
         """Tracebacks and error events of all services; [] for a bridge whose parts only died by our hand."""
@@ -365,8 +365,7 @@ class HandStarted:
 
     def lines(self, service: str) -> list[dict[str, Any]]:
         """Whole lines of the service's stdout so far; each must be a JSON object."""
-        whole, _, _ = self.stdout(service).read_text(encoding="utf-8").rpartition("\n")
-        return [json.loads(line) for line in whole.splitlines()]
+        return whole_lines(self.stdout(service))
 
     def stop(self, number: signal.Signals, services: Sequence[str] = topology.SERVICES) -> dict[str, int]:
         """Signal services all at once; their exit codes."""

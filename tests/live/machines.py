@@ -7,7 +7,6 @@ in which the node's namespace would be invisible to everybody else.
 from __future__ import annotations
 
 import contextlib
-import json
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -32,6 +31,7 @@ from tests.live.bridge import (
     until,
 )
 from tests.live.echo import echo
+from tests.live.logs import whole_lines
 
 ADDRESSES = {"rc": "198.18.0.1", "ep": "198.18.0.2"}
 """Of the veth ends. Source: RFC 2544, the block for tests between networks."""
@@ -127,8 +127,7 @@ dir = "{folder / node}"
 
     def log(self, service: str) -> list[dict[str, Any]]:
         """What a service has logged, in all its lives."""
-        text = (self.logs / f"{service}.jsonl").read_text(encoding="utf-8")
-        return [json.loads(line) for line in text.splitlines()]
+        return whole_lines(self.logs / f"{service}.jsonl")
 
     def events(self, event: str) -> list[dict[str, Any]]:
         """Lines of that event, of every service."""

@@ -168,8 +168,8 @@ def test_stopped_children_end_with_a_killed_supervisor(live: LiveBridge, number:
         until(lambda: is_gone(children[name]), 2, f"end of {name}")  # noqa: B023 - called at once
 
 
-def test_children_that_do_not_end_have_one_deadline_together(tmp_path: Path) -> None:
-    run = RunDir(tmp_path / "run", new_name())
+def test_children_that_do_not_end_have_one_deadline_together() -> None:
+    run = RunDir(name=new_name())  # in memory: how long a disk takes to remove it is not asked here
     run.create()
     config = load_text("[supervisor]\nstop_timeout_ms = 1000", "test")
     supervisor = Supervisor(config, run, None, lambda _: None)
