@@ -51,11 +51,11 @@ RTO_MAX_MS = 1000
 _TCP_RTO_MAX_MS = 44
 """Longest wait before a segment is sent again. Source: Linux 6.15 and later, uapi/linux/tcp.h."""
 _SO_RCVBUFFORCE = 33
+"""Receive buffer beyond the system's limit. Source: Linux asm-generic/socket.h."""
 _SO_TIMESTAMPNS = 35
 """Also the type of what it adds to a datagram: when the node's stack got it, in wall time (socket(7))."""
 _TIMESPEC = struct.Struct("=qq")
 _NOTES_BYTES = socket.CMSG_SPACE(_TIMESPEC.size)
-"""Receive buffer beyond the system's limit. Source: Linux asm-generic/socket.h."""
 _RECEIVE_BUFFER_BYTES = 1 << 25
 
 
@@ -105,14 +105,18 @@ def came(notes: Sequence[tuple[int, int, bytes]], since_ns: int) -> int:
 
     Args:
         notes: ancillary data of the datagram, just read.
-        since_ns: it did not come before: then the socket was empty, or another one came. It holds where the
-            wall clock was set meanwhile.
+        since_ns: it did not come before: then the socket was empty, or another one came.
+
+    Returns:
+        From ``since_ns`` to now, whatever the wall clock was set to meanwhile.
     """
-    now_ns, age_ns = time.monotonic_ns(), 0
+    wall_ns = time.time_ns()
+    now_ns = time.monotonic_ns()  # behind the wall clock: a pause between them makes it late, never early
+    age_ns = 0
     for level, kind, note in notes:
         if (level, kind) == (socket.SOL_SOCKET, _SO_TIMESTAMPNS) and len(note) == _TIMESPEC.size:
             seconds, ns = _TIMESPEC.unpack(note)
-            age_ns = time.time_ns() - (seconds * 10**9 + ns)
+            age_ns = wall_ns - (seconds * 10**9 + ns)
     return min(max(now_ns - age_ns, since_ns), now_ns)
 
 
@@ -159,13 +163,16 @@ class _Flow:
                 self._came_ns = looked_ns
                 return
             self._load.came_ns = time.monotonic_ns()
-            came_ns = self._came_ns = came(notes, self._came_ns)
+            self._came_ns = came(notes, self._came_ns)
             found = examine(data, self._way, self._number)
             if found is None:
-                self._load.note(Kind.DAMAGED, self._way, self._number, len(data), 0, came_ns)
-            else:
-                sequence, sent_ns = found
-                self._load.note(Kind.RECEIVED, self._way, self._number, len(data), sequence, came_ns, sent_ns)
+                self._load.note(Kind.DAMAGED, self._way, self._number, len(data), 0, self._came_ns)
+                continue
+            sequence, sent_ns = found
+            self._came_ns = max(self._came_ns, sent_ns)
+            self._load.note(
+                Kind.RECEIVED, self._way, self._number, len(data), sequence, self._came_ns, sent_ns
+            )
 
 
 class _Stream:
