@@ -1,10 +1,10 @@
 """One end of a ping-pong of interrupts between two processes, each with an event loop of its own.
 
-``python -m ntbnet.app.interrupt_pingpong eventfd ROLE COUNT OUT IN`` passes wakes through two inherited
-eventfds: the least it takes. ``... message ROLE COUNT FOLDER`` passes interrupt messages through the bridge's
-own driver, path and sockets, with a device at each end that does nothing but answer; ``local`` does so with
-wakes. ROLE is ``ask`` or ``answer``; who
-asks stops after COUNT answers and writes the nanoseconds of each round trip, in a line of JSON.
+``python -m ntbnet.app.interrupt_pingpong PARENT eventfd ROLE COUNT OUT IN`` passes wakes through two
+inherited eventfds: the least it takes. ``... message ROLE COUNT FOLDER`` passes interrupt messages through
+the bridge's own driver, path and sockets, with a device at each end that does nothing but answer; ``local``
+does so with wakes. ROLE is ``ask`` or ``answer``; who asks stops after COUNT answers and writes the
+nanoseconds of each round trip, in a line of JSON. Both end with the process PARENT, which started them.
 """
 
 from __future__ import annotations

@@ -4,10 +4,10 @@ It reads packets from its TUN, hands them over, wakes the other end, and writes 
 over to its TUN. No checks, no ring protocol, no models: what a bridge takes beyond this is the bridge. It
 saves the system calls and exceptions that a bridge saves: see ``Burst``.
 
-``python -m ntbnet.app.pump shm TUN MEMORY OUT IN FIRST`` and ``... zmq TUN PULL PUSH`` run one end until
-it is killed, and write a line once it does. TUN, MEMORY, OUT and IN are inherited descriptors: MEMORY
-holds two rings (FIRST, 0 or 1, is the one to write), OUT and IN are eventfds. PULL is bound, PUSH is
-connected to. Everything comes from the bench that started it; nothing is validated.
+``python -m ntbnet.app.pump PARENT shm TUN MEMORY OUT IN FIRST`` and ``... zmq TUN PULL PUSH`` run one end
+until it is killed or the process PARENT ends, and write a line once it does. TUN, MEMORY, OUT and IN are
+inherited descriptors: MEMORY holds two rings (FIRST, 0 or 1, is the one to write), OUT and IN are eventfds.
+PULL is bound, PUSH is connected to. Everything comes from the bench that started it; nothing is validated.
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@ Frames and ``rx_info`` are stored as peers do in fabric ``local``: by the host's
 the grant and stores in place. Left out are what lies around a ring: the TUN, ntb_netdev, the event loop, the
 interrupt itself, for which an eventfd stands.
 
-``python -m ntbnet.app.ring_rate ROLE FRAMES MEMORY DATA SPACE``: ROLE is ``send`` or ``receive``, MEMORY,
+``python -m ntbnet.app.ring_rate PARENT ROLE FRAMES MEMORY DATA SPACE``: PARENT is the process
+with which it ends, ROLE is ``send`` or ``receive``, MEMORY,
 DATA and SPACE are inherited descriptors. MEMORY holds both ends' windows; the sender writes the eventfd
 DATA behind each batch of frames, as one interrupt for all of them, and waits for SPACE when the ring is
 full. Either end writes a line when it is ready, and one of JSON when all frames have crossed.

@@ -18,7 +18,7 @@ from ntbnet import topology
 from ntbnet.app import child as child_module
 from ntbnet.app import forks as forks_module
 from ntbnet.app.forks import Forked, ForkServer
-from ntbnet.app.supervisor import Supervisor
+from ntbnet.app.supervisor import FAILED, Supervisor
 from ntbnet.config import load_text
 from ntbnet.edge.process import ProcessRecord, send_signal
 from ntbnet.edge.rundir import RunDir
@@ -268,6 +268,25 @@ def test_failure_of_a_watching_task_takes_the_bridge_down(
     asyncio.run(watch())
 
     assert emitted == [("supervisor.failed", {"reason": "RuntimeError: a bug"})]
+
+
+def test_failure_that_cannot_be_told_to_anybody_takes_the_bridge_down_too(supervisor: Supervisor) -> None:
+    """As behind ``up --detach``: the command that read what was said has ended, and rich ends the process."""
+
+    def nobody_reads(_: str) -> None:
+        raise SystemExit(1)
+
+    async def fail() -> None:
+        raise RuntimeError("a bug")
+
+    async def watch() -> None:
+        supervisor._progress = nobody_reads
+        supervisor._keep(fail())
+        await asyncio.sleep(5)
+
+    with pytest.raises(SystemExit):
+        asyncio.run(watch())
+    assert supervisor._stop_reason == FAILED
 
 
 def test_failed_start_leaves_neither_process_nor_descriptor(

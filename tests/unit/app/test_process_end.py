@@ -14,11 +14,27 @@ import pytest
 from tests.live.bridge import until
 
 START = """
-import os, subprocess, sys
-child = subprocess.Popen([sys.executable, "-m", sys.argv[1], str(os.getpid()), *sys.argv[2:]])
-print(child.pid, flush=True)
+import os, signal, sys
+parent = str(os.getpid())
+child = os.fork()
+if child == 0:
+    os.kill(os.getpid(), signal.SIGSTOP)
+    os.execv(sys.executable, [sys.executable, "-m", sys.argv[1], parent, *sys.argv[2:]])
+os.waitpid(child, os.WUNTRACED)
+print(child, flush=True)
 sys.stdin.read()
 """
+"""Starts a program, which is stopped before it begins."""
+ECHO = """
+import os, socket, sys
+from ntbnet.app.pingpong import echo_process
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+    server.bind(("127.0.0.1", 0))
+    with echo_process(server):
+        print(open(f"/proc/self/task/{os.getpid()}/children").read(), flush=True)
+        sys.stdin.read()
+"""
+"""Has an echo process, which works."""
 PROGRAMS = {
     "ntbnet.app.echo": ("0",),
     "ntbnet.app.pump": ("shm", "0", "0", "0"),
@@ -50,9 +66,19 @@ def test_program_whose_starter_was_killed_while_it_began_ends_by_itself(module: 
     ):
         assert starter.stdout is not None
         child = int(starter.stdout.readline())
-        os.kill(child, signal.SIGSTOP)  # before it could ask for anything
         starter.kill()
     os.kill(child, signal.SIGCONT)
 
     until(is_gone(child), 10, f"end of {module}")
     assert complaints.read_text() == "who started this has ended\n"
+
+
+def test_echo_process_whose_starter_is_killed_ends_by_itself() -> None:
+    pipe = subprocess.PIPE
+    with subprocess.Popen((sys.executable, "-c", ECHO), stdin=pipe, stdout=pipe) as starter:
+        assert starter.stdout is not None
+        child = int(starter.stdout.readline())
+        assert not is_gone(child)()
+        starter.kill()
+
+    until(is_gone(child), 10, "end of the echo process")
