@@ -201,10 +201,16 @@ class LiveBridge:
         """True when every service answers and the queue link is up."""
         return bool(self.status()["state"] == "up")
 
-    def wait_for_link(self, timeout_s: float = 15.0) -> dict[str, Any]:
-        """The status once the link is up."""
-        until(self.is_linked, timeout_s, f"link of {self.name}, which is {self.status()['link']}")
-        return self.status()
+    def wait_for_link(self, timeout_s: float = 15.0, after: int = 0) -> dict[str, Any]:
+        """The status once the link is up, in a later epoch than ``after``."""
+
+        def linked() -> dict[str, Any] | None:
+            status = self.status()
+            return status if status["state"] == "up" and status["link"]["epoch"] > after else None
+
+        what = f"link of {self.name}, which is {self.status()['link']}"
+        found: dict[str, Any] = until(linked, timeout_s, what)
+        return found
 
     def pids(self) -> dict[str, int]:
         """Process of each service, as the run folder says."""

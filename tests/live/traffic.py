@@ -16,7 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from ntbnet.edge.netns import inside
-from tests.live.bridge import LiveBridge
+from tests.live.bridge import LiveBridge, until
 
 BLOCK_BYTES = 1 << 18
 _SO_RCVBUFFORCE = 33
@@ -26,6 +26,8 @@ _TCP_RTO_MAX_MS = 44
 RTO_MAX_MS = 1000
 PATIENCE_S = 130
 """Older kernels wait up to 120 s when segment after segment fell into an outage."""
+LONGEST_S = 60
+"""A test that failed does not finish its transfer, and loads those behind it."""
 _ECHO = struct.Struct("!BBHHHd")
 
 
@@ -73,12 +75,17 @@ def free_ports(number: int) -> int:
 
 
 class TcpTransfer:
-    """``size`` seeded random bytes sent from a node to the other one over TCP, in two threads."""
+    """Seeded random bytes sent from a node to the other one over TCP, in two threads.
 
-    def __init__(self, bridge: LiveBridge, source: str, size: int, seed: int) -> None:
+    Args:
+        size: bytes in all; None: it goes on until ``finish``, or for LONGEST_S.
+    """
+
+    def __init__(self, bridge: LiveBridge, source: str, size: int | None, seed: int) -> None:
         self.source = source
-        self.size = size
+        self.sent = 0
         self.received = 0
+        self._size = size
         self._random = random.Random(seed)
         self._listener = open_socket(bridge, other(source), socket.SOCK_STREAM)
         self._listener.bind((bridge.address(other(source)), 0))
@@ -99,13 +106,19 @@ class TcpTransfer:
         with self._sender as sender:
             sender.settimeout(PATIENCE_S)
             sender.connect(self._listener.getsockname())
-            left = self.size
-            while left:
-                block = self._random.randbytes(min(BLOCK_BYTES, left))
+            while length := self._next_length():
+                block = self._random.randbytes(length)
                 digest.update(block)
                 sender.sendall(block)
-                left -= len(block)
+                self.sent += length
         return digest.hexdigest()
+
+    def _next_length(self) -> int:
+        """Bytes of the next block; 0 at the end."""
+        if self._size is None:
+            is_over = self._stop.is_set() or time.monotonic() - self.started_s > LONGEST_S
+            return 0 if is_over else BLOCK_BYTES
+        return min(BLOCK_BYTES, self._size - self.sent)
 
     def _receive(self) -> str:
         digest = hashlib.sha256()
@@ -119,15 +132,25 @@ class TcpTransfer:
                 self.received += len(block)
         return digest.hexdigest()
 
+    def goes_on(self, size: int = 8 << 20, timeout_s: float = 20) -> None:
+        """Wait until ``size`` more bytes have come.
+
+        Raises:
+            AssertionError: they do not in time.
+        """
+        goal = self.received + size
+        until(lambda: self.received >= goal, timeout_s, f"{size} more bytes from {self.source}")
+
     def finish(self, timeout_s: float) -> float:
-        """Wait for the end and compare; seconds the whole took.
+        """Have one without a size end, wait for the end and compare; seconds the whole took.
 
         Raises:
             AssertionError: a byte was lost, added or changed.
         """
+        self._stop.set()
         sent, got = self._sent.result(timeout_s), self._got.result(timeout_s)
         self._pool.shutdown()
-        assert self.received == self.size
+        assert self.received == self.sent
         assert got == sent, f"TCP from {self.source}: digests differ"
         return time.monotonic() - self.started_s
 

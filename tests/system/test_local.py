@@ -43,11 +43,11 @@ def is_direct(bridge: LiveBridge) -> bool:
     return all(stores(bridge, peer).get("direct") for peer in PEERS)
 
 
-def under_way(bridge: LiveBridge, source: str, seed: int, size: int = 24 << 20) -> TcpTransfer:
-    """A transfer that has begun to arrive."""
+def under_way(bridge: LiveBridge, source: str, seed: int) -> TcpTransfer:
+    """A transfer that has begun to arrive, and goes on until it is finished."""
     bridge.wait_for_link()
-    transfer = TcpTransfer(bridge, source, size, seed)
-    until(lambda: transfer.received > 1 << 20, 20, "transfer under way")
+    transfer = TcpTransfer(bridge, source, None, seed)
+    transfer.goes_on()
     return transfer
 
 
@@ -75,9 +75,12 @@ def test_status_tells_the_fabric_and_whether_stores_are_direct(bridge: LiveBridg
 def test_bar_that_moves_under_a_transfer_is_granted_anew(bridge: LiveBridge) -> None:
     transfer = under_way(bridge, "rc", seed=1)
     taken = stores(bridge, "peer-rc").get("grants_taken", 0)
+    epoch = bridge.status()["link"]["epoch"]
 
     moved = cli("layout", "move-bar", "2", "--name", bridge.name)
     assert moved.returncode == 0, moved.stderr
+    bridge.wait_for_link(after=epoch)
+    transfer.goes_on()
     transfer.finish(60)
 
     assert bridge.pings(count=2)
@@ -97,6 +100,7 @@ def test_peer_stopped_for_a_moment_goes_on_where_it_was(local: LiveBridge, peer:
     local.signal(peer, signal.SIGSTOP)
     time.sleep(0.3)  # how long it is stopped is what the test is about
     local.signal(peer, signal.SIGCONT)
+    transfer.goes_on()
     transfer.finish(60)
 
     assert local.pids() == before
@@ -112,6 +116,7 @@ def test_peer_stopped_for_long_is_replaced_before_its_memory_is_used_again(
 
     local.signal(peer, signal.SIGSTOP)
     until(lambda: local.pids()[peer] != before["pid"], 5, f"replacement of {peer}")
+    transfer.goes_on()
     transfer.finish(60)
 
     assert local.service(peer)["restarts"] == before["restarts"] + 1
@@ -123,6 +128,7 @@ def test_peer_stopped_for_long_is_replaced_before_its_memory_is_used_again(
 def test_service_killed_under_a_transfer_and_stores_are_direct_again(local: LiveBridge, service: str) -> None:
     transfer = under_way(local, "rc", seed=4)
     local.kill(service)
+    transfer.goes_on()
     transfer.finish(60)
 
     local.wait_for_link()
