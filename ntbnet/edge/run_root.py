@@ -7,7 +7,6 @@ as in most containers, run folders lie in /dev/shm, which is memory and holds th
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 from contextlib import suppress
@@ -73,12 +72,17 @@ def make_root(root: Path) -> None:
     try:
         root.mkdir(mode=0o755)
     except FileExistsError:
-        if root.is_dir():
-            check_root(root)
-            return
-        if os.path.lexists(root):
+        # one look: between two of them it may be removed and made again
+        try:
+            is_folder = stat.S_ISDIR(root.stat().st_mode)
+        except FileNotFoundError:
+            if not root.is_symlink():
+                raise
+            is_folder = False  # a link that leads nowhere: nobody makes those but by hand
+        if not is_folder:
             raise
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(root)) from None
+        check_root(root)
+        return
     if _is_default(root):
         root.chmod(0o755)  # whatever the umask: services may have become another user
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +11,7 @@ import pytest
 
 from ntbnet.edge import run_root
 from ntbnet.edge.rundir import RunDir
-from ntbnet.errors import ConfigError
+from ntbnet.errors import ConfigError, SetupError
 
 
 def test_default_root_is_in_memory_on_this_machine_whatever_run_is() -> None:
@@ -133,3 +134,38 @@ def test_default_root_goes_with_the_last_bridge_without_a_note(
     assert root.exists()
     other.remove()
     assert not root.exists()
+
+
+def test_root_removed_and_made_again_while_it_is_looked_at_is_gone_for_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    root, look = tmp_path / "run", Path.stat
+    root.mkdir()
+
+    def too_late(path: Path, **how: bool) -> os.stat_result:
+        """It is removed before this look, and there before the next one."""
+        if path == root:
+            monkeypatch.setattr(Path, "stat", look)
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        return look(path, **how)
+
+    monkeypatch.setattr(Path, "stat", too_late)
+    with pytest.raises(FileNotFoundError):
+        run_root.make_root(root)
+
+    monkeypatch.setattr(Path, "stat", too_late)
+    RunDir(root, "lab").create()
+    assert RunDir(root, "lab").exists()
+
+
+@pytest.mark.parametrize("is_file", [True, False])
+def test_root_that_is_a_file_or_a_link_to_nothing_is_refused(tmp_path: Path, is_file: bool) -> None:
+    root = tmp_path / "run"
+    if is_file:
+        root.touch()
+    else:
+        root.symlink_to(tmp_path / "nothing")
+    with pytest.raises(FileExistsError):
+        run_root.make_root(root)
+    with pytest.raises(SetupError, match="cannot make run folder"):
+        RunDir(root, "lab").create()
