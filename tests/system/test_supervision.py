@@ -17,6 +17,7 @@ import pytest
 from ntbnet import topology
 from ntbnet.app import child as child_module
 from ntbnet.app import forks as forks_module
+from ntbnet.app.bridge import ANSWER_TIMEOUT_S
 from ntbnet.app.forks import Forked, ForkServer
 from ntbnet.app.supervisor import FAILED, Supervisor
 from ntbnet.config import load_text
@@ -154,6 +155,19 @@ def test_replacement_that_hangs_before_it_is_ready_is_replaced_too(live: LiveBri
     until(lambda: is_gone(hanging), child_module.SILENT_S["starting"] + 3, "end of the hanging one")
     live.wait_for_link()
     assert hanging.pid in [line["child_pid"] for line in events(live, "supervisor.service_hung")]
+
+
+def test_status_does_not_wait_for_a_stopped_service(shared: LiveBridge) -> None:
+    shared.signal("edma", signal.SIGSTOP)
+    stopped_s = time.monotonic()
+
+    row = shared.service("edma")
+    took_s = time.monotonic() - stopped_s
+    shared.signal("edma", signal.SIGCONT)
+
+    assert (row["state"], row["pid"]) == ("silent", shared.pids()["edma"])
+    assert took_s < ANSWER_TIMEOUT_S
+    shared.wait_for_link()
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
