@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _DEAD_STATES = ("Z", "X", "x")
-_STOPPED_STATES = ("T", "t")
+_STOPPED_STATE = "T"
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _PR_SET_PDEATHSIG = 1
@@ -66,7 +66,7 @@ class Usage:
     age_s: float
     """Time since its start, suspended or not, seconds; in steps of a clock tick."""
     is_stopped: bool
-    """True while SIGSTOP or a debugger holds it."""
+    """True while SIGSTOP holds it; not one that a debugger or ``strace`` looks at."""
 
 
 def usage_of(record: ProcessRecord) -> Usage | None:
@@ -83,7 +83,7 @@ def usage_of(record: ProcessRecord) -> Usage | None:
         return None
     cpu_s = (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
     age_s = time.clock_gettime(time.CLOCK_BOOTTIME) - record.start_ticks / _TICKS_PER_S
-    return Usage(cpu_s, int(fields[21]) * _PAGE_BYTES, age_s, state in _STOPPED_STATES)
+    return Usage(cpu_s, int(fields[21]) * _PAGE_BYTES, age_s, state == _STOPPED_STATE)
 
 
 def own_record() -> ProcessRecord:

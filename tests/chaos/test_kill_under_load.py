@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -10,8 +11,9 @@ import pytest
 from ntbnet import topology
 from ntbnet.edge.tun import has_interface
 from tests.conftest import MakeBridge
-from tests.live.bridge import LiveBridge, leftovers
-from tests.live.traffic import Pinger, TcpTransfer, summary
+from tests.live.bridge import LiveBridge, leftovers, until
+from tests.live.carriers import fell_and_rose
+from tests.live.traffic import Pinger, summary, transfers
 
 pytestmark = [pytest.mark.chaos, pytest.mark.system, pytest.mark.needs_tun]
 
@@ -44,17 +46,16 @@ def test_kill_under_tcp_both_ways_loses_no_byte_and_ping_is_back(
 ) -> None:
     before = {row["name"]: row for row in bridge.wait_for_link()["services"]}
     epoch = bridge.status()["link"]["epoch"]
-    both = [TcpTransfer(bridge, source, None, seed=len(service)) for source in ("rc", "ep")]
-    for transfer in both:
-        transfer.goes_on()
-
-    killed_s = bridge.kill(service)
-    assert killed_s is not None
-    recovery_s = pinger.first_reply_s(killed_s, 10)
-    for transfer in both:
-        transfer.goes_on()
-    for transfer in both:
-        transfer.finish(60)
+    with transfers(bridge, "rc", "ep", seed=len(service)):
+        began_ns = time.monotonic_ns()
+        killed_s = bridge.kill(service)
+        assert killed_s is not None
+        if service != "edma":
+            for node in ("rc", "ep"):
+                until(lambda: fell_and_rose(bridge, node, began_ns), 10, f"carrier of {node}")  # noqa: B023 - called at once
+        recovery_s = pinger.first_reply_s(killed_s, 10)
+        until(lambda: bridge.pids()[service] != before[service]["pid"], 10, f"replacement of {service}")
+        bridge.wait_for_link()
 
     recoveries.append(recovery_s)
     print(f"{service}: first ping reply {recovery_s:.3f} s after SIGKILL")

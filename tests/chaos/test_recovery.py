@@ -17,6 +17,7 @@ from ntbnet import topology
 from ntbnet.edge.rundir import RunDir
 from tests.conftest import MakeBridge
 from tests.live.bridge import LiveBridge, bridges, cli, until
+from tests.live.carriers import carriers, fell_and_rose
 from tests.live.traffic import Pinger, free_ports
 
 pytestmark = [pytest.mark.chaos, pytest.mark.system, pytest.mark.needs_tun]
@@ -33,19 +34,6 @@ def bridge(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     transport = f'transport = "tcp"\ntcp_base_port = {free_ports(12)}\n' if tcp else ""
     with bridges(tmp_path_factory.mktemp("bridge")) as make:
         yield make(f'[bridge]\nfabric = "{fabric}"\n{transport}')
-
-
-def carriers(bridge: LiveBridge, node: str, since_ns: int) -> list[bool]:
-    return [
-        line["up"]
-        for line in bridge.log_lines(f"peer-{node}")
-        if line["event"] == "netdev.carrier_changed" and line["mono_ns"] > since_ns
-    ]
-
-
-def fell_and_rose(bridge: LiveBridge, node: str, since_ns: int) -> bool:
-    seen = carriers(bridge, node, since_ns)
-    return False in seen and seen[-1]
 
 
 @pytest.mark.parametrize("victims", [*((name,) for name in topology.SERVICES), *PAIRS], ids="+".join)
@@ -99,7 +87,8 @@ def test_log_tells_the_whole_story_of_a_recovery(bridge: LiveBridge) -> None:
     ]
     assert story == sorted(story)
     # the supervisor says so behind the fork: the new process may be ahead of it
-    assert story[0] <= first("supervisor", "supervisor.service_started", name="epc") <= story[-1]
+    until(lambda: times("supervisor", "supervisor.service_started", name="epc"), 5, "start of epc in the log")
+    assert story[0] <= first("supervisor", "supervisor.service_started", name="epc")
 
 
 def test_frozen_neighbour_is_lost_by_its_silence_and_killed_before_it_is_replaced(bridge: LiveBridge) -> None:

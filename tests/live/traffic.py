@@ -11,7 +11,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -26,8 +26,6 @@ _TCP_RTO_MAX_MS = 44
 RTO_MAX_MS = 1000
 PATIENCE_S = 130
 """Older kernels wait up to 120 s when segment after segment fell into an outage."""
-LONGEST_S = 60
-"""A test that failed does not finish its transfer, and loads those behind it."""
 _ECHO = struct.Struct("!BBHHHd")
 
 
@@ -78,7 +76,7 @@ class TcpTransfer:
     """Seeded random bytes sent from a node to the other one over TCP, in two threads.
 
     Args:
-        size: bytes in all; None: it goes on until ``finish``, or for LONGEST_S.
+        size: bytes in all; None: it goes on until ``finish`` or ``abort``, see ``transfers``.
     """
 
     def __init__(self, bridge: LiveBridge, source: str, size: int | None, seed: int) -> None:
@@ -95,6 +93,7 @@ class TcpTransfer:
             self._sender.setsockopt(socket.IPPROTO_TCP, _TCP_RTO_MAX_MS, RTO_MAX_MS)
         # short waits would make the kernel give up the sooner: it counts attempts unless told a time
         self._sender.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, PATIENCE_S * 1000)
+        self._ends = [self._listener, self._sender]
         self._pool = ThreadPoolExecutor(2, thread_name_prefix=f"tcp-{source}")
         self._stop = threading.Event()
         self.started_s = time.monotonic()
@@ -116,8 +115,7 @@ class TcpTransfer:
     def _next_length(self) -> int:
         """Bytes of the next block; 0 at the end."""
         if self._size is None:
-            is_over = self._stop.is_set() or time.monotonic() - self.started_s > LONGEST_S
-            return 0 if is_over else BLOCK_BYTES
+            return 0 if self._stop.is_set() else BLOCK_BYTES
         return min(BLOCK_BYTES, self._size - self.sent)
 
     def _receive(self) -> str:
@@ -126,6 +124,7 @@ class TcpTransfer:
             listener.settimeout(PATIENCE_S)
             receiver, _ = listener.accept()
         with receiver:
+            self._ends.append(receiver)
             receiver.settimeout(PATIENCE_S)
             while block := receiver.recv(BLOCK_BYTES):
                 digest.update(block)
@@ -137,9 +136,25 @@ class TcpTransfer:
 
         Raises:
             AssertionError: they do not in time.
+            OSError: the connection has ended.
         """
         goal = self.received + size
-        until(lambda: self.received >= goal, timeout_s, f"{size} more bytes from {self.source}")
+
+        def has_come() -> bool:
+            for end in (self._sent, self._got):
+                if end.done():
+                    end.result()
+            return self.received >= goal
+
+        until(has_come, timeout_s, f"{size} more bytes from {self.source}")
+
+    def abort(self) -> None:
+        """End it wherever it is; nothing happens to one that is finished."""
+        self._stop.set()
+        for end in self._ends:
+            with contextlib.suppress(OSError):  # closed, or not connected yet
+                end.shutdown(socket.SHUT_RDWR)
+        self._pool.shutdown(wait=False)
 
     def finish(self, timeout_s: float) -> float:
         """Have one without a size end, wait for the end and compare; seconds the whole took.
@@ -153,6 +168,23 @@ class TcpTransfer:
         assert self.received == self.sent
         assert got == sent, f"TCP from {self.source}: digests differ"
         return time.monotonic() - self.started_s
+
+
+@contextlib.contextmanager
+def transfers(bridge: LiveBridge, *sources: str, seed: int) -> Iterator[tuple[TcpTransfer, ...]]:
+    """Transfers, one from each source, that go on from before the block until behind it, and lose no byte."""
+    running = tuple(TcpTransfer(bridge, source, None, seed) for source in sources)
+    try:
+        for transfer in running:
+            transfer.goes_on()
+        yield running
+        for transfer in running:
+            transfer.goes_on()
+        for transfer in running:
+            transfer.finish(60)
+    finally:
+        for transfer in running:
+            transfer.abort()
 
 
 class Pinger:

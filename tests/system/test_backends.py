@@ -16,7 +16,7 @@ from ntbnet.profile import SHIPPED, shipped
 from tests.conftest import MakeBridge
 from tests.live.bridge import LiveBridge, bridges, until
 from tests.live.echo import echoes
-from tests.live.traffic import TcpTransfer
+from tests.live.traffic import TcpTransfer, transfers
 
 pytestmark = [pytest.mark.system, pytest.mark.needs_tun, pytest.mark.slow]
 
@@ -151,16 +151,13 @@ def test_engine_killed_amid_interrupts_and_copies_damages_nothing(
         BACKENDS[profile],
     )
     status = bridge.status()
-    transfers = [
-        TcpTransfer(bridge, node, size, seed=4) for node, size in (("rc", 8 << 20), ("ep", 32 << 20))
-    ]
-
-    rung, copied = count(bridge, backend), dma_copies(bridge)
-    until(lambda: count(bridge, backend) > rung and dma_copies(bridge) > copied, 20, "interrupts and copies")
-    bridge.kill("edma")
-    until(partial(_has_restarted, bridge, 1), 15, "restart of edma")
-    for transfer in transfers:
-        transfer.finish(60)
+    with transfers(bridge, "rc", "ep", seed=4):
+        rung, copied = count(bridge, backend), dma_copies(bridge)
+        until(
+            lambda: count(bridge, backend) > rung and dma_copies(bridge) > copied, 20, "interrupts and copies"
+        )
+        bridge.kill("edma")
+        until(partial(_has_restarted, bridge, 1), 15, "restart of edma")
 
     after = until(lambda: _with_backend(bridge, backend), 10, "the backend")
     assert after["link"]["epoch"] == status["link"]["epoch"]

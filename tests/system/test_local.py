@@ -14,7 +14,7 @@ from ntbnet import topology
 from ntbnet.edge.idle_cores import CPU_LATENCY
 from tests.conftest import MakeBridge
 from tests.live.bridge import LiveBridge, cli, until
-from tests.live.traffic import TcpTransfer
+from tests.live.traffic import transfers
 
 pytestmark = [pytest.mark.system, pytest.mark.needs_tun]
 
@@ -43,14 +43,6 @@ def is_direct(bridge: LiveBridge) -> bool:
     return all(stores(bridge, peer).get("direct") for peer in PEERS)
 
 
-def under_way(bridge: LiveBridge, source: str, seed: int) -> TcpTransfer:
-    """A transfer that has begun to arrive, and goes on until it is finished."""
-    bridge.wait_for_link()
-    transfer = TcpTransfer(bridge, source, None, seed)
-    transfer.goes_on()
-    return transfer
-
-
 def test_each_peer_can_keep_idle_cores_awake_where_the_machine_lets_it(local: LiveBridge) -> None:
     allowed = os.access(CPU_LATENCY, os.W_OK)
 
@@ -73,15 +65,13 @@ def test_status_tells_the_fabric_and_whether_stores_are_direct(bridge: LiveBridg
 
 
 def test_bar_that_moves_under_a_transfer_is_granted_anew(bridge: LiveBridge) -> None:
-    transfer = under_way(bridge, "rc", seed=1)
-    taken = stores(bridge, "peer-rc").get("grants_taken", 0)
-    epoch = bridge.status()["link"]["epoch"]
+    epoch = bridge.wait_for_link()["link"]["epoch"]
+    with transfers(bridge, "rc", seed=1):
+        taken = stores(bridge, "peer-rc").get("grants_taken", 0)
 
-    moved = cli("layout", "move-bar", "2", "--name", bridge.name)
-    assert moved.returncode == 0, moved.stderr
-    bridge.wait_for_link(after=epoch)
-    transfer.goes_on()
-    transfer.finish(60)
+        moved = cli("layout", "move-bar", "2", "--name", bridge.name)
+        assert moved.returncode == 0, moved.stderr
+        bridge.wait_for_link(after=epoch)
 
     assert bridge.pings(count=2)
     if bridge.config.bridge.fabric == "local":
@@ -94,14 +84,12 @@ def test_bar_that_moves_under_a_transfer_is_granted_anew(bridge: LiveBridge) -> 
 
 @pytest.mark.parametrize("peer", PEERS)
 def test_peer_stopped_for_a_moment_goes_on_where_it_was(local: LiveBridge, peer: str) -> None:
-    transfer = under_way(local, "rc", seed=2)
+    local.wait_for_link()
     before = local.pids()
-
-    local.signal(peer, signal.SIGSTOP)
-    time.sleep(0.3)  # how long it is stopped is what the test is about
-    local.signal(peer, signal.SIGCONT)
-    transfer.goes_on()
-    transfer.finish(60)
+    with transfers(local, "rc", seed=2):
+        local.signal(peer, signal.SIGSTOP)
+        time.sleep(0.3)  # how long it is stopped is what the test is about
+        local.signal(peer, signal.SIGCONT)
 
     assert local.pids() == before
     assert local.complaints() == []
@@ -111,13 +99,12 @@ def test_peer_stopped_for_a_moment_goes_on_where_it_was(local: LiveBridge, peer:
 def test_peer_stopped_for_long_is_replaced_before_its_memory_is_used_again(
     local: LiveBridge, peer: str
 ) -> None:
-    transfer = under_way(local, "ep", seed=3)
+    local.wait_for_link()
     before = local.service(peer)
-
-    local.signal(peer, signal.SIGSTOP)
-    until(lambda: local.pids()[peer] != before["pid"], 5, f"replacement of {peer}")
-    transfer.goes_on()
-    transfer.finish(60)
+    with transfers(local, "ep", seed=3):
+        local.signal(peer, signal.SIGSTOP)
+        until(lambda: local.pids()[peer] != before["pid"], 5, f"replacement of {peer}")
+        local.wait_for_link()
 
     assert local.service(peer)["restarts"] == before["restarts"] + 1
     until(lambda: is_direct(local), 10, "direct stores again")
@@ -126,11 +113,12 @@ def test_peer_stopped_for_long_is_replaced_before_its_memory_is_used_again(
 
 @pytest.mark.parametrize("service", topology.SERVICES)
 def test_service_killed_under_a_transfer_and_stores_are_direct_again(local: LiveBridge, service: str) -> None:
-    transfer = under_way(local, "rc", seed=4)
-    local.kill(service)
-    transfer.goes_on()
-    transfer.finish(60)
+    epoch = local.wait_for_link()["link"]["epoch"]
+    before = local.pids()
+    with transfers(local, "rc", seed=4):
+        local.kill(service)
+        until(lambda: local.pids()[service] != before[service], 10, f"replacement of {service}")
+        local.wait_for_link(after=epoch if service in topology.LINK_PATH else 0)
 
-    local.wait_for_link()
     until(lambda: is_direct(local), 10, "direct stores again")
     assert local.complaints() == []

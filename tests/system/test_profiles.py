@@ -10,7 +10,7 @@ from ntbnet.config import load_text
 from ntbnet.profile import SHIPPED
 from tests.conftest import MakeBridge
 from tests.live.bridge import cli, until
-from tests.live.traffic import TcpTransfer, udp_round_trip
+from tests.live.traffic import TcpTransfer, transfers, udp_round_trip
 from tests.sim.test_windows import FOUR_WINDOWS
 
 pytestmark = [pytest.mark.system, pytest.mark.needs_tun, pytest.mark.slow]
@@ -62,15 +62,12 @@ def test_profile_option_replaces_the_files_profile(make_bridge: MakeBridge) -> N
 def test_bar_that_the_host_moves_under_traffic_loses_nothing(make_bridge: MakeBridge) -> None:
     bridge = make_bridge("")
     before = bridge.status()
-    transfer = TcpTransfer(bridge, "ep", None, seed=7)
+    with transfers(bridge, "ep", seed=7):
+        moved = cli("layout", "move-bar", "2", "--name", bridge.name)
+        assert moved.returncode == 0, moved.stderr
+        bridge.wait_for_link(after=before["link"]["epoch"])
 
-    transfer.goes_on()
-    moved = cli("layout", "move-bar", "2", "--name", bridge.name)
-    assert moved.returncode == 0, moved.stderr
-    after = bridge.wait_for_link(after=before["link"]["epoch"])
-    transfer.goes_on()
-    transfer.finish(60)
-
+    after = bridge.wait_for_link()
     assert [one["restarts"] for one in after["services"]] == [0] * 5
     windows = [one for one in after["windows"]["actual"] if one["direction"] == "inbound" and one["bar"] == 2]
     assert windows

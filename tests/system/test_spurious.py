@@ -18,7 +18,7 @@ from ntbnet.wire import Irq, IrqSource, MemWrite
 from tests.conftest import MakeBridge
 from tests.live.bridge import LiveBridge, until
 from tests.live.forger import Forger
-from tests.live.traffic import TcpTransfer
+from tests.live.traffic import transfers
 
 pytestmark = [pytest.mark.system, pytest.mark.needs_tun, pytest.mark.slow]
 
@@ -50,14 +50,8 @@ def forging(bridge: LiveBridge, src: str, dst: str) -> Iterator[Forger]:
 def unharmed_traffic(bridge: LiveBridge) -> Iterator[int]:
     """Transfers both ways run meanwhile, and end well in the same link epoch, which it yields."""
     epoch = bridge.wait_for_link()["link"]["epoch"]
-    transfers = [TcpTransfer(bridge, node, None, seed=3) for node in ("rc", "ep")]
-    for transfer in transfers:
-        transfer.goes_on()
-    yield epoch
-    for transfer in transfers:
-        transfer.goes_on()
-    for transfer in transfers:
-        transfer.finish(60)
+    with transfers(bridge, "rc", "ep", seed=3):
+        yield epoch
     assert bridge.status()["link"]["epoch"] == epoch
     assert bridge.complaints() == []
 

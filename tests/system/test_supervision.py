@@ -21,7 +21,7 @@ from ntbnet.app.bridge import ANSWER_TIMEOUT_S
 from ntbnet.app.forks import Forked, ForkServer
 from ntbnet.app.supervisor import FAILED, Supervisor
 from ntbnet.config import load_text
-from ntbnet.edge.process import ProcessRecord, send_signal
+from ntbnet.edge.process import ProcessRecord, send_signal, usage_of
 from ntbnet.edge.rundir import RunDir
 from ntbnet.edge.shm import dram_path
 from tests.conftest import MakeBridge
@@ -158,14 +158,18 @@ def test_replacement_that_hangs_before_it_is_ready_is_replaced_too(live: LiveBri
 
 
 def test_status_does_not_wait_for_a_stopped_service(shared: LiveBridge) -> None:
-    shared.signal("edma", signal.SIGSTOP)
-    stopped_s = time.monotonic()
+    record = shared.run.processes()["edma"]
+    send_signal(record, signal.SIGSTOP)
+    try:
+        # a signal is taken when its process has a CPU
+        until(lambda: (used := usage_of(record)) is not None and used.is_stopped, 1, "stopped edma")
+        asked_s = time.monotonic()
+        row = shared.service("edma")
+        took_s = time.monotonic() - asked_s
+    finally:
+        send_signal(record, signal.SIGCONT)
 
-    row = shared.service("edma")
-    took_s = time.monotonic() - stopped_s
-    shared.signal("edma", signal.SIGCONT)
-
-    assert (row["state"], row["pid"]) == ("silent", shared.pids()["edma"])
+    assert (row["state"], row["pid"]) == ("silent", record.pid)
     assert took_s < ANSWER_TIMEOUT_S
     shared.wait_for_link()
 
