@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import zmq
 
+from ntbnet.edge.process import usage_of
+from ntbnet.edge.rundir import RunDir
 from ntbnet.errors import WireError
 from ntbnet.wire import unpack_body
+
+
+def able_to_answer(run: RunDir, services: Iterable[str]) -> dict[str, Path]:
+    """Question sockets of those services that have one, and whose process is not stopped (SIGSTOP).
+
+    Answers of the others would only be waited for: a stopped one does not read the question when it goes on
+    either, as who asked has gone before they were connected.
+    """
+    usages = {name: usage_of(record) for name, record in run.processes().items()}
+    stopped = {name for name, usage in usages.items() if usage is not None and usage.is_stopped}
+    sockets = {name: run.socket_path(f"ask.{name}") for name in services if name not in stopped}
+    return {name: path for name, path in sockets.items() if path.exists()}
 
 
 def ask(

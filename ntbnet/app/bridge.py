@@ -14,7 +14,7 @@ from ntbnet.app.leftovers import kill, remove_leftovers
 from ntbnet.app.stop_request import pause
 from ntbnet.config import Config
 from ntbnet.edge.config_file import load_config
-from ntbnet.edge.process import ProcessRecord, alive, send_signal, usage_of, wait_until_ended
+from ntbnet.edge.process import ProcessRecord, alive, send_signal, wait_until_ended
 from ntbnet.edge.rundir import RunDir
 from ntbnet.errors import ConfigError, SetupError
 from ntbnet.layout import layout_of
@@ -97,18 +97,10 @@ class Bridge:
         return topology.services_of(self.config.nodes)
 
     def answers(self) -> dict[str, dict[str, Any]]:
-        """What each service of a running bridge says about itself; silent ones are left out.
+        """What each service of a running bridge says about itself; silent and stopped ones are left out."""
+        from ntbnet.app.ask import able_to_answer, ask
 
-        A stopped process (SIGSTOP) is not asked: its answer would only be waited for.
-        """
-        from ntbnet.app.ask import ask
-
-        usages = {name: usage_of(record) for name, record in self.run.processes().items()}
-        stopped = {name for name, usage in usages.items() if usage is not None and usage.is_stopped}
-        asked = [name for name in self.services() if name not in stopped]
-        sockets = {name: self.run.socket_path(f"ask.{name}") for name in asked}
-        existing = {name: path for name, path in sockets.items() if Path(path).exists()}
-        return ask(existing, ANSWER_TIMEOUT_S)
+        return ask(able_to_answer(self.run, self.services()), ANSWER_TIMEOUT_S)
 
     def _services(self, answers: dict[str, dict[str, Any]], config: Config) -> list[dict[str, Any]]:
         children = self.children()

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ntbnet.app.ask import ask
+from ntbnet.app.ask import able_to_answer, ask
 from ntbnet.edge.fault_files import AGAIN_AT, HANDLED_AT, Crash, FaultFolder
 from ntbnet.edge.process import alive
 from ntbnet.edge.rundir import RunDir
@@ -174,8 +174,7 @@ def disarm_crash(run: RunDir, service: str) -> None:
 
 def _tell(run: RunDir, services: tuple[str, ...] = SERVICES) -> None:
     """Have the services that live look into the folder. ConfigError: one of them refused what it found."""
-    living = {name: record for name, record in run.processes().items() if name in services and alive(record)}
-    sockets = {name: path for name in living if (path := run.socket_path(f"ask.{name}")).exists()}
-    for service, answer in ask(sockets, ANSWER_TIMEOUT_S, LOOK).items():
+    living = [name for name, record in run.processes().items() if name in services and alive(record)]
+    for service, answer in ask(able_to_answer(run, living), ANSWER_TIMEOUT_S, LOOK).items():
         if "error" in answer:
             raise ConfigError(f"{service}: {answer['error']}")

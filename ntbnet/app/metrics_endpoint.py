@@ -21,7 +21,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.registry import Collector
 
 from ntbnet import __version__, topology
-from ntbnet.app.ask import ask
+from ntbnet.app.ask import able_to_answer, ask
 from ntbnet.app.bridge import link_state
 from ntbnet.app.interrupts import backend_of
 from ntbnet.app.metrics_families import COUNTER, FAMILIES, INFO, Family
@@ -114,8 +114,7 @@ class Endpoint:
 
     def _look(self) -> None:
         restarts, processes = self._restarts(), self._run.processes()
-        paths = {name: self._run.socket_path(f"ask.{name}") for name in restarts}
-        answers = ask({name: path for name, path in paths.items() if path.exists()}, ANSWER_TIMEOUT_S)
+        answers = ask(able_to_answer(self._run, restarts), ANSWER_TIMEOUT_S)
         now_s = time.time()
         seen = []
         for name, count in restarts.items():

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ntbnet.app.ask import ask
+from ntbnet.app.ask import able_to_answer, ask
 from ntbnet.app.bridge import ANSWER_TIMEOUT_S, Bridge
 from ntbnet.edge.trace_ring import KEPT
 from ntbnet.edge.trace_rings import find_rings
@@ -73,14 +73,15 @@ def _check_room(bridge: Bridge, records: int, earlier: Iterable[Path]) -> None:
 
 def _have_services_look(bridge: Bridge) -> list[str]:
     """Why services do not trace as they are to."""
-    answers, silent = _asked(bridge, b"trace look"), {"error": "silent"}
+    sockets = {name: bridge.run.socket_path(f"ask.{name}") for name in bridge.services()}
+    answers, silent = ask(sockets, ANSWER_TIMEOUT_S, b"trace look"), {"error": "silent"}
     found = {name: answers.get(name, silent) for name in bridge.services()}
     return [f"{name}: {answer['error']}" for name, answer in found.items() if "error" in answer]
 
 
 def trace_status(bridge: Bridge) -> dict[str, Any]:
     """Whether a trace runs, and of each service its level and what is in its ring."""
-    answers = _asked(bridge, b"trace")
+    answers = ask(able_to_answer(bridge.run, bridge.services()), ANSWER_TIMEOUT_S, b"trace")
     rings = {ring.path.name: ring for ring in find_rings(bridge.run.trace_folder, Level.FULL)[0]}
     services = []
     for name in bridge.services():
@@ -97,11 +98,3 @@ def trace_status(bridge: Bridge) -> dict[str, Any]:
             }
         )
     return {"on": bridge.run.wanted_trace() is not None, "services": services}
-
-
-def _asked(bridge: Bridge, question: bytes) -> dict[str, dict[str, Any]]:
-    return ask(
-        {name: bridge.run.socket_path(f"ask.{name}") for name in bridge.services()},
-        ANSWER_TIMEOUT_S,
-        question,
-    )

@@ -17,9 +17,10 @@ import pytest
 from ntbnet import topology
 from ntbnet.app import child as child_module
 from ntbnet.app import forks as forks_module
-from ntbnet.app.bridge import ANSWER_TIMEOUT_S
+from ntbnet.app.bridge import ANSWER_TIMEOUT_S, Bridge
 from ntbnet.app.forks import Forked, ForkServer
 from ntbnet.app.supervisor import FAILED, Supervisor
+from ntbnet.app.trace_control import trace_status
 from ntbnet.config import load_text
 from ntbnet.edge.process import ProcessRecord, send_signal, usage_of
 from ntbnet.edge.rundir import RunDir
@@ -157,7 +158,7 @@ def test_replacement_that_hangs_before_it_is_ready_is_replaced_too(live: LiveBri
     assert hanging.pid in [line["child_pid"] for line in events(live, "supervisor.service_hung")]
 
 
-def test_status_does_not_wait_for_a_stopped_service(shared: LiveBridge) -> None:
+def test_status_and_trace_status_do_not_wait_for_a_stopped_service(shared: LiveBridge) -> None:
     record = shared.run.processes()["edma"]
     send_signal(record, signal.SIGSTOP)
     try:
@@ -165,12 +166,17 @@ def test_status_does_not_wait_for_a_stopped_service(shared: LiveBridge) -> None:
         until(lambda: (used := usage_of(record)) is not None and used.is_stopped, 1, "stopped edma")
         asked_s = time.monotonic()
         row = shared.service("edma")
-        took_s = time.monotonic() - asked_s
+        status_s = time.monotonic() - asked_s
+        asked_s = time.monotonic()
+        traced = trace_status(Bridge(shared.run, shared.config))
+        trace_s = time.monotonic() - asked_s
     finally:
         send_signal(record, signal.SIGCONT)
 
     assert (row["state"], row["pid"]) == ("silent", record.pid)
-    assert took_s < ANSWER_TIMEOUT_S
+    assert [one["service"] for one in traced["services"] if one["level"] == "silent"] == ["edma"]
+    assert status_s < ANSWER_TIMEOUT_S
+    assert trace_s < ANSWER_TIMEOUT_S
     shared.wait_for_link()
 
 
