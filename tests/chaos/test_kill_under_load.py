@@ -54,7 +54,7 @@ def test_kill_under_tcp_both_ways_loses_no_byte_and_ping_is_back(
             for node in ("rc", "ep"):
                 until(lambda: fell_and_rose(bridge, node, began_ns), 10, f"carrier of {node}")  # noqa: B023 - called at once
         recovery_s = pinger.first_reply_s(killed_s, 10)
-        until(lambda: bridge.pids()[service] != before[service]["pid"], 10, f"replacement of {service}")
+        bridge.wait_for_replacement(service, before[service]["pid"])
         bridge.wait_for_link()
 
     recoveries.append(recovery_s)

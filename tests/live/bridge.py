@@ -212,6 +212,10 @@ class LiveBridge:
         found: dict[str, Any] = until(linked, timeout_s, what)
         return found
 
+    def wait_for_replacement(self, service: str, old_pid: int, timeout_s: float = 10.0) -> None:
+        """Wait until another process than ``old_pid`` is noted as the service; it may not be up yet."""
+        until(lambda: self.pids()[service] != old_pid, timeout_s, f"replacement of {service}")
+
     def pids(self) -> dict[str, int]:
         """Process of each service, as the run folder says."""
         return {name: record.pid for name, record in self.run.processes().items()}

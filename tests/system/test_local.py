@@ -103,7 +103,7 @@ def test_peer_stopped_for_long_is_replaced_before_its_memory_is_used_again(
     before = local.service(peer)
     with transfers(local, "ep", seed=3):
         local.signal(peer, signal.SIGSTOP)
-        until(lambda: local.pids()[peer] != before["pid"], 5, f"replacement of {peer}")
+        local.wait_for_replacement(peer, before["pid"], timeout_s=5)
         local.wait_for_link()
 
     assert local.service(peer)["restarts"] == before["restarts"] + 1
@@ -117,7 +117,7 @@ def test_service_killed_under_a_transfer_and_stores_are_direct_again(local: Live
     before = local.pids()
     with transfers(local, "rc", seed=4):
         local.kill(service)
-        until(lambda: local.pids()[service] != before[service], 10, f"replacement of {service}")
+        local.wait_for_replacement(service, before[service])
         local.wait_for_link(after=epoch if service in topology.LINK_PATH else 0)
 
     until(lambda: is_direct(local), 10, "direct stores again")

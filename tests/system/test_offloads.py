@@ -5,14 +5,13 @@ from __future__ import annotations
 import random
 import socket
 import subprocess
-from functools import partial
 from typing import Any
 
 import pytest
 
 from ntbnet.app.ask import ask
 from tests.conftest import MakeBridge
-from tests.live.bridge import LiveBridge, until
+from tests.live.bridge import LiveBridge
 from tests.live.traffic import TcpTransfer, open_socket, other, udp_round_trip
 
 pytestmark = [pytest.mark.system, pytest.mark.needs_tun]
@@ -43,11 +42,6 @@ def received(bridge: LiveBridge, node: str) -> tuple[int, int]:
     """Frames and bytes that a node took out of its rings."""
     queues = [queue[node] for queue in bridge.status()["link"]["queues"]]
     return sum(queue["rx_pkts"] for queue in queues), sum(queue["rx_bytes"] for queue in queues)
-
-
-def is_linked_again(bridge: LiveBridge, service: str, old_pid: int) -> bool:
-    """True when another process than ``old_pid`` has the link up."""
-    return bridge.pids()[service] != old_pid and bridge.is_linked()
 
 
 def bytes_a_frame(bridge: LiveBridge, source: str, size: int) -> float:
@@ -123,9 +117,10 @@ def test_mtus_of_the_two_interfaces_may_differ(on: LiveBridge) -> None:
 def test_a_restarted_peer_gets_the_offloads_again(make_bridge: MakeBridge) -> None:
     bridge = make_bridge(SMALL)
     for service in ("peer-ep", "peer-rc"):
-        pid = bridge.pids()[service]
+        pid, epoch = bridge.pids()[service], bridge.wait_for_link()["link"]["epoch"]
         bridge.kill(service)
-        until(partial(is_linked_again, bridge, service, pid), 15, f"link with a new {service}")
+        bridge.wait_for_replacement(service, pid)
+        bridge.wait_for_link(after=epoch)
 
         assert bytes_a_frame(bridge, "rc", 8 << 20) > 10_000
 
